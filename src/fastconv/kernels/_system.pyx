@@ -1,0 +1,72 @@
+"""What this machine and this build have: CPU features, compiler, OpenMP. Compiled for the baseline CPU."""
+
+cdef extern from *:
+    """
+    /* __builtin_cpu_supports asks CPUID *and* XGETBV: a feature whose registers the operating
+       system does not save counts as missing. It accepts string literals only. */
+    #if defined(__x86_64__) && defined(__GNUC__)
+    #define FASTCONV_CPU_HAS(feature) (__builtin_cpu_supports(feature) != 0)
+    #define FASTCONV_CPU_INIT() __builtin_cpu_init()
+    #else
+    #define FASTCONV_CPU_HAS(feature) 0
+    #define FASTCONV_CPU_INIT() (void)0
+    #endif
+
+    #if defined(__clang__)
+    #define FASTCONV_COMPILER "clang " __clang_version__
+    #elif defined(__GNUC__)
+    #define FASTCONV_COMPILER "gcc " __VERSION__
+    #else
+    #define FASTCONV_COMPILER "unknown"
+    #endif
+
+    #ifdef _OPENMP
+    #define FASTCONV_OPENMP _OPENMP
+    #else
+    #define FASTCONV_OPENMP 0
+    #endif
+
+    typedef struct { const char *name; int present; } fastconv_feature;
+    enum { FASTCONV_FEATURES = 12 };
+    static void fastconv_probe(fastconv_feature *feature)
+    {
+        FASTCONV_CPU_INIT();
+        *feature++ = (fastconv_feature){"sse3", FASTCONV_CPU_HAS("sse3")};
+        *feature++ = (fastconv_feature){"ssse3", FASTCONV_CPU_HAS("ssse3")};
+        *feature++ = (fastconv_feature){"sse4.1", FASTCONV_CPU_HAS("sse4.1")};
+        *feature++ = (fastconv_feature){"sse4.2", FASTCONV_CPU_HAS("sse4.2")};
+        *feature++ = (fastconv_feature){"popcnt", FASTCONV_CPU_HAS("popcnt")};
+        *feature++ = (fastconv_feature){"avx", FASTCONV_CPU_HAS("avx")};
+        *feature++ = (fastconv_feature){"avx2", FASTCONV_CPU_HAS("avx2")};
+        *feature++ = (fastconv_feature){"fma", FASTCONV_CPU_HAS("fma")};
+        *feature++ = (fastconv_feature){"avx512f", FASTCONV_CPU_HAS("avx512f")};
+        *feature++ = (fastconv_feature){"avx512bw", FASTCONV_CPU_HAS("avx512bw")};
+        *feature++ = (fastconv_feature){"avx512dq", FASTCONV_CPU_HAS("avx512dq")};
+        *feature++ = (fastconv_feature){"avx512vl", FASTCONV_CPU_HAS("avx512vl")};
+    }
+    """
+    ctypedef struct fastconv_feature:
+        const char *name
+        bint present
+    enum:
+        FASTCONV_FEATURES
+    const char *FASTCONV_COMPILER
+    int FASTCONV_OPENMP
+    void fastconv_probe(fastconv_feature *feature)
+
+
+def cpu_features():
+    """The instruction sets, of those that ``isa.py`` names, which the CPU and the OS support."""
+    cdef fastconv_feature[FASTCONV_FEATURES] probed
+    fastconv_probe(probed)
+    return frozenset([entry.name.decode() for entry in probed if entry.present])
+
+
+def compiler():
+    """The compiler and version this build was made with."""
+    return FASTCONV_COMPILER.decode()
+
+
+def openmp_version():
+    """OpenMP's version date (yyyymm) this build was made with; 0 without OpenMP."""
+    return FASTCONV_OPENMP

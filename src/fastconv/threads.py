@@ -1,0 +1,90 @@
+"""Thread counts, resolved in one place: argument → ``set_num_threads`` → ``OMP_NUM_THREADS`` → the CPUs
+this process may use (affinity and cgroup quota)."""
+
+from __future__ import annotations
+
+import operator
+import os
+from pathlib import Path
+
+from fastconv import kernels
+
+_MAX_THREADS = 1024
+_default: int | None = None
+_limit = _MAX_THREADS if kernels.openmp_version else 1
+
+
+def _positive(name: str, value: int) -> int:
+    try:
+        count = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name} must be an integer, got {type(value).__name__}") from None
+    if isinstance(value, bool) or not 1 <= count <= _MAX_THREADS:
+        raise ValueError(f"{name} must be an integer from 1 to {_MAX_THREADS}, got {value!r}")
+    return count
+
+
+def _cgroup_cpus() -> float:
+    """CPUs the control group's quota allows (cgroup v2); infinity where there is no quota."""
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        return float("inf") if quota == "max" else int(quota) / int(period)
+    except (OSError, ValueError):
+        return float("inf")
+
+
+def available_cpus() -> int:
+    """CPUs this process may use, by affinity and cgroup quota; at least 1."""
+    affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, int(min(affinity, _cgroup_cpus())))
+
+
+def _from_environment() -> int:
+    first = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
+    if first.isdecimal() and 1 <= int(first) <= _MAX_THREADS:
+        return int(first)
+    return available_cpus()
+
+
+def set_num_threads(n: int) -> None:
+    """Set how many threads a call uses when its ``num_threads`` is not given.
+
+    Parameters
+    ----------
+    n : int
+        From 1 to 1024.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If ``n`` is not such an integer.
+    """
+    global _default
+    _default = _positive("n", n)
+
+
+def get_num_threads() -> int:
+    """How many threads a call uses when its ``num_threads`` is not given (1 in a build without OpenMP)."""
+    return resolve(None)
+
+
+def resolve(num_threads: int | None) -> int:
+    """The number of threads for one call; the results never depend on it."""
+    if num_threads is not None:
+        num_threads = _positive("num_threads", num_threads)
+    else:
+        global _default
+        if _default is None:
+            _default = _from_environment()
+        num_threads = _default
+    return min(num_threads, _limit)
+
+
+def _single_threaded_child() -> None:
+    # GNU's OpenMP pool does not survive fork(): a child that opens a parallel region hangs.
+    global _limit
+    _limit = 1
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_single_threaded_child)
