@@ -1,7 +1,120 @@
-# What all kernel sources share: the element types.
+# What all kernel sources share: element types, the micro-kernels, the description of a problem.
+#
+# Conventions. Images are channels-last, (N, H, W, C), and may have any strides; strides and pitches
+# count elements, not bytes. Weights are packed in panels, (groups, panels, K, PANEL), zero beyond the
+# last column; `bias` holds panels · PANEL values a group. `workspace` holds `per_thread` elements for
+# each thread. What is only read is const; the last array argument before `workspace` is written.
 from cython.parallel cimport prange, threadid
 from libc.string cimport memcpy, memset
 
 ctypedef fused real:
     float
     double
+
+cdef extern from "microkernel.h" nogil:
+    const int VECTOR_BYTES, TILE_ROWS, START_ZERO, START_BIAS, START_OUTPUT
+    void gemm_tile_f32(
+        int rows, int columns, const float *a, Py_ssize_t a_stride, Py_ssize_t segments,
+        const Py_ssize_t *offset, const Py_ssize_t *length, const float *b, Py_ssize_t b_stride,
+        float *c, Py_ssize_t c_stride, int start, const float *bias, bint rectified) noexcept
+    void gemm_tile_f64(
+        int rows, int columns, const double *a, Py_ssize_t a_stride, Py_ssize_t segments,
+        const Py_ssize_t *offset, const Py_ssize_t *length, const double *b, Py_ssize_t b_stride,
+        double *c, Py_ssize_t c_stride, int start, const double *bias, bint rectified) noexcept
+    void winograd_input_f32(
+        int outputs, const float *d, Py_ssize_t row_pitch, Py_ssize_t pixel_pitch, Py_ssize_t channels,
+        float *v, Py_ssize_t position_stride, const float *coefficient) noexcept
+    void winograd_input_f64(
+        int outputs, const double *d, Py_ssize_t row_pitch, Py_ssize_t pixel_pitch, Py_ssize_t channels,
+        double *v, Py_ssize_t position_stride, const double *coefficient) noexcept
+    void winograd_output_f32(
+        int outputs, const float *m, Py_ssize_t position_stride, int columns, float *y,
+        Py_ssize_t row_pitch, Py_ssize_t pixel_pitch, const float *coefficient, const float *bias,
+        bint rectified) noexcept
+    void winograd_output_f64(
+        int outputs, const double *m, Py_ssize_t position_stride, int columns, double *y,
+        Py_ssize_t row_pitch, Py_ssize_t pixel_pitch, const double *coefficient, const double *bias,
+        bint rectified) noexcept
+    void depthwise_row_f32(
+        Py_ssize_t pixels, const float *a, Py_ssize_t a_stride, Py_ssize_t taps, const Py_ssize_t *offset,
+        const float *w, Py_ssize_t w_stride, float *y, Py_ssize_t y_stride, const float *bias,
+        bint rectified) noexcept
+    void depthwise_row_f64(
+        Py_ssize_t pixels, const double *a, Py_ssize_t a_stride, Py_ssize_t taps, const Py_ssize_t *offset,
+        const double *w, Py_ssize_t w_stride, double *y, Py_ssize_t y_stride, const double *bias,
+        bint rectified) noexcept
+
+
+def vector_bytes():
+    """Bytes of one vector register of this level."""
+    return VECTOR_BYTES
+
+
+def tile_rows():
+    """Rows of the register tile of this level."""
+    return TILE_ROWS
+
+
+cdef struct Problem:
+    Py_ssize_t stride_h, stride_w, dilation_h, dilation_w, pad_h, pad_w, kernel_h, kernel_w
+    Py_ssize_t groups, group_in, group_out
+
+
+cdef Problem problem_of(geometry):
+    """The integers of a ConvGeometry with two spatial axes; only its attributes are known here."""
+    cdef Problem problem
+    problem.stride_h, problem.stride_w = geometry.stride
+    problem.dilation_h, problem.dilation_w = geometry.dilation
+    problem.pad_h, problem.pad_w = [low for low, high in geometry.padding]
+    problem.kernel_h, problem.kernel_w = geometry.kernel_size
+    problem.groups = geometry.groups
+    problem.group_in = geometry.in_channels // geometry.groups
+    problem.group_out = geometry.out_channels // geometry.groups
+    return problem
+
+
+cdef inline Py_ssize_t panel_width(const real *unused) noexcept nogil:
+    """Columns of a packed panel: two vectors."""
+    return 2 * VECTOR_BYTES // <Py_ssize_t>sizeof(real)
+
+
+cdef inline Py_ssize_t share(Py_ssize_t total, Py_ssize_t parts, Py_ssize_t part) noexcept nogil:
+    """Where part `part` begins when `total` is cut into `parts` as equal as can be."""
+    return total * part // parts
+
+
+cdef inline void gemm_rows(
+    Py_ssize_t rows, Py_ssize_t columns, const real *a, Py_ssize_t a_stride, Py_ssize_t segments,
+    const Py_ssize_t *offset, const Py_ssize_t *length, const real *b, Py_ssize_t b_stride,
+    real *c, Py_ssize_t c_stride, int start, const real *bias, bint rectified
+) noexcept nogil:
+    """gemm_tile for any number of rows, cut into tiles of nearly equal height (17 is 9 + 8, not 14 + 3)."""
+    cdef Py_ssize_t tiles = (rows + TILE_ROWS - 1) // TILE_ROWS, t, first, count
+    for t in range(tiles):
+        first = share(rows, tiles, t)
+        count = share(rows, tiles, t + 1) - first
+        if real is float:
+            gemm_tile_f32(count, columns, a + first * a_stride, a_stride, segments, offset, length, b,
+                          b_stride, c + first * c_stride, c_stride, start, bias, rectified)
+        else:
+            gemm_tile_f64(count, columns, a + first * a_stride, a_stride, segments, offset, length, b,
+                          b_stride, c + first * c_stride, c_stride, start, bias, rectified)
+
+
+def pack_panels(const real[:, :] matrix, real[:, :, ::1] panels):
+    """Pack B: panels[p, k, j] = matrix[k, p · PANEL + j], zero beyond the last column.
+
+    Parameters
+    ----------
+    matrix : (K, columns), IN
+    panels : (ceil(columns / PANEL), K, PANEL), OUT
+    """
+    cdef Py_ssize_t p, k, j, first, width = panels.shape[2], count
+    for p in range(panels.shape[0]):
+        first = p * width
+        count = min(width, matrix.shape[1] - first)
+        for k in range(matrix.shape[0]):
+            for j in range(count):
+                panels[p, k, j] = matrix[k, first + j]
+            for j in range(count, width):
+                panels[p, k, j] = 0

@@ -1,3 +1,11 @@
 # Every kernel source, in dependency order; each instruction-set wrapper includes this list.
 include "common.pyx"
+include "layout.pyx"
+include "direct.pyx"
+include "depthwise.pyx"
+include "im2col.pyx"
+include "kn2col.pyx"
+include "winograd.pyx"
+include "product.pyx"
+include "weight_grad.pyx"
 include "pooling.pyx"

@@ -1,0 +1,30 @@
+"""Five ways to compute a convolution, behind one small interface.
+
+    conv2d / Plan
+        │  choose(geometry) or the caller's name
+        ▼
+    ALGORITHMS ─┬─ direct     implicit GEMM on the input where it lies; depthwise form
+                ├─ im2col     patches lowered panel by panel, then GEMM
+                ├─ kn2col     k² shifted 1×1 products
+                ├─ winograd   F(2×2, 3×3), F(4×4, 3×3)
+                └─ fft        numpy.fft, overlap-add
+        │  pack(weight) once, run(x) often
+        ▼
+    kernels (one compiled module for each instruction-set level)
+
+A sixth algorithm is one more module and one more line here.
+"""
+
+from fastconv.algorithms.base import Algorithm, Packed
+from fastconv.algorithms.choice import choose
+from fastconv.algorithms.direct import Direct
+from fastconv.algorithms.fft import Fft
+from fastconv.algorithms.im2col import Im2col
+from fastconv.algorithms.kn2col import Kn2col
+from fastconv.algorithms.winograd import Winograd
+
+ALGORITHMS: dict[str, Algorithm] = {
+    algorithm.name: algorithm for algorithm in (Direct(), Im2col(), Kn2col(), Winograd(), Fft())
+}
+
+__all__ = ["ALGORITHMS", "Algorithm", "Packed", "choose"]

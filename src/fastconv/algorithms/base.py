@@ -1,0 +1,162 @@
+"""What an algorithm is: the small interface behind which all five stand, and what they share."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from types import ModuleType
+from typing import NamedTuple
+
+import numpy as np
+
+from fastconv.geometry import ConvGeometry
+
+# Bytes of input a thread copies with its halo at a time: a part of an L2 cache of 1–2 MiB, so that the
+# panels of weights and the outputs stay in it as well.
+BAND_BYTES = 384 * 1024
+# Terms summed in registers before the partial sum goes to memory. With two vectors of float32 a row this
+# part of a panel takes 64 KiB; and blocked summation keeps the error near that of a sum of this length.
+DEPTH = 512
+
+
+class Packed(NamedTuple):
+    """A convolution's weights and bias in the form one algorithm wants on one instruction-set level."""
+
+    kernels: ModuleType
+    geometry: ConvGeometry
+    weight: np.ndarray
+    bias: np.ndarray
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the packed arrays."""
+        return self.weight.nbytes + self.bias.nbytes
+
+
+class Algorithm(ABC):
+    """One way to compute a convolution.
+
+    Attributes
+    ----------
+    name : str
+        As in ``conv2d(..., algorithm=name)``.
+    strided : str
+        ``"yes"``, ``"no"``, or ``"subsampled"``: computed at stride 1, then every s-th output kept.
+    quantizable : bool
+        Whether the same scheme works on int8 operands with exact integer sums.
+    """
+
+    name: str
+    strided: str = "yes"
+    quantizable: bool = True
+
+    def unsupported(self, geometry: ConvGeometry) -> str | None:
+        """Why this algorithm cannot compute the problem; None where it can."""
+        if geometry.spatial_rank != 2:
+            return f"it has two spatial axes only, the problem has {geometry.spatial_rank}"
+        return None
+
+    def multiplications(self, geometry: ConvGeometry) -> int:
+        """Multiplications this algorithm does for the problem."""
+        return geometry.multiplications
+
+    @abstractmethod
+    def workspace_bytes(self, geometry: ConvGeometry, num_threads: int, kernels: ModuleType) -> int:
+        """Bytes of scratch memory a call needs."""
+
+    @abstractmethod
+    def error_bound(self, geometry: ConvGeometry) -> float:
+        """The largest max|error| / max|result| to expect for zero-mean random data."""
+
+    @abstractmethod
+    def pack(self, weight: np.ndarray, bias: np.ndarray | None, geometry: ConvGeometry, kernels: ModuleType) -> Packed:
+        """Prepare weight (C_out, C_in/groups, k_h, k_w) and bias (C_out,) once for many calls."""
+
+    @abstractmethod
+    def run(
+        self, x: np.ndarray, packed: Packed, out: np.ndarray, rectified: bool, workspace: np.ndarray, num_threads: int
+    ) -> None:
+        """Compute x (N, H, W, C_in) → out (N, H_out, W_out, C_out), both of any strides.
+
+        ``workspace`` has at least ``workspace_bytes`` bytes; ``rectified`` asks for a final ReLU.
+        """
+
+
+def ceil_div(a: int, b: int) -> int:
+    """⌈a / b⌉."""
+    return -(-a // b)
+
+
+def round_up(a: int, multiple: int) -> int:
+    """The next multiple of ``multiple`` from ``a`` on."""
+    return ceil_div(a, multiple) * multiple
+
+
+def panel_width(kernels: ModuleType, dtype: np.dtype) -> int:
+    """Columns of a packed panel: two vectors."""
+    return 2 * kernels.vector_bytes() // dtype.itemsize
+
+
+def in_rows(geometry: ConvGeometry, rows: int) -> int:
+    """Rows of padded input that ``rows`` rows of output read."""
+    return (rows - 1) * geometry.stride[0] + (geometry.kernel_size[0] - 1) * geometry.dilation[0] + 1
+
+
+def in_columns(geometry: ConvGeometry) -> int:
+    """Columns of padded input that a row of output reads."""
+    return (geometry.output_size[1] - 1) * geometry.stride[1] + (geometry.kernel_size[1] - 1) * geometry.dilation[1] + 1
+
+
+def count_bands(geometry: ConvGeometry, rows: int, row_bytes: int, num_threads: int) -> int:
+    """Parts to cut an image's ``rows`` into, each of about ``BAND_BYTES``, so that every thread has some.
+
+    The count steers only which outputs are computed together, never how one is summed.
+    """
+    by_cache = ceil_div(rows * row_bytes, BAND_BYTES)
+    parts = max(geometry.batch, 1) * min(rows, by_cache)
+    if num_threads > 1:
+        parts = round_up(parts, num_threads)
+    return max(1, min(rows, ceil_div(parts, max(geometry.batch, 1))))
+
+
+def pack_grouped(weight: np.ndarray, geometry: ConvGeometry, kernels: ModuleType) -> np.ndarray:
+    """Weights as panels (groups, panels, k_h·k_w·C_in/groups, PANEL), K in the order (k_h, k_w, C_in)."""
+    width = panel_width(kernels, geometry.dtype)
+    group_out = geometry.out_channels // geometry.groups
+    packed = aligned_empty(
+        (geometry.groups, ceil_div(group_out, width), geometry.reduction, width), geometry.dtype
+    )
+    for group, panels in enumerate(packed):
+        part = weight[group * group_out : (group + 1) * group_out]
+        kernels.pack_panels(part.transpose(2, 3, 1, 0).reshape(geometry.reduction, group_out), panels)
+    return packed
+
+
+def pack_bias(bias: np.ndarray | None, geometry: ConvGeometry, kernels: ModuleType) -> np.ndarray:
+    """Bias as (groups · panels · PANEL), zero beyond each group's channels."""
+    width = panel_width(kernels, geometry.dtype)
+    group_out = geometry.out_channels // geometry.groups
+    padded = np.zeros((geometry.groups, round_up(group_out, width)), geometry.dtype)
+    if bias is not None:
+        padded[:, :group_out] = bias.reshape(geometry.groups, group_out)
+    return padded.ravel()
+
+
+def aligned_empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """An uninitialised array that begins on a cache line."""
+    count = math.prod(shape)
+    raw = np.empty(count * dtype.itemsize + 64, np.uint8)
+    start = -raw.ctypes.data % 64
+    return raw[start : start + count * dtype.itemsize].view(dtype).reshape(shape)
+
+
+def summation_error(terms: int, dtype: np.dtype) -> float:
+    """Error of a sum of ``terms`` random products in blocks of ``DEPTH``, relative to the largest result.
+
+    Rounding errors of a sum add up like a random walk (Higham and Mary, SIAM J. Sci. Comput. 41, 2019),
+    so a sequential sum of n terms has an error near u·√n / 2 of the largest of many such sums; doubled
+    here, because a maximum over many outputs is meant.
+    """
+    unit = float(np.finfo(dtype).eps) / 2
+    block = min(terms, DEPTH)
+    return unit * (2 + math.sqrt(block) + math.sqrt(terms / block))

@@ -1,0 +1,61 @@
+"""Which algorithm for which problem: one short pure function."""
+
+from __future__ import annotations
+
+from fastconv.algorithms import base, fft
+from fastconv.algorithms.base import Algorithm
+from fastconv.geometry import ConvGeometry
+
+# Winograd's transforms cost as much as they save with fewer channels a group than this.
+_MIN_WINOGRAD_CHANNELS = 16
+
+
+def choose(
+    geometry: ConvGeometry, algorithms: dict[str, Algorithm], rtol: float | None = None
+) -> tuple[str, str]:
+    """The algorithm to expect the fastest, and why.
+
+    It looks at the problem alone, never at the number of threads, so that the result's bits do not
+    change with them.
+
+    Parameters
+    ----------
+    geometry : ConvGeometry
+    algorithms : dict of str to Algorithm
+    rtol : float, optional
+        Error budget: algorithms whose ``error_bound`` exceeds it are left out. Default: no budget.
+
+    Returns
+    -------
+    name, reason : str
+
+    Raises
+    ------
+    ValueError
+        If no algorithm is within the budget.
+    """
+    errors = {
+        name: algorithm.error_bound(geometry)
+        for name, algorithm in algorithms.items()
+        if algorithm.unsupported(geometry) is None
+    }
+    usable = {name: algorithms[name] for name, error in errors.items() if rtol is None or error <= rtol}
+    if not usable:
+        raise ValueError(f"rtol must be at least {min(errors.values()):.1e} for this problem, got {rtol!r}")
+    channels = min(geometry.in_channels, geometry.out_channels) // geometry.groups
+    if "winograd" in usable and channels >= _MIN_WINOGRAD_CHANNELS and min(geometry.output_size) >= 4:
+        saved = geometry.multiplications / max(1, usable["winograd"].multiplications(geometry))
+        return "winograd", f"3×3 at stride 1 with {channels} channels: {saved:.1f}× fewer multiplications"
+    if "fft" in usable and fft.cost(geometry) < _direct_cost(geometry):
+        kernel = "×".join(map(str, geometry.kernel_size))
+        return "fft", f"a {kernel} kernel: the spectra take fewer operations than the {kernel} products"
+    if "direct" in usable:
+        return "direct", "nothing does fewer operations here, and it moves the least memory"
+    name = min(usable, key=lambda name: usable[name].multiplications(geometry))
+    return name, "the only one within the error budget" if len(usable) == 1 else "the fewest multiplications"
+
+
+def _direct_cost(geometry: ConvGeometry) -> float:
+    """Multiply–adds of the direct form, counted as they fill its vectors."""
+    group_out = geometry.out_channels // geometry.groups
+    return geometry.multiplications * base.round_up(group_out, 16) / group_out

@@ -1,0 +1,135 @@
+"""Direct convolution: an implicit GEMM on channels-last rows, and its depthwise form."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from types import ModuleType
+from typing import NamedTuple
+
+import numpy as np
+
+from fastconv.algorithms import base
+from fastconv.algorithms.base import Algorithm, Packed
+from fastconv.geometry import ConvGeometry
+
+
+class Segments(NamedTuple):
+    """The K axis as runs of consecutive input elements; ``chunk`` says where each block of sums begins."""
+
+    offset: np.ndarray
+    length: np.ndarray
+    chunk: np.ndarray
+
+
+@lru_cache(maxsize=256)
+def segments(geometry: ConvGeometry, row_pitch: int, pixel_pitch: int) -> Segments:
+    """Cut K = (k_h, k_w, C_in/groups) into runs for the given pitches, and the runs into chunks.
+
+    Chunks end at the same terms whatever the pitches, so strides of the input never change a result.
+    """
+    channels = geometry.in_channels // geometry.groups
+    kernel_h, kernel_w = geometry.kernel_size
+    pieces = base.ceil_div(channels, base.DEPTH)
+    chunks = base.ceil_div(kernel_h * kernel_w * channels, base.DEPTH)
+    taps_a_chunk = base.ceil_div(kernel_h * kernel_w, chunks) if pieces == 1 else 1
+    offset, length, chunk = [], [], []
+    for tap in range(kernel_h * kernel_w):
+        i, j = divmod(tap, kernel_w)
+        start = i * geometry.dilation[0] * row_pitch + j * geometry.dilation[1] * pixel_pitch
+        for piece in range(pieces):
+            first, last = channels * piece // pieces, channels * (piece + 1) // pieces
+            if pieces > 1 or tap % taps_a_chunk == 0:
+                chunk.append(len(offset))
+            elif offset[-1] + length[-1] == start:
+                length[-1] += channels
+                continue
+            offset.append(start + first)
+            length.append(last - first)
+    chunk.append(len(offset))
+    return Segments(*(np.array(values, np.intp) for values in (offset, length, chunk)))
+
+
+class _Blocking(NamedTuple):
+    bands: int
+    panel_parts: int
+    per_thread: int
+
+
+@lru_cache(maxsize=1024)
+def _blocking(geometry: ConvGeometry, num_threads: int, kernels: ModuleType) -> _Blocking:
+    rows, columns = geometry.output_size
+    itemsize = geometry.dtype.itemsize
+    depthwise = is_depthwise(geometry)
+    width = kernels.vector_bytes() // itemsize if depthwise else base.panel_width(kernels, geometry.dtype)
+    channels = base.round_up(geometry.in_channels, width) if depthwise else geometry.in_channels
+    row_pitch = base.in_columns(geometry) * channels
+    bands = base.count_bands(geometry, rows, geometry.stride[0] * row_pitch * itemsize, num_threads)
+    band_rows = base.ceil_div(rows, bands)
+    panels = base.ceil_div(geometry.out_channels // geometry.groups, width)
+    items = bands * max(geometry.batch, 1)
+    panel_parts = 1 if depthwise else min(panels, base.ceil_div(num_threads, items))
+    block = columns * width if depthwise else band_rows * columns * width
+    return _Blocking(
+        bands, panel_parts, base.round_up(base.in_rows(geometry, band_rows) * row_pitch + block, 64 // itemsize)
+    )
+
+
+def is_depthwise(geometry: ConvGeometry) -> bool:
+    """Whether every channel is a group of its own, in and out."""
+    return geometry.groups == geometry.in_channels == geometry.out_channels > 1
+
+
+class Direct(Algorithm):
+    """The definition, computed where the input lies.
+
+    Nothing is lowered: a register tile of output pixels walks the taps of the (channels-last) input while
+    a panel of packed weights streams by; sums stay in registers for up to 512 terms. See Georganas et
+    al., "Anatomy of high-performance deep learning convolutions on SIMD architectures", SC 2018.
+    """
+
+    name = "direct"
+
+    def workspace_bytes(self, geometry: ConvGeometry, num_threads: int, kernels: ModuleType) -> int:
+        return _blocking(geometry, num_threads, kernels).per_thread * num_threads * geometry.dtype.itemsize
+
+    def error_bound(self, geometry: ConvGeometry) -> float:
+        return base.summation_error(geometry.reduction, geometry.dtype)
+
+    def pack(self, weight, bias, geometry: ConvGeometry, kernels: ModuleType) -> Packed:
+        if not is_depthwise(geometry):
+            packed_weight = base.pack_grouped(weight, geometry, kernels)
+            return Packed(kernels, geometry, packed_weight, base.pack_bias(bias, geometry, kernels))
+        channels = geometry.in_channels
+        pitch = base.round_up(channels, kernels.vector_bytes() // geometry.dtype.itemsize)
+        packed_weight = np.zeros((geometry.reduction, pitch), geometry.dtype)
+        packed_weight[:, :channels] = weight.reshape(channels, -1).T
+        packed_bias = np.zeros(pitch, geometry.dtype)
+        if bias is not None:
+            packed_bias[:channels] = bias
+        return Packed(kernels, geometry, packed_weight, packed_bias)
+
+    def run(self, x, packed: Packed, out, rectified: bool, workspace, num_threads: int) -> None:
+        geometry, kernels = packed.geometry, packed.kernels
+        blocking = _blocking(geometry, num_threads, kernels)
+        if is_depthwise(geometry):
+            pitch = packed.weight.shape[1]
+            taps = np.add.outer(
+                np.arange(geometry.kernel_size[0]) * geometry.dilation[0] * base.in_columns(geometry) * pitch,
+                np.arange(geometry.kernel_size[1]) * geometry.dilation[1] * pitch,
+            )
+            kernels.depthwise(
+                x, packed.weight, packed.bias, geometry, taps.ravel(), blocking.bands, rectified, out,
+                workspace, blocking.per_thread, num_threads,
+            )  # fmt: skip
+            return
+        copy_band = any(pair != (0, 0) for pair in geometry.padding) or x.strides[3] != x.itemsize
+        if copy_band:
+            pixel_pitch = geometry.in_channels
+            row_pitch = base.in_columns(geometry) * pixel_pitch
+        else:
+            row_pitch, pixel_pitch = x.strides[1] // x.itemsize, x.strides[2] // x.itemsize
+        kernels.direct(
+            x, packed.weight, packed.bias, geometry, *segments(geometry, row_pitch, pixel_pitch),
+            blocking.bands, blocking.panel_parts, copy_band, rectified, out, workspace,
+            blocking.per_thread, num_threads,
+        )  # fmt: skip

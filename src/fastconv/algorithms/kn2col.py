@@ -1,0 +1,76 @@
+"""kn2col: k² products of 1×1 convolutions, each added to the shifted output."""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+from types import ModuleType
+from typing import NamedTuple
+
+import numpy as np
+
+from fastconv.algorithms import base
+from fastconv.algorithms.base import Algorithm, Packed
+from fastconv.geometry import ConvGeometry
+
+
+class _Blocking(NamedTuple):
+    bands: int
+    per_thread: int
+
+
+@lru_cache(maxsize=1024)
+def _blocking(geometry: ConvGeometry, num_threads: int, kernels: ModuleType) -> _Blocking:
+    rows, columns = geometry.output_size
+    itemsize = geometry.dtype.itemsize
+    in_row = geometry.input_size[1] * geometry.in_channels
+    out_row = columns * geometry.out_channels
+    bands = base.count_bands(geometry, rows, (geometry.stride[0] * in_row + out_row) * itemsize, num_threads)
+    band_rows = base.ceil_div(rows, bands)
+    per_thread = min(base.in_rows(geometry, band_rows), geometry.input_size[0]) * in_row + band_rows * out_row
+    return _Blocking(bands, base.round_up(per_thread, 64 // itemsize))
+
+
+class Kn2col(Algorithm):
+    """One 1×1 product for every tap, accumulated where the tap points: no lowering, no zero multiplied.
+
+    The accumulating variant of Anderson, Vasudevan, Keane and Gregg, "Low-memory GEMM-based convolution
+    algorithms for deep neural networks", arXiv 1709.03395; done a band of output rows at a time.
+    """
+
+    name = "kn2col"
+
+    def multiplications(self, geometry: ConvGeometry) -> int:
+        """Those whose input lies inside the image."""
+        inside = [
+            sum(
+                len(range(size)[max(0, -(-(low - k * d) // s)) : max(0, (n - 1 + low - k * d) // s + 1)])
+                for k in range(kernel)
+            )
+            for n, size, kernel, s, d, (low, high) in zip(
+                geometry.input_size, geometry.output_size, geometry.kernel_size, geometry.stride,
+                geometry.dilation, geometry.padding, strict=True,
+            )  # fmt: skip
+        ]
+        channels = geometry.in_channels // geometry.groups * geometry.out_channels
+        return geometry.batch * channels * math.prod(inside)
+
+    def workspace_bytes(self, geometry: ConvGeometry, num_threads: int, kernels: ModuleType) -> int:
+        return _blocking(geometry, num_threads, kernels).per_thread * num_threads * geometry.dtype.itemsize
+
+    def error_bound(self, geometry: ConvGeometry) -> float:
+        # A partial sum goes through memory once a tap, which rounds no more often than registers do.
+        return base.summation_error(geometry.reduction, geometry.dtype)
+
+    def pack(self, weight, bias, geometry: ConvGeometry, kernels: ModuleType) -> Packed:
+        packed_bias = np.zeros(geometry.out_channels, geometry.dtype)
+        if bias is not None:
+            packed_bias[:] = bias
+        return Packed(kernels, geometry, base.pack_grouped(weight, geometry, kernels), packed_bias)
+
+    def run(self, x, packed: Packed, out, rectified: bool, workspace, num_threads: int) -> None:
+        blocking = _blocking(packed.geometry, num_threads, packed.kernels)
+        packed.kernels.kn2col(
+            x, packed.weight, packed.bias, packed.geometry, blocking.bands, base.DEPTH,
+            x.strides[3] != x.itemsize, rectified, out, workspace, blocking.per_thread, num_threads,
+        )  # fmt: skip

@@ -1,0 +1,97 @@
+"""Argument checks shared by every public function: each message names argument, expectation and value."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Sequence
+
+import numpy as np
+
+
+def integer(name: str, value: object, minimum: int) -> int:
+    """``value`` as an int of at least ``minimum``; NumPy integers pass, booleans and floats do not."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = None
+    if number is None or isinstance(value, bool | np.bool_):
+        raise TypeError(f"{name} must be an integer >= {minimum}, got {value!r} ({type(value).__name__})")
+    if number < minimum:
+        raise ValueError(f"{name} must be an integer >= {minimum}, got {value!r}")
+    return number
+
+
+def per_axis(name: str, value: object, rank: int, minimum: int) -> tuple[int, ...]:
+    """One integer for every spatial axis, from one integer or a sequence of ``rank`` of them."""
+    if isinstance(value, str) or not isinstance(value, Sequence | np.ndarray):
+        if isinstance(value, str | float | None):
+            raise TypeError(f"{name} must be an integer >= {minimum} or {rank} of them, got {value!r}")
+        return (integer(name, value, minimum),) * rank
+    if len(value) != rank:
+        raise ValueError(f"{name} must be an integer or {rank} of them, got {len(value)}: {value!r}")
+    return tuple(integer(f"{name}[{axis}]", item, minimum) for axis, item in enumerate(value))
+
+
+def shape(name: str, value: object, rank: int, meaning: str) -> tuple[int, ...]:
+    """A shape of ``rank`` non-negative sizes; ``meaning`` says what they are, as in ``"(N, C, H, W)"``."""
+    try:
+        sizes = tuple(value)
+    except TypeError:
+        raise TypeError(f"{name} must be a shape {meaning}, got {value!r}") from None
+    if len(sizes) != rank:
+        raise ValueError(f"{name} must have {rank} axes {meaning}, got {len(sizes)}: {sizes}")
+    return tuple(integer(f"{name}[{axis}]", size, 0) for axis, size in enumerate(sizes))
+
+
+def choice(name: str, value: object, allowed: Sequence[object]) -> None:
+    """Refuse a value that is not one of ``allowed``."""
+    if not any(value is option or (isinstance(value, str) and value == option) for option in allowed):
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, got {value!r}")
+
+
+def float_dtype(name: str, dtype: object) -> np.dtype:
+    """The dtype to compute in: float32 or float64 as they are, float16 in float32; others are refused."""
+    dtype = np.dtype(dtype)
+    if dtype.kind == "f" and dtype.itemsize <= 8:
+        return np.dtype(np.float64 if dtype.itemsize == 8 else np.float32)
+    raise TypeError(
+        f"{name} must have dtype float32 or float64 (float16 is computed in float32), got {dtype};"
+        f" convert it, as in {name}.astype(np.float32)"
+    )
+
+
+def float_array(name: str, value: object, rank: int | None = None, meaning: str = "") -> np.ndarray:
+    """``value`` as an array of float16, float32 or float64, of ``rank`` axes where that is given."""
+    array = np.asarray(value)
+    float_dtype(name, array.dtype)
+    if rank is not None and array.ndim != rank:
+        raise ValueError(f"{name} must have {rank} axes {meaning}, got {array.ndim}: shape {array.shape}")
+    return array
+
+
+def kernel_ready(array: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """The array in ``dtype``, aligned, native and of whole-element strides; a copy only where it must be."""
+    if (
+        array.dtype != dtype
+        or not array.flags.aligned
+        or any(stride % dtype.itemsize for stride in array.strides)
+    ):
+        return array.astype(dtype, order="K")
+    return array
+
+
+def output_array(name: str, out: np.ndarray, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """Refuse an ``out`` that cannot take a result of this shape and dtype."""
+    if not isinstance(out, np.ndarray):
+        raise TypeError(f"{name} must be a numpy.ndarray, got {type(out).__name__}")
+    if out.shape != shape:
+        raise ValueError(f"{name} must have shape {shape}, got {out.shape}")
+    if out.dtype != dtype:
+        raise TypeError(f"{name} must have dtype {dtype}, got {out.dtype}")
+    if not out.flags.writeable:
+        raise ValueError(f"{name} must be writeable, got a read-only array")
+    if not out.flags.aligned or any(stride % dtype.itemsize for stride in out.strides):
+        raise ValueError(f"{name} must be aligned to its dtype, got strides {out.strides}")
+    if any(stride == 0 and size > 1 for stride, size in zip(out.strides, out.shape, strict=True)):
+        raise ValueError(f"{name} must not repeat its elements, got strides {out.strides}")
+    return out

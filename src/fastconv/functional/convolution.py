@@ -1,0 +1,229 @@
+"""2-D convolution and its gradients: ndarray in, ndarray out."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from fastconv import checks, kernels, threads
+from fastconv.algorithms.base import aligned_empty, panel_width, round_up
+from fastconv.geometry import ConvGeometry
+from fastconv.plan import Plan
+
+# Output pixels the weight gradient lowers at a time, and the parts a batch's gradients are summed in.
+_GRAD_PIXELS = 256
+_GRAD_PARTS = 4
+
+
+def conv2d(
+    x, weight, bias=None, *, stride=1, padding=0, dilation=1, groups=1, padding_mode="zeros", activation=None,
+    layout="NCHW", algorithm="auto", num_threads=None, out=None, rtol=None,
+) -> np.ndarray:  # fmt: skip
+    """Two-dimensional convolution (cross-correlation, as CNNs have it).
+
+    .. math:: y[n, m, i, j] = b[m] + \\sum_{c, u, v} x[n, c, i s + u d - p, j s + v d - p] w[m, c, u, v]
+
+    Parameters
+    ----------
+    x : array (N, C_in, H, W), or (N, H, W, C_in) with ``layout="NHWC"``
+        float32 or float64; float16 is computed and returned as float32. Any strides; never changed.
+    weight : array (C_out, C_in/groups, k_h, k_w)
+        Where it and ``x`` are float32 and float64, the result is float64.
+    bias : array (C_out,), optional
+    stride, dilation : int or (int, int), default 1
+    padding : int, (int, int), ((top, bottom), (left, right)), "valid", "same" or "full", default 0
+        ``"same"`` gives ``ceil(input / stride)`` pixels, an odd one padded at the end (ONNX SAME_UPPER);
+        ``"full"`` pads ``dilation · (k − 1)`` on each side.
+    groups : int, default 1
+    padding_mode : {"zeros", "reflect", "replicate", "circular"}
+    activation : {None, "relu"}
+        Applied to the result; NaN stays NaN.
+    layout : {"NCHW", "NHWC"}
+        Of ``x``, ``out`` and the result. NCHW views whose channels are contiguous in memory are as fast
+        as NHWC and give such a view back.
+    algorithm : {"auto", "direct", "im2col", "kn2col", "winograd", "fft", "fastest"}
+        ``"auto"`` picks by the problem; ``"fastest"`` measures all on first use and remembers.
+    num_threads : int, optional
+        Default: :func:`fastconv.get_num_threads`. The result's bits do not depend on it.
+    out : array, optional
+        Where to write the result; any strides.
+    rtol : float, optional
+        Error budget: only algorithms whose error bound is within it are used.
+
+    Returns
+    -------
+    ndarray (N, C_out, H_out, W_out), or (N, H_out, W_out, C_out)
+
+    Raises
+    ------
+    TypeError
+        If an argument has the wrong type or dtype (integers and booleans must be converted first).
+    ValueError
+        If an argument is out of range, arguments do not fit each other, or ``algorithm`` cannot compute
+        this problem.
+
+    Examples
+    --------
+    >>> import numpy as np, fastconv as fc
+    >>> fc.conv2d(np.ones((1, 3, 8, 8), np.float32), np.ones((4, 3, 3, 3), np.float32), padding="same").shape
+    (1, 4, 8, 8)
+    """
+    x = checks.float_array("x", x, 4, "(N, H, W, C)" if layout == "NHWC" else "(N, C, H, W)")
+    plan = plan_conv2d(
+        x.shape, weight, bias, stride=stride, padding=padding, dilation=dilation, groups=groups,
+        padding_mode=padding_mode, activation=activation, layout=layout, algorithm=algorithm,
+        num_threads=num_threads, rtol=rtol, dtype=np.promote_types(checks.float_dtype("x", x.dtype), np.float32),
+    )  # fmt: skip
+    return plan(x.astype(plan.geometry.dtype, order="K", copy=False), out=out)
+
+
+def plan_conv2d(
+    input_shape, weight, bias=None, *, stride=1, padding=0, dilation=1, groups=1, padding_mode="zeros",
+    activation=None, layout="NCHW", algorithm="auto", num_threads=None, rtol=None, dtype=None,
+) -> Plan:  # fmt: skip
+    """Prepare a convolution: check it, choose the algorithm, pack the weights.
+
+    Parameters
+    ----------
+    input_shape : (N, C_in, H, W), or (N, H, W, C_in) with ``layout="NHWC"``
+    dtype : dtype, optional
+        Of the inputs to come; the plan computes in the wider of it and the weight's. Default: the weight's.
+    weight, bias, stride, padding, dilation, groups, padding_mode, activation, layout, algorithm,
+    num_threads, rtol
+        As for :func:`conv2d`.
+
+    Returns
+    -------
+    Plan
+        ``plan(x)`` computes the convolution of an ``x`` of this shape.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As :func:`conv2d`.
+    """
+    weight = checks.float_array("weight", weight, 4, "(C_out, C_in/groups, k_h, k_w)")
+    bias = None if bias is None else checks.float_array("bias", bias, 1, "(C_out,)")
+    given = [array.dtype for array in (weight, bias) if array is not None]
+    if dtype is not None:
+        given.append(checks.float_dtype("dtype", dtype))
+    checks.choice("layout", layout, ("NCHW", "NHWC"))
+    shape = checks.shape("input_shape", input_shape, 4, f"({', '.join(layout)})")
+    geometry = ConvGeometry.create(
+        shape if layout == "NCHW" else (shape[0], shape[3], shape[1], shape[2]), weight.shape, stride=stride,
+        padding=padding, dilation=dilation, groups=groups, dtype=np.result_type(np.float32, *given),
+    )  # fmt: skip
+    return Plan(
+        geometry, weight, bias, padding_mode=padding_mode, activation=activation, layout=layout,
+        algorithm=algorithm, num_threads=num_threads, rtol=rtol,
+    )  # fmt: skip
+
+
+def conv2d_input_grad(
+    grad_output, weight, input_shape, *, stride=1, padding=0, dilation=1, groups=1, num_threads=None
+) -> np.ndarray:
+    """Gradient of :func:`conv2d` with respect to its input: the transposed convolution.
+
+    .. math:: dx[n, c, i s + u d - p, j s + v d - p] \\mathrel{+}= dy[n, m, i, j]\\, w[m, c, u, v]
+
+    computed as a convolution of ``grad_output``, spread by the stride, with the flipped kernels.
+
+    Parameters
+    ----------
+    grad_output : array (N, C_out, H_out, W_out)
+    weight : array (C_out, C_in/groups, k_h, k_w)
+    input_shape : (N, C_in, H, W)
+    stride, padding, dilation, groups, num_threads
+        As for :func:`conv2d`.
+
+    Returns
+    -------
+    ndarray (N, C_in, H, W)
+
+    Raises
+    ------
+    TypeError, ValueError
+        As :func:`conv2d`, and if ``grad_output`` has not the shape the other arguments imply.
+    """
+    weight = checks.float_array("weight", weight, 4, "(C_out, C_in/groups, k_h, k_w)")
+    grad_output, geometry = _grad_geometry(
+        grad_output, weight, input_shape, weight.shape, stride, padding, dilation, groups
+    )
+    if geometry.batch == 0:
+        return np.empty(geometry.input_shape, geometry.dtype)
+    spread, pads = grad_output, []
+    if geometry.stride != (1, 1):
+        size = [(n - 1) * s + 1 for n, s in zip(geometry.output_size, geometry.stride, strict=True)]
+        spread = np.zeros((geometry.batch, *size, geometry.out_channels), geometry.dtype).transpose(0, 3, 1, 2)
+        spread[:, :, :: geometry.stride[0], :: geometry.stride[1]] = grad_output
+    for axis, (low, _) in enumerate(geometry.padding):
+        span = geometry.dilation[axis] * (geometry.kernel_size[axis] - 1)
+        # Negative where the forward padding exceeds the kernel: those gradients fall outside the input.
+        pads.append((span - low, geometry.input_size[axis] - spread.shape[axis + 2] + low))
+    crop = tuple(slice(max(0, -low), n - max(0, -high)) for (low, high), n in zip(pads, spread.shape[2:], strict=True))
+    group_out = geometry.out_channels // geometry.groups
+    flipped = weight.reshape(geometry.groups, group_out, *weight.shape[1:])[..., ::-1, ::-1].swapaxes(1, 2)
+    return conv2d(
+        spread[:, :, crop[0], crop[1]], flipped.reshape(geometry.in_channels, group_out, *geometry.kernel_size),
+        padding=tuple((max(0, low), max(0, high)) for low, high in pads), dilation=geometry.dilation,
+        groups=geometry.groups, num_threads=num_threads,
+    )  # fmt: skip
+
+
+def conv2d_weight_grad(
+    grad_output, x, weight_shape, *, stride=1, padding=0, dilation=1, groups=1, num_threads=None
+) -> np.ndarray:
+    """Gradient of :func:`conv2d` with respect to its weight.
+
+    .. math:: dw[m, c, u, v] = \\sum_{n, i, j} dy[n, m, i, j]\\, x[n, c, i s + u d - p, j s + v d - p]
+
+    Parameters
+    ----------
+    grad_output : array (N, C_out, H_out, W_out)
+    x : array (N, C_in, H, W)
+    weight_shape : (C_out, C_in/groups, k_h, k_w)
+    stride, padding, dilation, groups, num_threads
+        As for :func:`conv2d`.
+
+    Returns
+    -------
+    ndarray of ``weight_shape``
+
+    Raises
+    ------
+    TypeError, ValueError
+        As :func:`conv2d`, and if ``grad_output`` has not the shape the other arguments imply.
+    """
+    x = checks.float_array("x", x, 4, "(N, C, H, W)")
+    grad_output, geometry = _grad_geometry(
+        grad_output, x, x.shape, weight_shape, stride, padding, dilation, groups
+    )
+    count = threads.resolve(num_threads)
+    level, dtype = kernels.active(), geometry.dtype
+    width = panel_width(level, dtype)
+    parts = max(1, min(geometry.batch, _GRAD_PARTS))
+    group_out = geometry.out_channels // geometry.groups
+    partial = np.zeros((parts, geometry.groups, group_out, round_up(geometry.reduction, width)), dtype)
+    if geometry.batch:
+        pixels = np.ascontiguousarray(grad_output).reshape(geometry.batch, geometry.out_channels, -1)
+        run = min(_GRAD_PIXELS, pixels.shape[2])
+        level.weight_grad(
+            checks.kernel_ready(x, dtype).transpose(0, 2, 3, 1), pixels, geometry, geometry.output_size[1],
+            run, partial, aligned_empty((count * run * width,), dtype), run * width, count,
+        )  # fmt: skip
+    total = partial.sum(axis=0)[:, :, : geometry.reduction]
+    taps = total.reshape(geometry.out_channels, *geometry.kernel_size, geometry.in_channels // geometry.groups)
+    return np.ascontiguousarray(taps.transpose(0, 3, 1, 2))
+
+
+def _grad_geometry(grad_output, other, input_shape, weight_shape, stride, padding, dilation, groups):
+    """The forward problem's geometry, and ``grad_output`` checked against it in the common dtype."""
+    grad_output = checks.float_array("grad_output", grad_output, 4, "(N, C_out, H_out, W_out)")
+    geometry = ConvGeometry.create(
+        checks.shape("input_shape", input_shape, 4, "(N, C, H, W)"),
+        checks.shape("weight_shape", weight_shape, 4, "(C_out, C_in/groups, k_h, k_w)"),
+        stride=stride, padding=padding, dilation=dilation, groups=groups,
+        dtype=np.result_type(np.float32, grad_output.dtype, other.dtype),
+    )  # fmt: skip
+    if grad_output.shape != geometry.output_shape:
+        raise ValueError(f"grad_output must have shape {geometry.output_shape}, got {grad_output.shape}")
+    return checks.kernel_ready(grad_output, geometry.dtype), geometry

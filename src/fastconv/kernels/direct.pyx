@@ -1,0 +1,103 @@
+# Direct convolution as an implicit GEMM: nothing is lowered. A row of output pixels multiplies the packed
+# weights panel by panel while the micro-kernel walks the taps of the input where they lie:
+#
+#     out[n, y, x, m] = Σ_i Σ_j Σ_c  band[y·s_h + i·d_h, x·s_w + j·d_w, c] · W[(i, j, c), m]
+#
+# K = k_h·k_w·C_in/groups is cut into segments, runs of consecutive input elements (a whole kernel row
+# where taps and pixels touch), and segments into chunks whose part of a panel stays in cache.
+
+
+cdef void direct_band(
+    const Problem *problem, const real *band, Py_ssize_t row_pitch, Py_ssize_t pixel_pitch,
+    const Py_ssize_t *offset, const Py_ssize_t *length, const Py_ssize_t *chunk, Py_ssize_t chunks,
+    const real *packed, Py_ssize_t reduction, Py_ssize_t panels, Py_ssize_t first_panel,
+    Py_ssize_t last_panel, const real *bias, bint rectified, real *out, const Py_ssize_t *out_stride,
+    Py_ssize_t rows, Py_ssize_t columns, real *scratch
+) noexcept nogil:
+    """All groups and the given panels for `rows` output rows; `scratch` holds rows · columns · PANEL."""
+    cdef Py_ssize_t width = panel_width(packed), g, p, q, y, count, depth
+    cdef bint in_place = out_stride[2] == 1
+    cdef real *c
+    cdef Py_ssize_t c_row, c_pixel
+    cdef const real *b
+    for g in range(problem.groups):
+        for p in range(first_panel, last_panel):
+            count = min(width, problem.group_out - p * width)
+            c = out + (g * problem.group_out + p * width) * out_stride[2] if in_place else scratch
+            c_row = out_stride[0] if in_place else columns * width
+            c_pixel = out_stride[1] if in_place else width
+            b = packed + (g * panels + p) * reduction * width
+            for q in range(chunks):
+                for y in range(rows):
+                    gemm_rows(
+                        columns, count, band + y * problem.stride_h * row_pitch + g * problem.group_in,
+                        problem.stride_w * pixel_pitch, chunk[q + 1] - chunk[q], offset + chunk[q],
+                        length + chunk[q], b, width, c + y * c_row, c_pixel,
+                        START_BIAS if q == 0 else START_OUTPUT, bias + (g * panels + p) * width,
+                        rectified and q == chunks - 1)
+                depth = 0
+                for y in range(chunk[q], chunk[q + 1]):
+                    depth += length[y]
+                b += depth * width
+            if not in_place:
+                for y in range(rows):
+                    scatter_block(
+                        c + y * c_row, width, columns, count,
+                        out + y * out_stride[0] + (g * problem.group_out + p * width) * out_stride[2],
+                        out_stride[1], out_stride[2])
+
+
+def direct(
+    const real[:, :, :, :] x, const real[:, :, :, ::1] packed, const real[::1] bias, geometry,
+    const Py_ssize_t[::1] offset, const Py_ssize_t[::1] length, const Py_ssize_t[::1] chunk,
+    Py_ssize_t bands, Py_ssize_t panel_parts, bint copy_band, bint rectified,
+    real[:, :, :, :] out, real[::1] workspace, Py_ssize_t per_thread, int num_threads
+):
+    """Direct convolution.
+
+    Parameters
+    ----------
+    x : (N, H, W, C_in), IN
+    packed : (groups, panels, k_h·k_w·C_in/groups, PANEL), IN
+    bias : (groups · panels · PANEL), IN
+    offset, length, chunk : IN
+        The segments of K for the pitches in use, and where each chunk of them begins (one more at the end).
+    bands, panel_parts : parts the output rows of an image and the panels are cut into
+    copy_band : bool
+        Copy each band with its zero halo; else x is read where it lies and must have no padding.
+    out : (N, H_out, W_out, C_out), OUT
+    workspace : (num_threads · per_thread), scratch
+    """
+    cdef Problem problem = problem_of(geometry)
+    cdef Py_ssize_t item, items = x.shape[0] * bands * panel_parts, columns = out.shape[2]
+    cdef Py_ssize_t chunks = chunk.shape[0] - 1, panels = packed.shape[1]
+    cdef Py_ssize_t in_columns = (columns - 1) * problem.stride_w + (problem.kernel_w - 1) * problem.dilation_w + 1
+    cdef Py_ssize_t row_pitch = in_columns * x.shape[3], pixel_pitch = x.shape[3]
+    cdef Py_ssize_t size = sizeof(real), n, first, last, part, rows, in_rows
+    cdef Py_ssize_t[3] x_stride = [x.strides[1] // size, x.strides[2] // size, x.strides[3] // size]
+    cdef Py_ssize_t[3] out_stride = [out.strides[1] // size, out.strides[2] // size, out.strides[3] // size]
+    cdef const real *band
+    cdef real *scratch
+    if not copy_band:
+        row_pitch, pixel_pitch = x_stride[0], x_stride[1]
+    for item in prange(items, nogil=True, num_threads=num_threads, schedule="static"):
+        part = item % panel_parts
+        n = item // panel_parts // bands
+        first = share(out.shape[1], bands, item // panel_parts % bands)
+        last = share(out.shape[1], bands, item // panel_parts % bands + 1)
+        rows = last - first
+        in_rows = (rows - 1) * problem.stride_h + (problem.kernel_h - 1) * problem.dilation_h + 1
+        scratch = &workspace[threadid() * per_thread]
+        band = &x[n, 0, 0, 0] + first * problem.stride_h * x_stride[0]
+        if copy_band:
+            gather_band(
+                &x[n, 0, 0, 0], x_stride, x.shape[1], x.shape[2], x.shape[3],
+                first * problem.stride_h - problem.pad_h, -problem.pad_w, in_rows, in_columns,
+                scratch, row_pitch, pixel_pitch)
+            band = scratch
+            scratch = scratch + in_rows * row_pitch
+        direct_band(
+            &problem, band, row_pitch, pixel_pitch, &offset[0], &length[0], &chunk[0], chunks,
+            &packed[0, 0, 0, 0], packed.shape[2], panels, share(panels, panel_parts, part),
+            share(panels, panel_parts, part + 1), &bias[0], rectified, &out[n, first, 0, 0], out_stride,
+            rows, columns, scratch)

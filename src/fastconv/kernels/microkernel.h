@@ -1,0 +1,319 @@
+/* The register-blocked inner kernels: the only C of this package.
+ *
+ * Written once with GCC's vector extensions. Their width follows the instruction set the including
+ * file is compiled for, and the file includes itself twice to make the float32 (_f32) and float64
+ * (_f64) versions.
+ *
+ *   gemm_tile         C[rows × columns]  (+)=  A[rows × K] · B[K × columns]   in registers
+ *   winograd_input    V = Bᵀ d B   for one tile, vectors over channels
+ *   winograd_output   Y = Aᵀ M A   for one tile, vectors over channels, with bias and activation
+ *   depthwise_row     a row of a depthwise convolution, vectors over channels
+ */
+#ifndef FASTCONV_MICROKERNEL_H
+#define FASTCONV_MICROKERNEL_H
+
+#include <math.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+/* TILE_ROWS × 2 accumulators, two vectors of B and one broadcast of A fill the register file:
+ * 32 registers for AVX-512 (14 · 2 + 2 + 1), 16 otherwise (6 · 2 + 2 + 1). */
+#if defined(__AVX512F__)
+#define VECTOR_BYTES 64
+#define TILE_ROWS 14
+#elif defined(__AVX2__)
+#define VECTOR_BYTES 32
+#define TILE_ROWS 6
+#else
+#define VECTOR_BYTES 16
+#define TILE_ROWS 6
+#endif
+
+/* What the accumulators of a tile start from. */
+enum { START_ZERO, START_BIAS, START_OUTPUT };
+
+#define ALWAYS_INLINE static inline __attribute__((always_inline))
+
+#define REAL float
+#define MASK int32_t
+#define TYPED(name) name##_f32
+#include "microkernel.h"
+#undef REAL
+#undef MASK
+#undef TYPED
+
+#define REAL double
+#define MASK int64_t
+#define TYPED(name) name##_f64
+#include "microkernel.h"
+#undef REAL
+#undef MASK
+#undef TYPED
+
+#else /* the body, once for each element type */
+
+#define LANES ((int)(VECTOR_BYTES / sizeof(REAL)))
+#define vec TYPED(vec)
+#define vec_mask TYPED(vec_mask)
+
+typedef REAL vec __attribute__((vector_size(VECTOR_BYTES)));
+typedef MASK vec_mask __attribute__((vector_size(VECTOR_BYTES)));
+
+ALWAYS_INLINE vec TYPED(load)(const REAL *p)
+{
+    vec v;
+    memcpy(&v, p, sizeof v);
+    return v;
+}
+
+ALWAYS_INLINE void TYPED(store)(REAL *p, vec v) { memcpy(p, &v, sizeof v); }
+
+ALWAYS_INLINE vec TYPED(broadcast)(REAL value) { return value - (vec){0}; }
+
+/* max(v, 0) that lets a NaN through. */
+ALWAYS_INLINE vec TYPED(rectify)(vec v) { return (vec)((vec_mask)v & ~(v < (vec){0})); }
+
+/* The tile with its row count and its number of vectors known to the compiler. */
+ALWAYS_INLINE void TYPED(gemm_tile_sized)(
+    const int rows, const int vectors, const REAL *a, ptrdiff_t a_stride, ptrdiff_t segments,
+    const ptrdiff_t *offset, const ptrdiff_t *length, const REAL *b, ptrdiff_t b_stride, REAL *c,
+    ptrdiff_t c_stride, int start, const REAL *bias, int rectified)
+{
+    vec acc[TILE_ROWS][2];
+    _Pragma("GCC unroll 16") for (int r = 0; r < rows; r++)
+        _Pragma("GCC unroll 2") for (int v = 0; v < vectors; v++)
+            acc[r][v] = start == START_OUTPUT ? TYPED(load)(c + r * c_stride + v * LANES)
+                        : start == START_BIAS ? TYPED(load)(bias + v * LANES)
+                                              : (vec){0};
+
+    for (ptrdiff_t s = 0; s < segments; s++) {
+        /* Rows are addressed as a base plus 0, 1, 2, 3 or 4 strides, which x86 does without an
+         * address register for each row. */
+        const REAL *base[3];
+        _Pragma("GCC unroll 3") for (int i = 0; i < 3; i++)
+        {
+            base[i] = a + offset[s] + 5 * i * a_stride;
+            __asm__("" : "+r"(base[i])); /* keeps GCC from merging the three bases again */
+        }
+        for (ptrdiff_t k = 0; k < length[s]; k++, b += b_stride) {
+            vec bv[2];
+            _Pragma("GCC unroll 2") for (int v = 0; v < vectors; v++)
+                bv[v] = TYPED(load)(b + v * LANES);
+            _Pragma("GCC unroll 16") for (int r = 0; r < rows; r++)
+            {
+                const vec av = TYPED(broadcast)(base[r / 5][r % 5 * a_stride + k]);
+                _Pragma("GCC unroll 2") for (int v = 0; v < vectors; v++)
+                    acc[r][v] += av * bv[v];
+            }
+        }
+    }
+
+    _Pragma("GCC unroll 16") for (int r = 0; r < rows; r++)
+        _Pragma("GCC unroll 2") for (int v = 0; v < vectors; v++)
+            TYPED(store)(c + r * c_stride + v * LANES, rectified ? TYPED(rectify)(acc[r][v]) : acc[r][v]);
+}
+
+/* C[r][j] = start + Σ_s Σ_k A[r · a_stride + offset[s] + k] · B[(k₀(s) + k) · b_stride + j]
+ *
+ * for r < rows ≤ TILE_ROWS and j < columns ≤ 2 · LANES, where segment s covers length[s] consecutive
+ * elements of each row of A and k₀(s) = length[0] + … + length[s − 1]. B's rows hold whole vectors
+ * (zero beyond `columns`), and so does `bias`. The order of summation is that of k alone, so a result
+ * does not depend on how rows were gathered into tiles. */
+static void TYPED(gemm_tile)(
+    int rows, int columns, const REAL *a, ptrdiff_t a_stride, ptrdiff_t segments, const ptrdiff_t *offset,
+    const ptrdiff_t *length, const REAL *b, ptrdiff_t b_stride, REAL *c, ptrdiff_t c_stride, int start,
+    const REAL *bias, int rectified)
+{
+    const int vectors = columns > LANES ? 2 : 1;
+    if (columns != vectors * LANES) { /* a ragged tile goes through a buffer of whole vectors */
+        REAL whole[TILE_ROWS * 2 * LANES] __attribute__((aligned(VECTOR_BYTES)));
+        memset(whole, 0, sizeof whole);
+        for (int r = 0; start == START_OUTPUT && r < rows; r++)
+            memcpy(whole + r * vectors * LANES, c + r * c_stride, columns * sizeof(REAL));
+        TYPED(gemm_tile)(rows, vectors * LANES, a, a_stride, segments, offset, length, b, b_stride, whole,
+                         vectors * LANES, start, bias, rectified);
+        for (int r = 0; r < rows; r++)
+            memcpy(c + r * c_stride, whole + r * vectors * LANES, columns * sizeof(REAL));
+        return;
+    }
+#define TILE(rows, vectors)                                                                             \
+    TYPED(gemm_tile_sized)(rows, vectors, a, a_stride, segments, offset, length, b, b_stride, c, c_stride, \
+                           start, bias, rectified);                                                     \
+    return
+#define CASE(r)                                                                                         \
+    case r: TILE(r, 2);                                                                                 \
+    case r + 16: TILE(r, 1);
+    switch (rows + (vectors == 1) * 16) {
+        CASE(1) CASE(2) CASE(3) CASE(4) CASE(5) CASE(6)
+#if TILE_ROWS > 6
+        CASE(7) CASE(8) CASE(9) CASE(10) CASE(11) CASE(12) CASE(13) CASE(14)
+#endif
+    }
+#undef CASE
+#undef TILE
+}
+
+/* Winograd's one-dimensional transforms for the points 0, ±a₁, …, ±a_P, ∞ (n = 2P + 2 of them).
+ *
+ * With r(t) = Π_p (t − a_p²) and q_p(t) = r(t) / (t − a_p²), the rows of Bᵀ are the coefficients of
+ *     point 0: r(x²),   point ±a_p: x² q_p(x²) ± a_p x q_p(x²),   ∞: x r(x²),
+ * so each pair shares its even and its odd half. `coefficient` holds, in this order,
+ *     r: P values (the leading 1 is left out), q_p: P − 1 values each, a_p^i: i = 0 … 7 for each p. */
+#define WINOGRAD_MAX_POINTS 8
+#define R_COEFFICIENT(j) TYPED(broadcast)(coefficient[j])
+#define Q_COEFFICIENT(p, j) TYPED(broadcast)(coefficient[pairs + (p) * (pairs - 1) + (j)])
+#define POWER(p, i) TYPED(broadcast)(coefficient[pairs * pairs + (p) * 8 + (i)])
+
+ALWAYS_INLINE void TYPED(winograd_input_1d)(
+    const int pairs, const vec *d, ptrdiff_t step, vec *v, ptrdiff_t v_step, const REAL *coefficient)
+{
+    vec even = d[2 * pairs * step], odd = d[(2 * pairs + 1) * step];
+    _Pragma("GCC unroll 4") for (int j = 0; j < pairs; j++)
+    {
+        even += R_COEFFICIENT(j) * d[2 * j * step];
+        odd += R_COEFFICIENT(j) * d[(2 * j + 1) * step];
+    }
+    v[0] = even;
+    v[(2 * pairs + 1) * v_step] = odd;
+    _Pragma("GCC unroll 4") for (int p = 0; p < pairs; p++)
+    {
+        even = d[2 * pairs * step], odd = d[(2 * pairs - 1) * step];
+        _Pragma("GCC unroll 4") for (int j = 0; j < pairs - 1; j++)
+        {
+            even += Q_COEFFICIENT(p, j) * d[(2 * j + 2) * step];
+            odd += Q_COEFFICIENT(p, j) * d[(2 * j + 1) * step];
+        }
+        odd *= POWER(p, 1);
+        v[(2 * p + 1) * v_step] = even + odd;
+        v[(2 * p + 2) * v_step] = even - odd;
+    }
+}
+
+/* y_i = Σ_points α^i m(α), the point ∞ counting for the last i alone. */
+ALWAYS_INLINE void TYPED(winograd_output_1d)(
+    const int pairs, const int outputs, const vec *m, ptrdiff_t step, vec *y, ptrdiff_t y_step,
+    const REAL *coefficient)
+{
+    _Pragma("GCC unroll 8") for (int i = 0; i < outputs; i++)
+    {
+        vec sum = i == 0 ? m[0] : (vec){0};
+        if (i == outputs - 1)
+            sum += m[(2 * pairs + 1) * step];
+        _Pragma("GCC unroll 4") for (int p = 0; p < pairs; p++)
+        {
+            const vec plus = m[(2 * p + 1) * step], minus = m[(2 * p + 2) * step];
+            sum += POWER(p, i) * (i % 2 ? plus - minus : plus + minus);
+        }
+        y[i * y_step] = sum;
+    }
+}
+
+ALWAYS_INLINE void TYPED(winograd_input_sized)(
+    const int pairs, const REAL *d, ptrdiff_t row_pitch, ptrdiff_t pixel_pitch, ptrdiff_t channels, REAL *v,
+    ptrdiff_t position_stride, const REAL *coefficient)
+{
+    const int n = 2 * pairs + 2;
+    for (ptrdiff_t c = 0; c < channels; c += LANES) {
+        vec tile[WINOGRAD_MAX_POINTS * WINOGRAD_MAX_POINTS], row[WINOGRAD_MAX_POINTS];
+        for (int i = 0; i < n; i++) {
+            _Pragma("GCC unroll 8") for (int j = 0; j < n; j++)
+                row[j] = TYPED(load)(d + i * row_pitch + j * pixel_pitch + c);
+            TYPED(winograd_input_1d)(pairs, row, 1, tile + i * n, 1, coefficient);
+        }
+        for (int j = 0; j < n; j++) {
+            TYPED(winograd_input_1d)(pairs, tile + j, n, row, 1, coefficient);
+            _Pragma("GCC unroll 8") for (int i = 0; i < n; i++)
+                TYPED(store)(v + (i * n + j) * position_stride + c, row[i]);
+        }
+    }
+}
+
+ALWAYS_INLINE void TYPED(winograd_output_sized)(
+    const int pairs, const int outputs, const REAL *m, ptrdiff_t position_stride, int columns, REAL *y,
+    ptrdiff_t row_pitch, ptrdiff_t pixel_pitch, const REAL *coefficient, const REAL *bias, int rectified)
+{
+    const int n = 2 * pairs + 2;
+    for (int c = 0; c < columns; c += LANES) {
+        vec half[WINOGRAD_MAX_POINTS * WINOGRAD_MAX_POINTS], row[WINOGRAD_MAX_POINTS];
+        for (int i = 0; i < n; i++) {
+            _Pragma("GCC unroll 8") for (int j = 0; j < n; j++)
+                row[j] = TYPED(load)(m + (i * n + j) * position_stride + c);
+            TYPED(winograd_output_1d)(pairs, outputs, row, 1, half + i * outputs, 1, coefficient);
+        }
+        for (int j = 0; j < outputs; j++) {
+            TYPED(winograd_output_1d)(pairs, outputs, half + j, outputs, row, 1, coefficient);
+            _Pragma("GCC unroll 8") for (int i = 0; i < outputs; i++)
+            {
+                const vec sum = row[i] + TYPED(load)(bias + c);
+                TYPED(store)(y + i * row_pitch + j * pixel_pitch + c, rectified ? TYPED(rectify)(sum) : sum);
+            }
+        }
+    }
+}
+
+/* One tile of V: `channels` is rounded up to whole vectors in d and in v; F(2×2) has one pair of points,
+ * F(4×4) two. */
+static void TYPED(winograd_input)(
+    int outputs, const REAL *d, ptrdiff_t row_pitch, ptrdiff_t pixel_pitch, ptrdiff_t channels, REAL *v,
+    ptrdiff_t position_stride, const REAL *coefficient)
+{
+    if (outputs == 2)
+        TYPED(winograd_input_sized)(1, d, row_pitch, pixel_pitch, channels, v, position_stride, coefficient);
+    else
+        TYPED(winograd_input_sized)(2, d, row_pitch, pixel_pitch, channels, v, position_stride, coefficient);
+}
+
+/* One tile of Y: `columns` is rounded up to whole vectors in m, in y and in bias. */
+static void TYPED(winograd_output)(
+    int outputs, const REAL *m, ptrdiff_t position_stride, int columns, REAL *y, ptrdiff_t row_pitch,
+    ptrdiff_t pixel_pitch, const REAL *coefficient, const REAL *bias, int rectified)
+{
+    if (outputs == 2)
+        TYPED(winograd_output_sized)(1, 2, m, position_stride, columns, y, row_pitch, pixel_pitch,
+                                     coefficient, bias, rectified);
+    else
+        TYPED(winograd_output_sized)(2, 4, m, position_stride, columns, y, row_pitch, pixel_pitch,
+                                     coefficient, bias, rectified);
+}
+
+#undef R_COEFFICIENT
+#undef Q_COEFFICIENT
+#undef POWER
+#undef WINOGRAD_MAX_POINTS
+
+ALWAYS_INLINE void TYPED(depthwise_tile)(
+    const int pixels, const REAL *a, ptrdiff_t a_stride, ptrdiff_t taps, const ptrdiff_t *offset,
+    const REAL *w, ptrdiff_t w_stride, REAL *y, ptrdiff_t y_stride, const REAL *bias, int rectified)
+{
+    vec acc[8];
+    _Pragma("GCC unroll 8") for (int i = 0; i < pixels; i++) acc[i] = TYPED(load)(bias);
+    for (ptrdiff_t t = 0; t < taps; t++) {
+        const vec wv = TYPED(load)(w + t * w_stride);
+        const REAL *at = a + offset[t];
+        _Pragma("GCC unroll 8") for (int i = 0; i < pixels; i++)
+            acc[i] += TYPED(load)(at + i * a_stride) * wv;
+    }
+    _Pragma("GCC unroll 8") for (int i = 0; i < pixels; i++)
+        TYPED(store)(y + i * y_stride, rectified ? TYPED(rectify)(acc[i]) : acc[i]);
+}
+
+/* y[i][c] = bias[c] + Σ_t a[i · a_stride + offset[t] + c] · w[t][c]   for i < pixels, c < LANES. */
+static void TYPED(depthwise_row)(
+    ptrdiff_t pixels, const REAL *a, ptrdiff_t a_stride, ptrdiff_t taps, const ptrdiff_t *offset,
+    const REAL *w, ptrdiff_t w_stride, REAL *y, ptrdiff_t y_stride, const REAL *bias, int rectified)
+{
+    ptrdiff_t i = 0;
+    for (; i + 8 <= pixels; i += 8)
+        TYPED(depthwise_tile)(8, a + i * a_stride, a_stride, taps, offset, w, w_stride, y + i * y_stride,
+                              y_stride, bias, rectified);
+    for (; i < pixels; i++)
+        TYPED(depthwise_tile)(1, a + i * a_stride, a_stride, taps, offset, w, w_stride, y + i * y_stride,
+                              y_stride, bias, rectified);
+}
+
+#undef vec
+#undef vec_mask
+#undef LANES
+
+#endif

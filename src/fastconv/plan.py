@@ -1,0 +1,244 @@
+"""Plan: a convolution prepared once — geometry, algorithm, packed weights, epilogue — and called often."""
+
+from __future__ import annotations
+
+import time
+from types import ModuleType
+
+import numpy as np
+
+from fastconv import checks, kernels, threads
+from fastconv.algorithms import ALGORITHMS, choose
+from fastconv.algorithms.base import aligned_empty
+from fastconv.geometry import ConvGeometry
+
+ACTIVATIONS = (None, "relu")
+LAYOUTS = ("NCHW", "NHWC")
+ALGORITHM_NAMES = ("auto", *ALGORITHMS, "fastest")
+# numpy.pad's names for the padding modes that copy pixels of the image.
+_PAD_MODES = {"reflect": "reflect", "replicate": "edge", "circular": "wrap"}
+PADDING_MODES = ("zeros", *_PAD_MODES)
+
+_fastest: dict[tuple, str] = {}
+
+
+class Plan:
+    """A prepared 2-D convolution; ``plan(x)`` computes it.
+
+    Made by :func:`fastconv.plan_conv2d`. Calls may come from several threads at once: each takes scratch
+    memory of its own from the plan's, which is allocated once and kept.
+
+    Attributes
+    ----------
+    geometry : ConvGeometry
+    algorithm : str
+        The algorithm in use, and in ``reason`` why.
+    num_threads : int
+        Threads a call uses unless it is told otherwise; they never change the result.
+    packed_bytes, workspace_bytes : int
+        Bytes of the packed weights, and of the scratch memory of one call.
+    multiplications : int
+        Multiplications of one call.
+    error_bound : float
+        The largest max|error| / max|result| to expect for zero-mean random data.
+    """
+
+    def __init__(
+        self, geometry: ConvGeometry, weight: np.ndarray, bias: np.ndarray | None = None, *,
+        padding_mode: str = "zeros", activation: str | None = None, layout: str = "NCHW",
+        algorithm: str = "auto", num_threads: int | None = None, rtol: float | None = None,
+    ):  # fmt: skip
+        checks.choice("padding_mode", padding_mode, PADDING_MODES)
+        checks.choice("activation", activation, ACTIVATIONS)
+        checks.choice("layout", layout, LAYOUTS)
+        checks.choice("algorithm", algorithm, ALGORITHM_NAMES)
+        if bias is not None and bias.shape != (geometry.out_channels,):
+            raise ValueError(f"bias must have shape ({geometry.out_channels},), got {bias.shape}")
+        self.geometry = geometry
+        self.padding_mode, self.activation, self.layout = padding_mode, activation, layout
+        self.num_threads = threads.resolve(num_threads)
+        self._inner = geometry if padding_mode == "zeros" else _padded(geometry, padding_mode)
+        self._kernels = kernels.active()
+        self.algorithm, self.reason = _select(self._inner, algorithm, rtol, self.num_threads, self._kernels)
+        weight = weight.astype(geometry.dtype, copy=False)
+        self._packed = ALGORITHMS[self.algorithm].pack(weight, bias, self._inner, self._kernels)
+        self._workspaces: list[np.ndarray] = []
+
+    @property
+    def packed_bytes(self) -> int:
+        return self._packed.nbytes
+
+    @property
+    def workspace_bytes(self) -> int:
+        padded = 0 if self.padding_mode == "zeros" else self._inner.input_bytes
+        return padded + self._workspace_bytes(self.num_threads)
+
+    @property
+    def multiplications(self) -> int:
+        return ALGORITHMS[self.algorithm].multiplications(self._inner)
+
+    @property
+    def error_bound(self) -> float:
+        return ALGORITHMS[self.algorithm].error_bound(self._inner)
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape of ``x`` in this plan's layout."""
+        return self._in_layout(self.geometry.input_shape)
+
+    @property
+    def output_shape(self) -> tuple[int, ...]:
+        """Shape of the result in this plan's layout."""
+        return self._in_layout(self.geometry.output_shape)
+
+    def __call__(self, x, out: np.ndarray | None = None, num_threads: int | None = None) -> np.ndarray:
+        """Convolve ``x``.
+
+        Parameters
+        ----------
+        x : array of ``input_shape``, float16 or the plan's dtype
+            Any strides.
+        out : array of ``output_shape`` and the plan's dtype, optional
+            Where to write the result; any strides.
+        num_threads : int, optional
+            Default: the plan's.
+
+        Returns
+        -------
+        ndarray of ``output_shape``
+            ``out`` where it was given; else a new array, channels-last in memory where ``x`` is.
+        """
+        x = checks.float_array("x", x)
+        dtype = self.geometry.dtype
+        if x.shape != self.input_shape:
+            raise ValueError(f"x must have shape {self.input_shape}, as planned, got {x.shape}")
+        if checks.float_dtype("x", x.dtype) != dtype:
+            raise TypeError(f"x must have dtype {dtype}, in which this plan computes, got {x.dtype}")
+        count = self.num_threads if num_threads is None else threads.resolve(num_threads)
+        result = self._new_output(x) if out is None else checks.output_array("out", out, self.output_shape, dtype)
+        if self.geometry.batch == 0:
+            return result
+        if self.padding_mode != "zeros":
+            x = np.pad(x, self._in_layout(((0, 0), (0, 0), *self.geometry.padding)), _PAD_MODES[self.padding_mode])
+        x = checks.kernel_ready(x, dtype)
+        target = np.empty_like(result) if out is not None and np.may_share_memory(x, out) else result
+        workspace = self._take_workspace(count)
+        try:
+            ALGORITHMS[self.algorithm].run(
+                self._channels_last(x), self._packed, self._channels_last(target), self.activation == "relu",
+                workspace.view(dtype), count,
+            )  # fmt: skip
+        finally:
+            self._workspaces.append(workspace)
+        if target is not result:
+            result[...] = target
+        return result
+
+    def explain(self) -> str:
+        """What this plan does and why, in a few lines."""
+        geometry = self.geometry
+        return "\n".join(
+            (
+                f"{geometry}",
+                f"algorithm        {self.algorithm}: {self.reason}",
+                f"multiplications  {self.multiplications:,} (the definition takes {geometry.multiplications:,})",
+                f"workspace        {self.workspace_bytes:,} bytes for {self.num_threads} thread(s)",
+                f"packed weights   {self.packed_bytes:,} bytes (as given {geometry.weight_bytes:,})",
+                f"error            at most about {self.error_bound:.1e} of the largest result",
+                f"kernels          {self._kernels.__name__.rpartition('_')[2]}",
+            )
+        )
+
+    def __repr__(self) -> str:
+        return f"Plan({self.geometry}; {self.algorithm})"
+
+    def _in_layout(self, nchw: tuple) -> tuple:
+        return nchw if self.layout == "NCHW" else (nchw[0], *nchw[2:], nchw[1])
+
+    def _channels_last(self, array: np.ndarray) -> np.ndarray:
+        return array.transpose(0, 2, 3, 1) if self.layout == "NCHW" else array
+
+    def _new_output(self, x: np.ndarray) -> np.ndarray:
+        shape, dtype = self.geometry.output_shape, self.geometry.dtype
+        if self.layout == "NHWC" or (not x.flags.c_contiguous and x.strides[1] == x.itemsize):
+            channels_last = np.empty((shape[0], *shape[2:], shape[1]), dtype)
+            return channels_last if self.layout == "NHWC" else channels_last.transpose(0, 3, 1, 2)
+        return np.empty(shape, dtype)
+
+    def _workspace_bytes(self, num_threads: int) -> int:
+        return ALGORITHMS[self.algorithm].workspace_bytes(self._inner, num_threads, self._kernels)
+
+    def _take_workspace(self, num_threads: int) -> np.ndarray:
+        # list.pop and list.append are atomic: concurrent calls never share a workspace.
+        size = 0 if self.algorithm == "fft" else self._workspace_bytes(num_threads)
+        try:
+            workspace = self._workspaces.pop()
+        except IndexError:
+            return aligned_empty((size,), np.dtype(np.uint8))
+        return workspace if workspace.nbytes >= size else aligned_empty((size,), np.dtype(np.uint8))
+
+
+def _padded(geometry: ConvGeometry, padding_mode: str) -> ConvGeometry:
+    """The problem on an input already padded by copying its own pixels."""
+    for axis, (size, pair) in enumerate(zip(geometry.input_size, geometry.padding, strict=True)):
+        limit = {"reflect": size - 1, "circular": size}.get(padding_mode)
+        if limit is not None and max(pair) > limit:
+            raise ValueError(
+                f"padding must be at most {limit} on spatial axis {axis} of size {size} with"
+                f" padding_mode={padding_mode!r}, got {pair}"
+            )
+    size = tuple(n + low + high for n, (low, high) in zip(geometry.input_size, geometry.padding, strict=True))
+    return ConvGeometry.create(
+        (geometry.batch, geometry.in_channels, *size), geometry.weight_shape, stride=geometry.stride,
+        dilation=geometry.dilation, groups=geometry.groups, dtype=geometry.dtype,
+    )  # fmt: skip
+
+
+def _select(
+    geometry: ConvGeometry, algorithm: str, rtol: float | None, num_threads: int, level: ModuleType
+) -> tuple[str, str]:
+    if algorithm == "auto":
+        return choose(geometry, ALGORITHMS, rtol)
+    if algorithm == "fastest":
+        return _measure_fastest(geometry, rtol, num_threads, level)
+    reason = ALGORITHMS[algorithm].unsupported(geometry)
+    if reason is not None:
+        raise ValueError(f"algorithm {algorithm!r} cannot compute this convolution: {reason}")
+    error = ALGORITHMS[algorithm].error_bound(geometry)
+    if rtol is not None and error > rtol:
+        raise ValueError(f"rtol must be at least {error:.1e} for algorithm {algorithm!r} here, got {rtol!r}")
+    return algorithm, "as asked"
+
+
+def _measure_fastest(
+    geometry: ConvGeometry, rtol: float | None, num_threads: int, level: ModuleType
+) -> tuple[str, str]:
+    """Time every supported algorithm once on random data, and remember the winner for this process."""
+    key = (geometry, rtol, num_threads, level.__name__)
+    if key not in _fastest:
+        rng = np.random.default_rng(0)
+        batch = max(geometry.batch, 1)
+        x = rng.standard_normal((batch, *geometry.input_size, geometry.in_channels)).astype(geometry.dtype)
+        weight = rng.standard_normal(geometry.weight_shape).astype(geometry.dtype)
+        candidates = [
+            Plan(geometry, weight, layout="NHWC", algorithm=name, num_threads=num_threads)
+            for name, algorithm in ALGORITHMS.items()
+            if algorithm.unsupported(geometry) is None and (rtol is None or algorithm.error_bound(geometry) <= rtol)
+        ]
+        if geometry.batch == 0 or not candidates:
+            return choose(geometry, ALGORITHMS, rtol)
+        seconds = interleaved_seconds([(plan, x) for plan in candidates], repeats=5)
+        _fastest[key] = candidates[seconds.index(min(seconds))].algorithm
+    return _fastest[key], "measured the fastest here"
+
+
+def interleaved_seconds(calls: list[tuple[Plan, np.ndarray]], repeats: int) -> list[float]:
+    """The median time of each plan's call, all of them in turn ``repeats`` times after a warm-up."""
+    samples: list[list[float]] = [[] for _ in calls]
+    outputs = [plan(x) for plan, x in calls]
+    for _ in range(repeats):
+        for (plan, x), out, taken in zip(calls, outputs, samples, strict=True):
+            start = time.perf_counter()
+            plan(x, out=out)
+            taken.append(time.perf_counter() - start)
+    return [sorted(taken)[len(taken) // 2] for taken in samples]
