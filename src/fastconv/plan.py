@@ -115,11 +115,15 @@ class Plan:
         if checks.float_dtype("x", x.dtype) != dtype:
             raise TypeError(f"x must have dtype {dtype}, in which this plan computes, got {x.dtype}")
         count = self.num_threads if num_threads is None else threads.resolve(num_threads)
-        result = self._new_output(x) if out is None else checks.output_array("out", out, self.output_shape, dtype)
+        result = (
+            self._new_output(x) if out is None else checks.output_array("out", out, self.output_shape, dtype)
+        )
         if self.geometry.batch == 0:
             return result
         if self.padding_mode != "zeros":
-            x = np.pad(x, self._in_layout(((0, 0), (0, 0), *self.geometry.padding)), _PAD_MODES[self.padding_mode])
+            x = np.pad(
+                x, self._in_layout(((0, 0), (0, 0), *self.geometry.padding)), _PAD_MODES[self.padding_mode]
+            )
         x = checks.kernel_ready(x, dtype)
         target = np.empty_like(result) if out is not None and np.may_share_memory(x, out) else result
         workspace = self._take_workspace(count)
@@ -141,7 +145,7 @@ class Plan:
             (
                 f"{geometry}",
                 f"algorithm        {self.algorithm}: {self.reason}",
-                f"multiplications  {self.multiplications:,} (the definition takes {geometry.multiplications:,})",
+                f"multiplications  {self.multiplications:,} (by definition {geometry.multiplications:,})",
                 f"workspace        {self.workspace_bytes:,} bytes for {self.num_threads} thread(s)",
                 f"packed weights   {self.packed_bytes:,} bytes (as given {geometry.weight_bytes:,})",
                 f"error            at most about {self.error_bound:.1e} of the largest result",
@@ -223,7 +227,8 @@ def _measure_fastest(
         candidates = [
             Plan(geometry, weight, layout="NHWC", algorithm=name, num_threads=num_threads)
             for name, algorithm in ALGORITHMS.items()
-            if algorithm.unsupported(geometry) is None and (rtol is None or algorithm.error_bound(geometry) <= rtol)
+            if algorithm.unsupported(geometry) is None
+            and (rtol is None or algorithm.error_bound(geometry) <= rtol)
         ]
         if geometry.batch == 0 or not candidates:
             return choose(geometry, ALGORITHMS, rtol)

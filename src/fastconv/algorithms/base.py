@@ -69,12 +69,20 @@ class Algorithm(ABC):
         """The largest max|error| / max|result| to expect for zero-mean random data."""
 
     @abstractmethod
-    def pack(self, weight: np.ndarray, bias: np.ndarray | None, geometry: ConvGeometry, kernels: ModuleType) -> Packed:
+    def pack(
+        self, weight: np.ndarray, bias: np.ndarray | None, geometry: ConvGeometry, kernels: ModuleType
+    ) -> Packed:
         """Prepare weight (C_out, C_in/groups, k_h, k_w) and bias (C_out,) once for many calls."""
 
     @abstractmethod
     def run(
-        self, x: np.ndarray, packed: Packed, out: np.ndarray, rectified: bool, workspace: np.ndarray, num_threads: int
+        self,
+        x: np.ndarray,
+        packed: Packed,
+        out: np.ndarray,
+        rectified: bool,
+        workspace: np.ndarray,
+        num_threads: int,
     ) -> None:
         """Compute x (N, H, W, C_in) → out (N, H_out, W_out, C_out), both of any strides.
 
@@ -104,7 +112,11 @@ def in_rows(geometry: ConvGeometry, rows: int) -> int:
 
 def in_columns(geometry: ConvGeometry) -> int:
     """Columns of padded input that a row of output reads."""
-    return (geometry.output_size[1] - 1) * geometry.stride[1] + (geometry.kernel_size[1] - 1) * geometry.dilation[1] + 1
+    return (
+        (geometry.output_size[1] - 1) * geometry.stride[1]
+        + (geometry.kernel_size[1] - 1) * geometry.dilation[1]
+        + 1
+    )
 
 
 def count_bands(geometry: ConvGeometry, rows: int, row_bytes: int, num_threads: int) -> int:

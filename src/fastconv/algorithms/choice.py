@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
+
 from fastconv.algorithms import base, fft
 from fastconv.algorithms.base import Algorithm
 from fastconv.geometry import ConvGeometry
 
 # Winograd's transforms cost as much as they save with fewer channels a group than this.
 _MIN_WINOGRAD_CHANNELS = 16
+# Below this many taps the transforms of numpy.fft never paid (benchmarks/RESULTS.md), whatever the channels.
+_MIN_FFT_TAPS = 49
 
 
 def choose(
@@ -46,8 +50,9 @@ def choose(
     if "winograd" in usable and channels >= _MIN_WINOGRAD_CHANNELS and min(geometry.output_size) >= 4:
         saved = geometry.multiplications / max(1, usable["winograd"].multiplications(geometry))
         return "winograd", f"3×3 at stride 1 with {channels} channels: {saved:.1f}× fewer multiplications"
-    if "fft" in usable and fft.cost(geometry) < _direct_cost(geometry):
-        kernel = "×".join(map(str, geometry.kernel_size))
+    kernel = "×".join(map(str, geometry.kernel_size))
+    large = math.prod(geometry.kernel_size) >= _MIN_FFT_TAPS
+    if large and "fft" in usable and fft.cost(geometry) < _direct_cost(geometry):
         return "fft", f"a {kernel} kernel: the spectra take fewer operations than the {kernel} products"
     if "direct" in usable:
         return "direct", "nothing does fewer operations here, and it moves the least memory"

@@ -70,7 +70,9 @@ def _blocking(geometry: ConvGeometry, num_threads: int, kernels: ModuleType) -> 
     panel_parts = 1 if depthwise else min(panels, base.ceil_div(num_threads, items))
     block = columns * width if depthwise else band_rows * columns * width
     return _Blocking(
-        bands, panel_parts, base.round_up(base.in_rows(geometry, band_rows) * row_pitch + block, 64 // itemsize)
+        bands,
+        panel_parts,
+        base.round_up(base.in_rows(geometry, band_rows) * row_pitch + block, 64 // itemsize),
     )
 
 

@@ -44,7 +44,9 @@ class _Tiling(NamedTuple):
 def _fast_sizes(limit: int) -> list[int]:
     """Sizes 2^a·3^b·5^c (even, for the real transform) up to the first one at or above ``limit``."""
     exponents = range(limit.bit_length() + 1)
-    sizes = sorted({2 * 2**a * 3**b * 5**c for a, b, c in product(exponents, repeat=3) if 2**a * 3**b * 5**c <= limit})
+    sizes = sorted(
+        {2 * 2**a * 3**b * 5**c for a, b, c in product(exponents, repeat=3) if 2**a * 3**b * 5**c <= limit}
+    )
     return sizes[: next((i for i, size in enumerate(sizes) if size >= limit), len(sizes) - 1) + 1]
 
 
@@ -55,22 +57,25 @@ def _extent(geometry: ConvGeometry) -> tuple[int, int]:
 
 def _axis_sizes(pixels: int, extent: int) -> list[int]:
     """Transform sizes worth considering on one axis: from twice the kernel to the whole image."""
-    sizes = [size for size in _fast_sizes(pixels + extent - 1) if size >= min(2 * extent, pixels + extent - 1)]
+    sizes = [
+        size for size in _fast_sizes(pixels + extent - 1) if size >= min(2 * extent, pixels + extent - 1)
+    ]
     return sizes or [_fast_sizes(pixels + extent - 1)[-1]]
 
 
 @lru_cache(maxsize=1024)
 def _tiling(geometry: ConvGeometry) -> _Tiling:
-    """The cheapest tiling by ``_cost`` among the fast sizes, the weights' memory within its bound if it can."""
+    """The cheapest tiling by ``_cost`` among the fast sizes, its weights within their bound if any are."""
     extent = _extent(geometry)
     candidates = []
     for size in product(*(_axis_sizes(n, e) for n, e in zip(geometry.input_size, extent, strict=True))):
-        if max(size) > 4 * min(size) and min(geometry.input_size) > 1:
-            continue
         tile = tuple(s - e + 1 for s, e in zip(size, extent, strict=True))
         tiles = tuple(base.ceil_div(n, t) for n, t in zip(geometry.input_size, tile, strict=True))
         candidates.append(_Tiling(size, tile, tiles, 0))
-    best = min(candidates, key=lambda tiling: (max(_weight_bytes(geometry, tiling), _WEIGHT_BYTES), _cost(geometry, tiling)))
+    best = min(
+        candidates,
+        key=lambda tiling: (max(_weight_bytes(geometry, tiling), _WEIGHT_BYTES), _cost(geometry, tiling)),
+    )
     spectra = 2 * geometry.dtype.itemsize * best.frequencies * (geometry.in_channels + geometry.out_channels)
     return best._replace(chunk=max(1, min(best.count, _CHUNK_BYTES // spectra)))
 
@@ -133,7 +138,9 @@ class Fft(Algorithm):
         # Each transform multiplies the error by at most log₂(points) steps (Higham, Accuracy and
         # Stability, 24.1); tiles with few products spread their largest terms' error over small results.
         spread = math.sqrt(points / min(points, geometry.reduction))
-        return unit * 2 * math.log2(points) * (1 + spread) + base.summation_error(2 * geometry.in_channels, geometry.dtype)
+        return unit * 2 * math.log2(points) * (1 + spread) + base.summation_error(
+            2 * geometry.in_channels, geometry.dtype
+        )
 
     def pack(self, weight, bias, geometry: ConvGeometry, kernels: ModuleType) -> Packed:
         tiling = _tiling(geometry)
@@ -152,7 +159,9 @@ class Fft(Algorithm):
         real = real.reshape(groups, tiling.frequencies, 2 * group_in, 2 * group_out)
         width = base.panel_width(kernels, geometry.dtype)
         panels = base.ceil_div(2 * group_out, width)
-        packed_weight = base.aligned_empty((groups, tiling.frequencies, panels, 2 * group_in, width), geometry.dtype)
+        packed_weight = base.aligned_empty(
+            (groups, tiling.frequencies, panels, 2 * group_in, width), geometry.dtype
+        )
         for matrices, targets in zip(real, packed_weight, strict=True):
             for matrix, target in zip(matrices, targets, strict=True):
                 kernels.pack_panels(matrix, target)
@@ -171,12 +180,17 @@ class Fft(Algorithm):
         with ThreadPoolExecutor(workers) if workers > 1 else _Inline() as pool:
             for image, result in zip(x.transpose(0, 3, 1, 2), out.transpose(0, 3, 1, 2), strict=True):
                 full = np.zeros(
-                    (geometry.out_channels, *(n + e - 1 for n, e in zip(geometry.input_size, _extent(geometry), strict=True))),
+                    (
+                        geometry.out_channels,
+                        *(n + e - 1 for n, e in zip(geometry.input_size, _extent(geometry), strict=True)),
+                    ),
                     geometry.dtype,
                 )
                 for start in range(0, len(chunks), workers):
                     batch = chunks[start : start + workers]
-                    for chunk, tiles in zip(batch, pool.map(lambda c, i=image: _convolve(i, c, packed, inner), batch), strict=True):
+                    for chunk, tiles in zip(
+                        batch, pool.map(lambda c, i=image: _convolve(i, c, packed, inner), batch), strict=True
+                    ):
                         _overlap_add(full, chunk, tiles, tiling)
                 _crop(full, geometry, packed.bias, rectified, result)
 
@@ -226,15 +240,19 @@ def _overlap_add(full: np.ndarray, chunk: range, tiles: np.ndarray, tiling: _Til
         target += tile[:, : target.shape[1], : target.shape[2]]
 
 
-def _crop(full: np.ndarray, geometry: ConvGeometry, bias: np.ndarray, rectified: bool, out: np.ndarray) -> None:
-    """out[:, y] = full[:, y · stride + extent − 1 − padding], zero where that lies outside; then bias, ReLU."""
+def _crop(
+    full: np.ndarray, geometry: ConvGeometry, bias: np.ndarray, rectified: bool, out: np.ndarray
+) -> None:
+    """out[:, y] = full[:, y · stride + extent − 1 − padding], zero outside it; then bias and ReLU."""
     take = []
     for axis, extent in enumerate(_extent(geometry)):
         stride, size = geometry.stride[axis], geometry.output_size[axis]
         start = extent - 1 - geometry.padding[axis][0]
         first = max(0, base.ceil_div(-start, stride))
         last = max(first, min(size, (full.shape[axis + 1] - 1 - start) // stride + 1))
-        take.append((slice(first, last), slice(start + first * stride, start + (last - 1) * stride + 1, stride)))
+        take.append(
+            (slice(first, last), slice(start + first * stride, start + (last - 1) * stride + 1, stride))
+        )
     out[...] = 0
     if all(target.stop > target.start for target, _ in take):
         out[:, take[0][0], take[1][0]] = full[:, take[0][1], take[1][1]]

@@ -31,6 +31,15 @@ def _blocking(geometry: ConvGeometry, num_threads: int, kernels: ModuleType) -> 
     return _Blocking(bands, base.round_up(per_thread, 64 // itemsize))
 
 
+def _reached(geometry: ConvGeometry, axis: int) -> int:
+    """Pairs (output, tap) of one axis whose input lies inside the image."""
+    size, stride, low = geometry.input_size[axis], geometry.stride[axis], geometry.padding[axis][0]
+    outputs = np.arange(geometry.output_size[axis]) * stride - low
+    taps = np.arange(geometry.kernel_size[axis]) * geometry.dilation[axis]
+    reached = np.add.outer(taps, outputs)
+    return int(np.count_nonzero((reached >= 0) & (reached < size)))
+
+
 class Kn2col(Algorithm):
     """One 1×1 product for every tap, accumulated where the tap points: no lowering, no zero multiplied.
 
@@ -42,16 +51,7 @@ class Kn2col(Algorithm):
 
     def multiplications(self, geometry: ConvGeometry) -> int:
         """Those whose input lies inside the image."""
-        inside = [
-            sum(
-                len(range(size)[max(0, -(-(low - k * d) // s)) : max(0, (n - 1 + low - k * d) // s + 1)])
-                for k in range(kernel)
-            )
-            for n, size, kernel, s, d, (low, high) in zip(
-                geometry.input_size, geometry.output_size, geometry.kernel_size, geometry.stride,
-                geometry.dilation, geometry.padding, strict=True,
-            )  # fmt: skip
-        ]
+        inside = (_reached(geometry, axis) for axis in range(geometry.spatial_rank))
         channels = geometry.in_channels // geometry.groups * geometry.out_channels
         return geometry.batch * channels * math.prod(inside)
 

@@ -48,7 +48,10 @@ def transforms(outputs: int) -> Transforms:
     rows = np.vander(finite, 3, increasing=True) / np.prod(differences, axis=1, keepdims=True)
     weight = np.vstack([rows, [0.0, 0.0, 1.0]])
     # np.poly gives Π (t − root), highest power first; the leading 1 is implied in the kernel.
-    parts = [np.atleast_1d(np.poly(roots))[:0:-1] for roots in (a**2, *(np.delete(a, p) ** 2 for p in range(len(a))))]
+    parts = [
+        np.atleast_1d(np.poly(roots))[:0:-1]
+        for roots in (a**2, *(np.delete(a, p) ** 2 for p in range(len(a))))
+    ]
     parts += [np.array([point**i for i in range(8)]) for point in a]
     return Transforms(weight, np.concatenate(parts))
 

@@ -68,10 +68,11 @@ def conv2d(
     (1, 4, 8, 8)
     """
     x = checks.float_array("x", x, 4, "(N, H, W, C)" if layout == "NHWC" else "(N, C, H, W)")
+    dtype = checks.float_dtype("x", x.dtype)
     plan = plan_conv2d(
         x.shape, weight, bias, stride=stride, padding=padding, dilation=dilation, groups=groups,
         padding_mode=padding_mode, activation=activation, layout=layout, algorithm=algorithm,
-        num_threads=num_threads, rtol=rtol, dtype=np.promote_types(checks.float_dtype("x", x.dtype), np.float32),
+        num_threads=num_threads, rtol=rtol, dtype=dtype,
     )  # fmt: skip
     return plan(x.astype(plan.geometry.dtype, order="K", copy=False), out=out)
 
@@ -153,13 +154,18 @@ def conv2d_input_grad(
     spread, pads = grad_output, []
     if geometry.stride != (1, 1):
         size = [(n - 1) * s + 1 for n, s in zip(geometry.output_size, geometry.stride, strict=True)]
-        spread = np.zeros((geometry.batch, *size, geometry.out_channels), geometry.dtype).transpose(0, 3, 1, 2)
+        spread = np.zeros((geometry.batch, *size, geometry.out_channels), geometry.dtype).transpose(
+            0, 3, 1, 2
+        )
         spread[:, :, :: geometry.stride[0], :: geometry.stride[1]] = grad_output
     for axis, (low, _) in enumerate(geometry.padding):
         span = geometry.dilation[axis] * (geometry.kernel_size[axis] - 1)
         # Negative where the forward padding exceeds the kernel: those gradients fall outside the input.
         pads.append((span - low, geometry.input_size[axis] - spread.shape[axis + 2] + low))
-    crop = tuple(slice(max(0, -low), n - max(0, -high)) for (low, high), n in zip(pads, spread.shape[2:], strict=True))
+    sizes = spread.shape[2:]
+    crop = tuple(
+        slice(max(0, -low), n - max(0, -high)) for (low, high), n in zip(pads, spread.shape[2:], strict=True)
+    )
     group_out = geometry.out_channels // geometry.groups
     flipped = weight.reshape(geometry.groups, group_out, *weight.shape[1:])[..., ::-1, ::-1].swapaxes(1, 2)
     return conv2d(
@@ -211,7 +217,9 @@ def conv2d_weight_grad(
             run, partial, aligned_empty((count * run * width,), dtype), run * width, count,
         )  # fmt: skip
     total = partial.sum(axis=0)[:, :, : geometry.reduction]
-    taps = total.reshape(geometry.out_channels, *geometry.kernel_size, geometry.in_channels // geometry.groups)
+    taps = total.reshape(
+        geometry.out_channels, *geometry.kernel_size, geometry.in_channels // geometry.groups
+    )
     return np.ascontiguousarray(taps.transpose(0, 3, 1, 2))
 
 

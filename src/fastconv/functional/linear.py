@@ -30,7 +30,9 @@ def linear(x, weight, bias=None, *, num_threads=None) -> np.ndarray:
     """
     x, weight = _checked(x, "x", weight, 1)
     rows = _as_row(x)
-    y = conv2d(rows, weight[:, :, None, None], bias, layout="NHWC", algorithm="direct", num_threads=num_threads)
+    y = conv2d(
+        rows, weight[:, :, None, None], bias, layout="NHWC", algorithm="direct", num_threads=num_threads
+    )
     return y.reshape(*x.shape[:-1], weight.shape[0])
 
 
@@ -64,7 +66,9 @@ def linear_weight_grad(grad_output, x, *, num_threads=None) -> np.ndarray:
     """
     grad_output, x = checks.float_array("grad_output", grad_output), checks.float_array("x", x)
     if x.ndim < 1 or grad_output.shape[:-1] != x.shape[:-1]:
-        raise ValueError(f"grad_output must have shape {(*x.shape[:-1], 'out_features')}, got {grad_output.shape}")
+        raise ValueError(
+            f"grad_output must have shape {(*x.shape[:-1], 'out_features')}, got {grad_output.shape}"
+        )
     columns = [_as_row(array).transpose(0, 3, 1, 2) for array in (grad_output, x)]
     shape = (columns[0].shape[1], columns[1].shape[1], 1, 1)
     if 0 in (columns[0].shape[3],):
@@ -82,5 +86,7 @@ def _checked(x, name: str, weight, axis: int) -> tuple[np.ndarray, np.ndarray]:
     x = checks.float_array(name, x)
     weight = checks.float_array("weight", weight, 2, "(out_features, in_features)")
     if x.ndim < 1 or x.shape[-1] != weight.shape[axis]:
-        raise ValueError(f"{name} must have shape (..., {weight.shape[axis]}) for weight {weight.shape}, got {x.shape}")
+        raise ValueError(
+            f"{name} must have shape (..., {weight.shape[axis]}) for weight {weight.shape}, got {x.shape}"
+        )
     return x, weight

@@ -1,0 +1,34 @@
+"""What this machine has and what this build uses."""
+
+from __future__ import annotations
+
+import platform
+
+import numpy as np
+
+from fastconv import kernels, threads
+
+
+def info() -> dict[str, object]:
+    """Describe the build and the machine.
+
+    Returns
+    -------
+    dict
+        ``isa``: the instruction-set level in use; ``isa_supported``: those this CPU can run;
+        ``cpu_features``; ``compiler``; ``openmp``: its version date, or None in a single-threaded build;
+        ``threads``: the default number; ``cpus``: those this process may use; ``numpy``; ``python``;
+        ``platform``.
+    """
+    return {
+        "isa": kernels.active().__name__.rpartition("_")[2],
+        "isa_supported": list(kernels.supported_levels()),
+        "cpu_features": sorted(kernels.cpu_features),
+        "compiler": kernels.compiler,
+        "openmp": kernels.openmp_version or None,
+        "threads": threads.get_num_threads(),
+        "cpus": threads.available_cpus(),
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+    }
