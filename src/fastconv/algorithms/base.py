@@ -14,9 +14,9 @@ from fastconv.geometry import ConvGeometry
 # Bytes of input a thread copies with its halo at a time: a part of an L2 cache of 1–2 MiB, so that the
 # panels of weights and the outputs stay in it as well.
 BAND_BYTES = 384 * 1024
-# Terms summed in registers before the partial sum goes to memory. With two vectors of float32 a row this
-# part of a panel takes 64 KiB; and blocked summation keeps the error near that of a sum of this length.
-DEPTH = 512
+# Terms summed in registers before the sum is added to memory: this part of a panel (32 KiB of float32 with
+# AVX-512) stays in the L1 cache, and the error of a long sum stays near that of a sum of this length.
+DEPTH = 256
 
 
 class Packed(NamedTuple):
@@ -162,13 +162,13 @@ def aligned_empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     return raw[start : start + count * dtype.itemsize].view(dtype).reshape(shape)
 
 
-def summation_error(terms: int, dtype: np.dtype) -> float:
-    """Error of a sum of ``terms`` random products in blocks of ``DEPTH``, relative to the largest result.
+def summation_error(terms: int, dtype: np.dtype, block: int = DEPTH) -> float:
+    """Error of a sum of ``terms`` random products in blocks of ``block``, relative to the largest result.
 
     Rounding errors of a sum add up like a random walk (Higham and Mary, SIAM J. Sci. Comput. 41, 2019),
     so a sequential sum of n terms has an error near u·√n / 2 of the largest of many such sums; doubled
     here, because a maximum over many outputs is meant.
     """
     unit = float(np.finfo(dtype).eps) / 2
-    block = min(terms, DEPTH)
+    block = min(terms, block)
     return unit * (2 + math.sqrt(block) + math.sqrt(terms / block))

@@ -133,14 +133,11 @@ class Fft(Algorithm):
         return elements * geometry.dtype.itemsize
 
     def error_bound(self, geometry: ConvGeometry) -> float:
-        points = math.prod(_tiling(geometry).size)
-        unit = float(np.finfo(geometry.dtype).eps) / 2
-        # Each transform multiplies the error by at most log₂(points) steps (Higham, Accuracy and
-        # Stability, 24.1); tiles with few products spread their largest terms' error over small results.
-        spread = math.sqrt(points / min(points, geometry.reduction))
-        return unit * 2 * math.log2(points) * (1 + spread) + base.summation_error(
-            2 * geometry.in_channels, geometry.dtype
-        )
+        # A transform's relative error grows with its log₂(points) steps (Higham, Accuracy and Stability of
+        # Numerical Algorithms, 24.1); the products sum 2·C_in terms.
+        steps = math.log2(math.prod(_tiling(geometry).size))
+        sums = base.summation_error(2 * geometry.in_channels // geometry.groups, geometry.dtype)
+        return steps * float(np.finfo(geometry.dtype).eps) / 2 + sums
 
     def pack(self, weight, bias, geometry: ConvGeometry, kernels: ModuleType) -> Packed:
         tiling = _tiling(geometry)

@@ -59,8 +59,8 @@ class Kn2col(Algorithm):
         return _blocking(geometry, num_threads, kernels).per_thread * num_threads * geometry.dtype.itemsize
 
     def error_bound(self, geometry: ConvGeometry) -> float:
-        # A partial sum goes through memory once a tap, which rounds no more often than registers do.
-        return base.summation_error(geometry.reduction, geometry.dtype)
+        block = min(base.DEPTH, geometry.in_channels // geometry.groups)
+        return base.summation_error(geometry.reduction, geometry.dtype, block)
 
     def pack(self, weight, bias, geometry: ConvGeometry, kernels: ModuleType) -> Packed:
         packed_bias = np.zeros(geometry.out_channels, geometry.dtype)

@@ -163,13 +163,12 @@ def conv2d_input_grad(
         # Negative where the forward padding exceeds the kernel: those gradients fall outside the input.
         pads.append((span - low, geometry.input_size[axis] - spread.shape[axis + 2] + low))
     sizes = spread.shape[2:]
-    crop = tuple(
-        slice(max(0, -low), n - max(0, -high)) for (low, high), n in zip(pads, spread.shape[2:], strict=True)
-    )
+    crop = tuple(slice(max(0, -low), n - max(0, -high)) for (low, high), n in zip(pads, sizes, strict=True))
     group_out = geometry.out_channels // geometry.groups
     flipped = weight.reshape(geometry.groups, group_out, *weight.shape[1:])[..., ::-1, ::-1].swapaxes(1, 2)
+    flipped = flipped.reshape(geometry.in_channels, group_out, *geometry.kernel_size)
     return conv2d(
-        spread[:, :, crop[0], crop[1]], flipped.reshape(geometry.in_channels, group_out, *geometry.kernel_size),
+        spread[:, :, crop[0], crop[1]], flipped,
         padding=tuple((max(0, low), max(0, high)) for low, high in pads), dilation=geometry.dilation,
         groups=geometry.groups, num_threads=num_threads,
     )  # fmt: skip

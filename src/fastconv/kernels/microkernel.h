@@ -30,7 +30,8 @@
 #define TILE_ROWS 6
 #endif
 
-/* What the accumulators of a tile start from. */
+/* What a tile's sum is added to. With START_OUTPUT the new terms are summed first and then added, so a long
+ * sum is a sum of short ones, whose rounding errors grow far slower. */
 enum { START_ZERO, START_BIAS, START_OUTPUT };
 
 #define ALWAYS_INLINE static inline __attribute__((always_inline))
@@ -83,9 +84,7 @@ ALWAYS_INLINE void TYPED(gemm_tile_sized)(
     vec acc[TILE_ROWS][2];
     _Pragma("GCC unroll 16") for (int r = 0; r < rows; r++)
         _Pragma("GCC unroll 2") for (int v = 0; v < vectors; v++)
-            acc[r][v] = start == START_OUTPUT ? TYPED(load)(c + r * c_stride + v * LANES)
-                        : start == START_BIAS ? TYPED(load)(bias + v * LANES)
-                                              : (vec){0};
+            acc[r][v] = start == START_BIAS ? TYPED(load)(bias + v * LANES) : (vec){0};
 
     for (ptrdiff_t s = 0; s < segments; s++) {
         /* Rows are addressed as a base plus 0, 1, 2, 3 or 4 strides, which x86 does without an
@@ -111,7 +110,11 @@ ALWAYS_INLINE void TYPED(gemm_tile_sized)(
 
     _Pragma("GCC unroll 16") for (int r = 0; r < rows; r++)
         _Pragma("GCC unroll 2") for (int v = 0; v < vectors; v++)
-            TYPED(store)(c + r * c_stride + v * LANES, rectified ? TYPED(rectify)(acc[r][v]) : acc[r][v]);
+        {
+            REAL *at = c + r * c_stride + v * LANES;
+            const vec sum = start == START_OUTPUT ? TYPED(load)(at) + acc[r][v] : acc[r][v];
+            TYPED(store)(at, rectified ? TYPED(rectify)(sum) : sum);
+        }
 }
 
 /* C[r][j] = start + Σ_s Σ_k A[r · a_stride + offset[s] + k] · B[(k₀(s) + k) · b_stride + j]
