@@ -131,6 +131,11 @@ def count_bands(geometry: ConvGeometry, rows: int, row_bytes: int, num_threads: 
     return max(1, min(rows, ceil_div(parts, max(geometry.batch, 1))))
 
 
+def scatter_slack(kernels: ModuleType, dtype: np.dtype, pixel_pitch: int) -> int:
+    """Elements that storing a block may read beyond its last pixel: a vector's worth of pixels."""
+    return kernels.vector_bytes() // dtype.itemsize * pixel_pitch
+
+
 def pack_grouped(weight: np.ndarray, geometry: ConvGeometry, kernels: ModuleType) -> np.ndarray:
     """Weights as panels (groups, panels, k_h·k_w·C_in/groups, PANEL), K in the order (k_h, k_w, C_in)."""
     width = panel_width(kernels, geometry.dtype)

@@ -69,6 +69,7 @@ def _blocking(geometry: ConvGeometry, num_threads: int, kernels: ModuleType) -> 
     items = bands * max(geometry.batch, 1)
     panel_parts = 1 if depthwise else min(panels, base.ceil_div(num_threads, items))
     block = columns * width if depthwise else band_rows * columns * width
+    block += base.scatter_slack(kernels, geometry.dtype, width)
     return _Blocking(
         bands,
         panel_parts,

@@ -34,7 +34,8 @@ def _blocking(geometry: ConvGeometry, num_threads: int, kernels: ModuleType) -> 
     patch_pitch += line if patch_pitch // line % 2 == 0 else 0
     panel_pixels = max(tile, PANEL_BYTES // (patch_pitch * itemsize) // tile * tile)
     panel_pixels = min(panel_pixels, band_rows * columns)
-    block = panel_pixels * base.panel_width(kernels, geometry.dtype)
+    width = base.panel_width(kernels, geometry.dtype)
+    block = panel_pixels * width + base.scatter_slack(kernels, geometry.dtype, width)
     band = base.in_rows(geometry, band_rows) * row_pitch
     return _Blocking(
         bands, panel_pixels, patch_pitch, base.round_up(band + panel_pixels * patch_pitch + block, line)

@@ -28,6 +28,7 @@ def _blocking(geometry: ConvGeometry, num_threads: int, kernels: ModuleType) -> 
     bands = base.count_bands(geometry, rows, (geometry.stride[0] * in_row + out_row) * itemsize, num_threads)
     band_rows = base.ceil_div(rows, bands)
     per_thread = min(base.in_rows(geometry, band_rows), geometry.input_size[0]) * in_row + band_rows * out_row
+    per_thread += base.scatter_slack(kernels, geometry.dtype, geometry.out_channels)
     return _Blocking(bands, base.round_up(per_thread, 64 // itemsize))
 
 

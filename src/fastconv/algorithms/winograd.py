@@ -68,7 +68,8 @@ def _tiles(geometry: ConvGeometry, outputs: int) -> int:
 class _Blocking(NamedTuple):
     bands: int
     panel_parts: int
-    block_tiles: int
+    block_rows: int
+    block_columns: int
     pixel_pitch: int
     per_thread: int
 
@@ -85,15 +86,18 @@ def _blocking(geometry: ConvGeometry, num_threads: int, kernels: ModuleType) -> 
     bands = base.count_bands(geometry, tile_rows, outputs * row_pitch * itemsize, num_threads)
     band_rows = base.ceil_div(tile_rows, bands)
     blocks = max(1, min(2, _BLOCK_BYTES // (positions * pixel_pitch * itemsize * tile)))
-    block_tiles = min(blocks * tile, band_rows * tile_columns)
+    across = base.ceil_div(tile_columns, blocks * tile)
+    block_columns = base.ceil_div(tile_columns, across)
+    block_rows = min(band_rows, max(1, blocks * tile // block_columns))
+    tiles = block_rows * block_columns
     width = base.panel_width(kernels, geometry.dtype)
     panels = base.ceil_div(geometry.out_channels // geometry.groups, width)
     panel_parts = min(panels, base.ceil_div(num_threads, bands * max(geometry.batch, 1)))
     band = (band_rows * outputs + 2) * row_pitch
-    transformed = positions * (block_tiles * pixel_pitch + line)
-    products = (positions * block_tiles + outputs**2) * width
+    transformed = positions * (tiles * pixel_pitch + line)
+    products = (positions + outputs**2) * tiles * width + base.scatter_slack(kernels, geometry.dtype, width)
     per_thread = base.round_up(band + transformed + products, line)
-    return _Blocking(bands, panel_parts, block_tiles, pixel_pitch, per_thread)
+    return _Blocking(bands, panel_parts, block_rows, block_columns, pixel_pitch, per_thread)
 
 
 class Winograd(Algorithm):
@@ -157,6 +161,6 @@ class Winograd(Algorithm):
         packed.kernels.winograd(
             x, packed.weight, packed.bias, geometry, outputs,
             transforms(outputs).coefficient.astype(geometry.dtype), blocking.bands, blocking.panel_parts,
-            blocking.block_tiles, blocking.pixel_pitch, base.DEPTH, rectified, out, workspace,
-            blocking.per_thread, num_threads,
+            blocking.block_rows, blocking.block_columns, blocking.pixel_pitch, base.DEPTH, rectified, out,
+            workspace, blocking.per_thread, num_threads,
         )  # fmt: skip

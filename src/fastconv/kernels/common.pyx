@@ -43,6 +43,12 @@ cdef extern from "microkernel.h" nogil:
         Py_ssize_t pixels, const double *a, Py_ssize_t a_stride, Py_ssize_t taps, const Py_ssize_t *offset,
         const double *w, Py_ssize_t w_stride, double *y, Py_ssize_t y_stride, const double *bias,
         bint rectified) noexcept
+    void transpose_f32(
+        const float *source, Py_ssize_t source_stride, Py_ssize_t rows, Py_ssize_t columns,
+        Py_ssize_t readable, float *target, Py_ssize_t target_stride) noexcept
+    void transpose_f64(
+        const double *source, Py_ssize_t source_stride, Py_ssize_t rows, Py_ssize_t columns,
+        Py_ssize_t readable, double *target, Py_ssize_t target_stride) noexcept
 
 
 def vector_bytes():

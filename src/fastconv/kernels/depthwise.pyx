@@ -63,5 +63,4 @@ def depthwise(
                     packed.shape[0], &offset[0], &packed[0, c], pitch, target if direct_store else row,
                     out_stride[1] if direct_store else lanes, &bias[c], rectified)
                 if not direct_store:
-                    scatter_block(row, lanes, columns, min(lanes, channels - c), target, out_stride[1],
-                                  out_stride[2])
+                    scatter_rows(row, 0, lanes, 1, columns, min(lanes, channels - c), target, out_stride)

@@ -40,11 +40,8 @@ cdef void direct_band(
                     depth += length[y]
                 b += depth * width
             if not in_place:
-                for y in range(rows):
-                    scatter_block(
-                        c + y * c_row, width, columns, count,
-                        out + y * out_stride[0] + (g * problem.group_out + p * width) * out_stride[2],
-                        out_stride[1], out_stride[2])
+                scatter_rows(c, c_row, width, rows, columns, count,
+                             out + (g * problem.group_out + p * width) * out_stride[2], out_stride)
 
 
 def direct(

@@ -56,8 +56,7 @@ cdef void im2col_band(
                     run = min(columns - offset, count - done)
                     target = (out + (first + done) // columns * out_stride[0] + offset * out_stride[1]
                               + (g * problem.group_out + p * width) * out_stride[2])
-                    scatter_block(block + done * width, width, run, channels, target, out_stride[1],
-                                  out_stride[2])
+                    scatter_rows(block + done * width, 0, width, 1, run, channels, target, out_stride)
                     done += run
 
 

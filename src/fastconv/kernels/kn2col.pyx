@@ -119,6 +119,6 @@ def kn2col(
         for y in range(last - first):
             if rectified:
                 finish_pixels(sums + y * row_pitch, columns, pixel_pitch, channels)
-            if not in_place:
-                scatter_block(sums + y * row_pitch, pixel_pitch, columns, channels, &out[n, first + y, 0, 0],
-                              out_stride[1], out_stride[2])
+        if not in_place:
+            scatter_rows(sums, row_pitch, pixel_pitch, last - first, columns, channels, &out[n, first, 0, 0],
+                         out_stride)

@@ -2,6 +2,16 @@
 # about layouts. Both are called by one thread on one band, so the copy is hot when it is used.
 
 
+cdef inline void transpose(
+    const real *source, Py_ssize_t source_stride, Py_ssize_t rows, Py_ssize_t columns, Py_ssize_t readable,
+    real *target, Py_ssize_t target_stride
+) noexcept nogil:
+    if real is float:
+        transpose_f32(source, source_stride, rows, columns, readable, target, target_stride)
+    else:
+        transpose_f64(source, source_stride, rows, columns, readable, target, target_stride)
+
+
 cdef void gather_band(
     const real *x, const Py_ssize_t *stride, Py_ssize_t height, Py_ssize_t width, Py_ssize_t channels,
     Py_ssize_t top, Py_ssize_t left, Py_ssize_t rows, Py_ssize_t columns,
@@ -12,7 +22,8 @@ cdef void gather_band(
     `stride` holds the image's element strides (H, W, C). Channels from `channels` to `pixel_pitch` are
     left as they are.
     """
-    cdef Py_ssize_t r, y, first = max(0, -left), last = min(columns, width - left), c, i, block
+    cdef Py_ssize_t r, y, first = max(0, -left), last = min(columns, width - left), c, i
+    cdef Py_ssize_t end = (height - 1) * stride[0] + (width - 1) * stride[1] + (channels - 1) * stride[2] + 1
     cdef const real *source
     cdef real *target
     last = max(last, first)
@@ -31,24 +42,34 @@ cdef void gather_band(
         elif stride[2] == 1:
             for i in range(last - first):
                 memcpy(target + i * pixel_pitch, source + i * stride[1], channels * sizeof(real))
+        elif stride[1] == 1 and stride[0] >= 0:
+            transpose(source, stride[2], channels, last - first, end - (source - x), target, pixel_pitch)
         else:
-            # Sixteen channels at a time: as many streams read, one cache line written.
-            for block in range(0, channels, 16):
-                for i in range(last - first):
-                    for c in range(block, min(block + 16, channels)):
-                        target[i * pixel_pitch + c] = source[i * stride[1] + c * stride[2]]
+            for i in range(last - first):
+                for c in range(channels):
+                    target[i * pixel_pitch + c] = source[i * stride[1] + c * stride[2]]
 
 
-cdef void scatter_block(
-    const real *block, Py_ssize_t block_pitch, Py_ssize_t pixels, Py_ssize_t channels,
-    real *out, Py_ssize_t pixel_stride, Py_ssize_t channel_stride
+cdef void scatter_rows(
+    const real *block, Py_ssize_t row_pitch, Py_ssize_t pixel_pitch, Py_ssize_t rows, Py_ssize_t columns,
+    Py_ssize_t channels, real *out, const Py_ssize_t *stride
 ) noexcept nogil:
-    """Store a block [pixels][channels] of a row at any strides."""
-    cdef Py_ssize_t i, c
-    if channel_stride == 1:
-        for i in range(pixels):
-            memcpy(out + i * pixel_stride, block + i * block_pitch, channels * sizeof(real))
-    else:
-        for c in range(channels):
+    """Store a block [rows][columns][channels] at any strides (H, W, C).
+
+    A vector's worth of pixels may be read beyond the block, so that its ragged end is transposed whole.
+    """
+    cdef Py_ssize_t lanes = VECTOR_BYTES // <Py_ssize_t>sizeof(real), y, i, c, pixels = columns
+    if row_pitch == columns * pixel_pitch and stride[0] == columns * stride[1]:
+        pixels, rows = rows * columns, 1  # one run of pixels on both sides
+    for y in range(rows):
+        if stride[2] == 1:
             for i in range(pixels):
-                out[c * channel_stride + i * pixel_stride] = block[i * block_pitch + c]
+                memcpy(out + i * stride[1], block + i * pixel_pitch, channels * sizeof(real))
+        elif stride[1] == 1:
+            transpose(block, pixel_pitch, pixels, channels, (pixels + lanes) * pixel_pitch, out, stride[2])
+        else:
+            for i in range(pixels):
+                for c in range(channels):
+                    out[i * stride[1] + c * stride[2]] = block[i * pixel_pitch + c]
+        block += row_pitch
+        out += stride[0]

@@ -75,6 +75,62 @@ ALWAYS_INLINE vec TYPED(broadcast)(REAL value) { return value - (vec){0}; }
 /* max(v, 0) that lets a NaN through. */
 ALWAYS_INLINE vec TYPED(rectify)(vec v) { return (vec)((vec_mask)v & ~(v < (vec){0})); }
 
+/* Transpose a square of LANES × LANES: `rows` and `columns` of it are stored, all of it is loaded.
+ *
+ * Interleaving the first with the second half of the rows log₂(LANES) times is a transposition. */
+ALWAYS_INLINE void TYPED(transpose_square)(
+    const REAL *source, ptrdiff_t source_stride, REAL *target, ptrdiff_t target_stride, ptrdiff_t rows,
+    ptrdiff_t columns)
+{
+    vec square[LANES], mixed[LANES];
+    vec_mask low, high;
+    _Pragma("GCC unroll 16") for (int i = 0; i < LANES; i++)
+    {
+        square[i] = TYPED(load)(source + i * source_stride);
+        low[i] = i / 2 + i % 2 * LANES;
+        high[i] = LANES / 2 + low[i];
+    }
+    _Pragma("GCC unroll 4") for (int step = 1; step < LANES; step *= 2)
+    {
+        _Pragma("GCC unroll 16") for (int i = 0; i < LANES / 2; i++)
+        {
+            mixed[2 * i] = __builtin_shuffle(square[i], square[i + LANES / 2], low);
+            mixed[2 * i + 1] = __builtin_shuffle(square[i], square[i + LANES / 2], high);
+        }
+        memcpy(square, mixed, sizeof square);
+    }
+    if (rows == LANES && columns == LANES) {
+        _Pragma("GCC unroll 16") for (int i = 0; i < LANES; i++)
+            TYPED(store)(target + i * target_stride, square[i]);
+        return;
+    }
+    for (ptrdiff_t i = 0; i < rows; i++)
+        memcpy(target + i * target_stride, &square[i], columns * sizeof(REAL));
+}
+
+/* target[j · target_stride + i] = source[i · source_stride + j]   for i < rows, j < columns.
+ *
+ * `readable` elements may be read from `source` on; ragged edges are read as parts of whole vectors where
+ * that stays within them, and element by element where not. */
+static void TYPED(transpose)(
+    const REAL *source, ptrdiff_t source_stride, ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t readable,
+    REAL *target, ptrdiff_t target_stride)
+{
+    for (ptrdiff_t i = 0; i < rows; i += LANES)
+        for (ptrdiff_t j = 0; j < columns; j += LANES) {
+            const ptrdiff_t height = rows - i < LANES ? rows - i : LANES;
+            const ptrdiff_t width = columns - j < LANES ? columns - j : LANES;
+            const REAL *from = source + i * source_stride + j;
+            REAL *to = target + j * target_stride + i;
+            if (source_stride > 0 && (i + LANES - 1) * source_stride + j + LANES <= readable)
+                TYPED(transpose_square)(from, source_stride, to, target_stride, width, height);
+            else
+                for (ptrdiff_t r = 0; r < height; r++)
+                    for (ptrdiff_t c = 0; c < width; c++)
+                        to[c * target_stride + r] = from[r * source_stride + c];
+        }
+}
+
 /* The tile with its row count and its number of vectors known to the compiler. */
 ALWAYS_INLINE void TYPED(gemm_tile_sized)(
     const int rows, const int vectors, const REAL *a, ptrdiff_t a_stride, ptrdiff_t segments,
