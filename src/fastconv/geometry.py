@@ -79,16 +79,8 @@ class ConvGeometry:
         ValueError
             If an argument is out of range, or they do not fit each other.
         """
-        given = {
-            "input_shape": input_shape,
-            "weight_shape": weight_shape,
-            "stride": stride,
-            "padding": padding,
-            "dilation": dilation,
-            "groups": groups,
-        }
-        key = {name: _hashable(name, value) for name, value in given.items()}
-        return _create_cached(**key, dtype=np.dtype(dtype))
+        key = (input_shape, weight_shape, stride, padding, dilation, groups)
+        return _create_cached(*(_hashable(value) for value in key), np.dtype(dtype))
 
     @property
     def spatial_rank(self) -> int:
@@ -160,15 +152,11 @@ class ConvGeometry:
         return f"{text}, {self.dtype}"
 
 
-def _hashable(name: str, value: object) -> object:
+def _hashable(value: object) -> object:
     if isinstance(value, np.ndarray):
         value = value.tolist()
     if isinstance(value, Sequence) and not isinstance(value, str):
-        return tuple(_hashable(name, item) for item in value)
-    try:
-        hash(value)
-    except TypeError:
-        raise TypeError(f"{name} must be made of integers, got {value!r}") from None
+        return tuple(_hashable(item) for item in value)
     return value
 
 
