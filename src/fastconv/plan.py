@@ -61,7 +61,9 @@ class Plan:
         self._kernels = kernels.active()
         self.algorithm, self.reason = _select(self._inner, algorithm, rtol, self.num_threads, self._kernels)
         weight = weight.astype(geometry.dtype, copy=False)
-        self._packed = ALGORITHMS[self.algorithm].pack(weight, bias, self._inner, self._kernels)
+        self._packed = ALGORITHMS[self.algorithm].pack(
+            weight, bias, self._inner, self._kernels, self.num_threads
+        )
         self._workspaces: list[np.ndarray] = []
 
     @property

@@ -70,7 +70,12 @@ class Algorithm(ABC):
 
     @abstractmethod
     def pack(
-        self, weight: np.ndarray, bias: np.ndarray | None, geometry: ConvGeometry, kernels: ModuleType
+        self,
+        weight: np.ndarray,
+        bias: np.ndarray | None,
+        geometry: ConvGeometry,
+        kernels: ModuleType,
+        num_threads: int,
     ) -> Packed:
         """Prepare weight (C_out, C_in/groups, k_h, k_w) and bias (C_out,) once for many calls."""
 
@@ -136,16 +141,15 @@ def scatter_slack(kernels: ModuleType, dtype: np.dtype, pixel_pitch: int) -> int
     return kernels.vector_bytes() // dtype.itemsize * pixel_pitch
 
 
-def pack_grouped(weight: np.ndarray, geometry: ConvGeometry, kernels: ModuleType) -> np.ndarray:
+def pack_grouped(
+    weight: np.ndarray, geometry: ConvGeometry, kernels: ModuleType, num_threads: int
+) -> np.ndarray:
     """Weights as panels (groups, panels, k_h·k_w·C_in/groups, PANEL), K in the order (k_h, k_w, C_in)."""
     width = panel_width(kernels, geometry.dtype)
-    group_out = geometry.out_channels // geometry.groups
-    packed = aligned_empty(
-        (geometry.groups, ceil_div(group_out, width), geometry.reduction, width), geometry.dtype
-    )
-    for group, panels in enumerate(packed):
-        part = weight[group * group_out : (group + 1) * group_out]
-        kernels.pack_panels(part.transpose(2, 3, 1, 0).reshape(geometry.reduction, group_out), panels)
+    groups, group_out = geometry.groups, geometry.out_channels // geometry.groups
+    packed = aligned_empty((groups, ceil_div(group_out, width), geometry.reduction, width), geometry.dtype)
+    grouped = weight.reshape(groups, group_out, geometry.in_channels // groups, -1)
+    kernels.pack_weight(np.ascontiguousarray(grouped), packed, num_threads)
     return packed
 
 

@@ -98,9 +98,9 @@ class Direct(Algorithm):
     def error_bound(self, geometry: ConvGeometry) -> float:
         return base.summation_error(geometry.reduction, geometry.dtype)
 
-    def pack(self, weight, bias, geometry: ConvGeometry, kernels: ModuleType) -> Packed:
+    def pack(self, weight, bias, geometry: ConvGeometry, kernels: ModuleType, num_threads: int) -> Packed:
         if not is_depthwise(geometry):
-            packed_weight = base.pack_grouped(weight, geometry, kernels)
+            packed_weight = base.pack_grouped(weight, geometry, kernels, num_threads)
             return Packed(kernels, geometry, packed_weight, base.pack_bias(bias, geometry, kernels))
         channels = geometry.in_channels
         pitch = base.round_up(channels, kernels.vector_bytes() // geometry.dtype.itemsize)

@@ -139,7 +139,7 @@ class Fft(Algorithm):
         sums = base.summation_error(2 * geometry.in_channels // geometry.groups, geometry.dtype)
         return steps * float(np.finfo(geometry.dtype).eps) / 2 + sums
 
-    def pack(self, weight, bias, geometry: ConvGeometry, kernels: ModuleType) -> Packed:
+    def pack(self, weight, bias, geometry: ConvGeometry, kernels: ModuleType, num_threads: int) -> Packed:
         tiling = _tiling(geometry)
         groups = geometry.groups
         group_in, group_out = geometry.in_channels // groups, geometry.out_channels // groups
@@ -160,8 +160,7 @@ class Fft(Algorithm):
             (groups, tiling.frequencies, panels, 2 * group_in, width), geometry.dtype
         )
         for matrices, targets in zip(real, packed_weight, strict=True):
-            for matrix, target in zip(matrices, targets, strict=True):
-                kernels.pack_panels(matrix, target)
+            kernels.pack_panels(matrices, targets, num_threads)
         packed_bias = np.zeros(geometry.out_channels, geometry.dtype)
         if bias is not None:
             packed_bias[:] = bias

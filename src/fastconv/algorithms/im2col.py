@@ -58,8 +58,8 @@ class Im2col(Algorithm):
     def error_bound(self, geometry: ConvGeometry) -> float:
         return base.summation_error(geometry.reduction, geometry.dtype)
 
-    def pack(self, weight, bias, geometry: ConvGeometry, kernels: ModuleType) -> Packed:
-        packed_weight = base.pack_grouped(weight, geometry, kernels)
+    def pack(self, weight, bias, geometry: ConvGeometry, kernels: ModuleType, num_threads: int) -> Packed:
+        packed_weight = base.pack_grouped(weight, geometry, kernels, num_threads)
         return Packed(kernels, geometry, packed_weight, base.pack_bias(bias, geometry, kernels))
 
     def run(self, x, packed: Packed, out, rectified: bool, workspace, num_threads: int) -> None:

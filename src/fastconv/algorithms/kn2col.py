@@ -63,11 +63,13 @@ class Kn2col(Algorithm):
         block = min(base.DEPTH, geometry.in_channels // geometry.groups)
         return base.summation_error(geometry.reduction, geometry.dtype, block)
 
-    def pack(self, weight, bias, geometry: ConvGeometry, kernels: ModuleType) -> Packed:
+    def pack(self, weight, bias, geometry: ConvGeometry, kernels: ModuleType, num_threads: int) -> Packed:
         packed_bias = np.zeros(geometry.out_channels, geometry.dtype)
         if bias is not None:
             packed_bias[:] = bias
-        return Packed(kernels, geometry, base.pack_grouped(weight, geometry, kernels), packed_bias)
+        return Packed(
+            kernels, geometry, base.pack_grouped(weight, geometry, kernels, num_threads), packed_bias
+        )
 
     def run(self, x, packed: Packed, out, rectified: bool, workspace, num_threads: int) -> None:
         blocking = _blocking(packed.geometry, num_threads, packed.kernels)

@@ -135,24 +135,18 @@ class Winograd(Algorithm):
         channels = geometry.in_channels // geometry.groups
         return _ERROR_GROWTH[tile_outputs(geometry)] * base.summation_error(channels, geometry.dtype)
 
-    def pack(self, weight, bias, geometry: ConvGeometry, kernels: ModuleType) -> Packed:
-        g = transforms(tile_outputs(geometry)).weight
-        positions = g.shape[0] ** 2
-        groups, group_out = geometry.groups, geometry.out_channels // geometry.groups
-        group_in = geometry.in_channels // groups
-        # (G ⊗ G) · vec(g) for all kernels at once: (n², 9) · (9, C_out · C_in/groups).
-        flat = weight.reshape(geometry.out_channels * group_in, 9).T.astype(np.float64)
-        transformed = (np.kron(g, g) @ flat).astype(geometry.dtype)
-        transformed = transformed.reshape(positions, groups, group_out, group_in)
-        width = base.panel_width(kernels, geometry.dtype)
-        panels = base.ceil_div(group_out, width)
-        packed_weight = base.aligned_empty((groups, panels, positions, group_in, width), geometry.dtype)
-        for group in range(groups):
-            for p in range(panels):
-                columns = transformed[:, group, p * width : (p + 1) * width].transpose(0, 2, 1)
-                target = packed_weight[group, p].reshape(1, positions * group_in, width)
-                kernels.pack_panels(columns.reshape(positions * group_in, -1), target)
-        return Packed(kernels, geometry, packed_weight, base.pack_bias(bias, geometry, kernels))
+    def pack(self, weight, bias, geometry: ConvGeometry, kernels: ModuleType, num_threads: int) -> Packed:
+        matrix = transforms(tile_outputs(geometry)).weight
+        panels = base.pack_grouped(weight, geometry, kernels, num_threads)
+        shape = (
+            *panels.shape[:2],
+            len(matrix) ** 2,
+            geometry.in_channels // geometry.groups,
+            panels.shape[3],
+        )
+        transformed = base.aligned_empty(shape, geometry.dtype)
+        kernels.pack_winograd(panels, matrix, transformed, num_threads)
+        return Packed(kernels, geometry, transformed, base.pack_bias(bias, geometry, kernels))
 
     def run(self, x, packed: Packed, out, rectified: bool, workspace, num_threads: int) -> None:
         geometry = packed.geometry

@@ -105,22 +105,3 @@ cdef inline void gemm_rows(
         else:
             gemm_tile_f64(count, columns, a + first * a_stride, a_stride, segments, offset, length, b,
                           b_stride, c + first * c_stride, c_stride, start, bias, rectified)
-
-
-def pack_panels(const real[:, :] matrix, real[:, :, ::1] panels):
-    """Pack B: panels[p, k, j] = matrix[k, p · PANEL + j], zero beyond the last column.
-
-    Parameters
-    ----------
-    matrix : (K, columns), IN
-    panels : (ceil(columns / PANEL), K, PANEL), OUT
-    """
-    cdef Py_ssize_t p, k, j, first, width = panels.shape[2], count
-    for p in range(panels.shape[0]):
-        first = p * width
-        count = min(width, matrix.shape[1] - first)
-        for k in range(matrix.shape[0]):
-            for j in range(count):
-                panels[p, k, j] = matrix[k, first + j]
-            for j in range(count, width):
-                panels[p, k, j] = 0

@@ -1,6 +1,7 @@
 # Every kernel source, in dependency order; each instruction-set wrapper includes this list.
 include "common.pyx"
 include "layout.pyx"
+include "packing.pyx"
 include "direct.pyx"
 include "depthwise.pyx"
 include "im2col.pyx"

@@ -1,0 +1,100 @@
+# Packing weights: done once for many calls, but on every call of conv2d, so it runs at memory speed.
+
+
+cdef void pack_weight_panel(
+    const real *weight, Py_ssize_t count, Py_ssize_t channels, Py_ssize_t taps, real *panel
+) noexcept nogil:
+    """panel[(tap, c), j] = weight[j, c, tap] for j < count, zero beyond."""
+    cdef Py_ssize_t width = panel_width(weight), lanes = width // 2, reduction = channels * taps, e, i, c, run
+    cdef real[16 * 32] square  # LANES rows of a panel; AVX-512 float32 has the most
+    for e from 0 <= e < reduction by lanes:
+        run = min(lanes, reduction - e)
+        if count < width:
+            memset(square, 0, run * width * sizeof(real))
+        transpose(weight + e, reduction, count, run, count * reduction - e, square, width)
+        for i in range(run):
+            c = (e + i) // taps
+            memcpy(panel + ((e + i - c * taps) * channels + c) * width, square + i * width,
+                   width * sizeof(real))
+
+
+def pack_weight(const real[:, :, :, ::1] weight, real[:, :, :, ::1] panels, int num_threads):
+    """Pack the weights of a convolution: panels[g, p, (tap, c), j] = weight[g, p · PANEL + j, c, tap].
+
+    Parameters
+    ----------
+    weight : (groups, C_out/groups, C_in/groups, k_h·k_w), IN
+    panels : (groups, ceil(C_out/groups / PANEL), k_h·k_w·C_in/groups, PANEL), OUT
+    """
+    cdef Py_ssize_t item, g, p, width = panels.shape[3], parts = panels.shape[1]
+    for item in prange(panels.shape[0] * parts, nogil=True, num_threads=num_threads, schedule="static"):
+        g = item // parts
+        p = item % parts
+        pack_weight_panel(&weight[g, p * width, 0, 0], min(width, weight.shape[1] - p * width),
+                          weight.shape[2], weight.shape[3], &panels[g, p, 0, 0])
+
+
+def pack_panels(const real[:, :, ::1] matrix, real[:, :, :, ::1] panels, int num_threads):
+    """Pack matrices: panels[f, p, k, j] = matrix[f, k, p · PANEL + j], zero beyond the last column.
+
+    Parameters
+    ----------
+    matrix : (F, K, columns), IN
+    panels : (F, ceil(columns / PANEL), K, PANEL), OUT
+    """
+    cdef Py_ssize_t f, p, k, count, width = panels.shape[3]
+    for f in prange(panels.shape[0], nogil=True, num_threads=num_threads, schedule="static"):
+        for p in range(panels.shape[1]):
+            count = min(width, matrix.shape[2] - p * width)
+            for k in range(matrix.shape[1]):
+                memcpy(&panels[f, p, k, 0], &matrix[f, k, p * width], count * sizeof(real))
+                memset(&panels[f, p, k, 0] + count, 0, (width - count) * sizeof(real))
+
+
+cdef void transform_weight(
+    const real *g, Py_ssize_t tap_stride, const double *matrix, Py_ssize_t n, Py_ssize_t lanes, real *u,
+    Py_ssize_t position_stride
+) noexcept nogil:
+    """u = G g Gᵀ for `lanes` 3×3 kernels side by side, in float64."""
+    cdef double[8 * 3 * 64] half
+    cdef double[64] total
+    cdef Py_ssize_t i, j, k, lane
+    for i in range(n):
+        for j in range(3):
+            for lane in range(lanes):
+                half[(i * 3 + j) * lanes + lane] = (
+                    matrix[i * 3] * g[j * tap_stride + lane] + matrix[i * 3 + 1] * g[(3 + j) * tap_stride + lane]
+                    + matrix[i * 3 + 2] * g[(6 + j) * tap_stride + lane])
+    for i in range(n):
+        for j in range(n):
+            for lane in range(lanes):
+                total[lane] = 0
+            for k in range(3):
+                for lane in range(lanes):
+                    total[lane] += matrix[j * 3 + k] * half[(i * 3 + k) * lanes + lane]
+            for lane in range(lanes):
+                u[(i * n + j) * position_stride + lane] = <real>total[lane]
+
+
+def pack_winograd(
+    const real[:, :, :, ::1] panels, const double[:, ::1] matrix, real[:, :, :, :, ::1] transformed,
+    int num_threads
+):
+    """Transform packed 3×3 weights: transformed[g, p, :, c, j] = vec(G w Gᵀ).
+
+    Parameters
+    ----------
+    panels : (groups, panels, 9·C_in/groups, PANEL), IN
+        As ``pack_weight`` made them.
+    matrix : (n, 3), IN
+        G.
+    transformed : (groups, panels, n², C_in/groups, PANEL), OUT
+    """
+    cdef Py_ssize_t item, g, p, c, width = panels.shape[3], channels = transformed.shape[3]
+    cdef Py_ssize_t parts = panels.shape[1]
+    for item in prange(panels.shape[0] * parts, nogil=True, num_threads=num_threads, schedule="static"):
+        g = item // parts
+        p = item % parts
+        for c in range(channels):
+            transform_weight(&panels[g, p, c, 0], channels * width, &matrix[0, 0], matrix.shape[0], width,
+                             &transformed[g, p, 0, c, 0], channels * width)
