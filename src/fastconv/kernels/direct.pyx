@@ -15,22 +15,24 @@ cdef void direct_band(
     Py_ssize_t rows, Py_ssize_t columns, real *scratch
 ) noexcept nogil:
     """All groups and the given panels for `rows` output rows; `scratch` holds rows · columns · PANEL."""
-    cdef Py_ssize_t width = panel_width(packed), g, p, q, y, count, depth
+    cdef Py_ssize_t width = panel_width(packed), g, p, q, y, count, depth, runs = rows, run = columns
     cdef bint in_place = out_stride[2] == 1
+    cdef Py_ssize_t c_row = out_stride[0] if in_place else columns * width
+    cdef Py_ssize_t c_pixel = out_stride[1] if in_place else width
     cdef real *c
-    cdef Py_ssize_t c_row, c_pixel
     cdef const real *b
+    if (problem.kernel_h * problem.kernel_w * problem.stride_h * problem.stride_w == 1
+            and row_pitch == columns * pixel_pitch and c_row == columns * c_pixel):
+        runs, run = 1, rows * columns  # a 1×1 kernel sees one long row
     for g in range(problem.groups):
         for p in range(first_panel, last_panel):
             count = min(width, problem.group_out - p * width)
             c = out + (g * problem.group_out + p * width) * out_stride[2] if in_place else scratch
-            c_row = out_stride[0] if in_place else columns * width
-            c_pixel = out_stride[1] if in_place else width
             b = packed + (g * panels + p) * reduction * width
             for q in range(chunks):
-                for y in range(rows):
+                for y in range(runs):
                     gemm_rows(
-                        columns, count, band + y * problem.stride_h * row_pitch + g * problem.group_in,
+                        run, count, band + y * problem.stride_h * row_pitch + g * problem.group_in,
                         problem.stride_w * pixel_pitch, chunk[q + 1] - chunk[q], offset + chunk[q],
                         length + chunk[q], b, width, c + y * c_row, c_pixel,
                         START_BIAS if q == 0 else START_OUTPUT, bias + (g * panels + p) * width,
