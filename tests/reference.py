@@ -104,7 +104,7 @@ def conv2d_input_grad(
 def conv2d_weight_grad(
     grad_output, x, weight_shape, *, stride=(1, 1), padding=((0, 0), (0, 0)), dilation=(1, 1), groups=1
 ):
-    """The gradient of sum(y·grad_output) for the weight: every tap correlates what it read with the gradient."""
+    """The gradient of sum(y·grad_output) for the weight: what a tap read, times the gradient."""
     image = _groups(pad_image(x, padding), 1, groups)
     grad = _groups(grad_output, 1, groups)
     result = np.zeros((groups, weight_shape[0] // groups, *weight_shape[1:]))

@@ -8,11 +8,11 @@ import subprocess
 import sys
 
 import numpy as np
+from fastconv.geometry import ConvGeometry
 
 import fastconv as fc
 import reference
 from fastconv import kernels
-from fastconv.geometry import ConvGeometry
 
 ALGORITHMS = ("direct", "im2col", "kn2col", "winograd", "fft")
 # The algorithms that only ever multiply an input by a weight and add: exact on small integers.
@@ -67,5 +67,10 @@ def python(code, *, timeout=120, check=True, **environment):
         if value is None:
             variables.pop(name, None)
     return subprocess.run(
-        [sys.executable, "-c", code], env=variables, capture_output=True, text=True, timeout=timeout, check=check
+        [sys.executable, "-c", code],
+        env=variables,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=check,
     )

@@ -1,14 +1,14 @@
-"""Every algorithm, compiled for every instruction-set level, on one and two threads, against the reference."""
+"""Every algorithm, at every instruction-set level, on one and two threads, against the reference."""
 
 import numpy as np
 import pytest
+from fastconv.geometry import ConvGeometry
 from hypothesis import given
 from hypothesis import strategies as st
 
 import fastconv as fc
 import strategies
 from fastconv import kernels
-from fastconv.geometry import ConvGeometry
 from support import (
     ALGORITHMS,
     DTYPES,
@@ -93,8 +93,12 @@ LARGE = {
     "tall": strategies.Case((1, 5, 1500, 3), (9, 5, 3, 3), padding=((1, 1), (2, 0)), seed=7),
     "large kernel": strategies.Case((1, 4, 60, 70), (6, 4, 31, 29), padding=((15, 15), (14, 14)), seed=8),
     "depthwise": strategies.Case((2, 150, 33, 35), (150, 1, 3, 3), (1, 1), ((1, 1), (1, 1)), (1, 1), 150, 9),
-    "depthwise strided": strategies.Case((1, 144, 30, 30), (144, 1, 5, 5), (2, 2), ((1, 2), (1, 2)), (1, 1), 144, 10),
-    "grouped dilated": strategies.Case((1, 64, 40, 40), (64, 16, 3, 3), (1, 1), ((2, 2), (2, 2)), (2, 2), 4, 11),
+    "depthwise strided": strategies.Case(
+        (1, 144, 30, 30), (144, 1, 5, 5), (2, 2), ((1, 2), (1, 2)), (1, 1), 144, 10
+    ),
+    "grouped dilated": strategies.Case(
+        (1, 64, 40, 40), (64, 16, 3, 3), (1, 1), ((2, 2), (2, 2)), (2, 2), 4, 11
+    ),
 }
 
 

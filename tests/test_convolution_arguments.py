@@ -76,7 +76,8 @@ def test_refused(name, call):
 
 
 @pytest.mark.parametrize(
-    "dtype", ["int8", "uint8", "int32", "int64", "bool", "complex64", "complex128", "longdouble", "object", "U1"]
+    "dtype",
+    ["int8", "uint8", "int32", "int64", "bool", "complex64", "complex128", "longdouble", "object", "U1"],
 )
 def test_dtypes_that_are_no_floats_are_refused(dtype):
     with pytest.raises(TypeError, match=r"^x .*astype"):

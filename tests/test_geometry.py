@@ -6,12 +6,12 @@ import sys
 
 import numpy as np
 import pytest
+from fastconv.geometry import ConvGeometry
 from hypothesis import given
 from hypothesis import strategies as st
 
 import reference
 import strategies
-from fastconv.geometry import ConvGeometry
 
 SHAPES = (2, 6, 9, 11), (4, 3, 3, 5)
 
@@ -138,7 +138,12 @@ REFUSED = {
     "dilated kernel too large": (ValueError, "weight", "11", {"dilation": (5, 1)}),
     "kernel with no rows": (ValueError, "weight", "(4, 3, 0, 5)", {"weight_shape": (4, 3, 0, 5)}),
     "no filters": (ValueError, "weight", "(0, 3, 3, 5)", {"weight_shape": (0, 3, 3, 5)}),
-    "no channels": (ValueError, ("input", "weight"), "0", {"input_shape": (2, 0, 9, 11), "weight_shape": (4, 0, 3, 5)}),
+    "no channels": (
+        ValueError,
+        ("input", "weight"),
+        "0",
+        {"input_shape": (2, 0, 9, 11), "weight_shape": (4, 0, 3, 5)},
+    ),
     "no pixels": (ValueError, "input", "(2, 6, 0, 11)", {"input_shape": (2, 6, 0, 11)}),
     "no pixels, padded": (ValueError, "input", "(2, 6, 0, 11)", {"input_shape": (2, 6, 0, 11), "padding": 4}),
     "negative size": (ValueError, "input", "-9", {"input_shape": (2, 6, -9, 11)}),

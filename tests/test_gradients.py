@@ -131,7 +131,9 @@ def test_batch_of_zero():
     np.testing.assert_array_equal(functional.conv2d_weight_grad(grad, x, weight.shape), 0 * weight)
 
 
-@pytest.mark.parametrize("grad_shape", [(2, 4, 6, 7), (2, 4, 600, 600), (1, 4, 6, 6), (2, 5, 6, 6), (4, 6, 6)])
+@pytest.mark.parametrize(
+    "grad_shape", [(2, 4, 6, 7), (2, 4, 600, 600), (1, 4, 6, 6), (2, 5, 6, 6), (4, 6, 6)]
+)
 def test_a_gradient_of_the_wrong_shape_is_refused(grad_shape):
     """CVE-2021-29520: a gradient believed to have the output's shape is a heap overflow."""
     grad = np.ones(grad_shape, np.float32)
@@ -152,7 +154,14 @@ def test_wrong_dtypes_are_refused():
         functional.conv2d_weight_grad(grad, x.astype(int), weight.shape)
 
 
-LINEAR_SHAPES = [((5,), 7, 3), ((1, 1), 1, 1), ((33, 70), 65, 1), ((2, 3, 17), 9, 2), ((0, 4), 3, 1), ((300, 257), 130, 2)]
+LINEAR_SHAPES = [
+    ((5,), 7, 3),
+    ((1, 1), 1, 1),
+    ((33, 70), 65, 1),
+    ((2, 3, 17), 9, 2),
+    ((0, 4), 3, 1),
+    ((300, 257), 130, 2),
+]
 
 
 @pytest.mark.parametrize("level", LEVELS)
@@ -201,7 +210,7 @@ def test_linear_has_the_same_bits_for_any_threads_and_strides():
 @pytest.mark.parametrize(
     ("x_shape", "weight_shape", "bias_shape", "start"),
     [
-        ((3, 5), (4, 6), None, ("x", "weight")),
+        ((3, 5), (4, 6), None, "x|weight"),
         ((3, 5), (4, 5, 1), None, "weight"),
         ((3, 5), (5,), None, "weight"),
         ((3, 5), (4, 5), (5,), "bias"),
@@ -211,9 +220,8 @@ def test_linear_has_the_same_bits_for_any_threads_and_strides():
 )
 def test_linear_refuses_shapes_that_do_not_fit(x_shape, weight_shape, bias_shape, start):
     bias = None if bias_shape is None else np.ones(bias_shape)
-    with pytest.raises(ValueError, match="") as caught:
+    with pytest.raises(ValueError, match=f"^({start}) "):
         functional.linear(np.ones(x_shape), np.ones(weight_shape), bias)
-    assert str(caught.value).startswith(start), str(caught.value)
 
 
 def test_linear_gradients_refuse_shapes_that_do_not_fit():
