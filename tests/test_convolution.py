@@ -79,7 +79,7 @@ def test_every_algorithm_supports_what_it_must(algorithm, data):
     for dtype in DTYPES:
         assert described.unsupported(geometry(case, dtype)) is None
         assert described.multiplications(geometry(case, dtype)) > 0
-        assert described.workspace_bytes(geometry(case, dtype), 2) >= 0
+        assert described.workspace_bytes(geometry(case, dtype), 2, kernels.active()) >= 0
 
 
 # Sizes that hypothesis' budget keeps it from: many channels, several panels, tiles and cache blocks.

@@ -94,7 +94,7 @@ def test_batch_of_zero():
 BIG = 2**40
 REFUSED = {
     # name: (error, what the message starts with, what it contains, arguments)
-    "input rank 3": (ValueError, "input", "(6, 9, 11)", {"input_shape": (6, 9, 11)}),
+    "input rank 3": (ValueError, ("input", "weight"), "(4, 3, 3, 5)", {"input_shape": (6, 9, 11)}),
     "input rank 1": (ValueError, "input", "(6,)", {"input_shape": (6,)}),
     "weight rank": (ValueError, "weight", "(4, 3, 3)", {"weight_shape": (4, 3, 3)}),
     "weight rank 5": (ValueError, "weight", "(4, 3, 3, 3, 3)", {"weight_shape": (4, 3, 3, 3, 3)}),
