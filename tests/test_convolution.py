@@ -78,7 +78,8 @@ def test_every_algorithm_supports_what_it_must(algorithm, data):
     assert described.name == algorithm
     for dtype in DTYPES:
         assert described.unsupported(geometry(case, dtype)) is None
-        assert described.multiplications(geometry(case, dtype)) > 0
+        # None where every output pixel sees zeros of the padding only.
+        assert described.multiplications(geometry(case, dtype)) >= 0
         assert described.workspace_bytes(geometry(case, dtype), 2, kernels.active()) >= 0
 
 

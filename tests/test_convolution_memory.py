@@ -114,10 +114,10 @@ def test_out_of_any_strides(algorithm, memory):
 
 def test_out_between_other_data_leaves_it_alone():
     big = np.full((4, 9, 11, 13), 77, np.float32)
-    out = big[1:3, 1:-1, 2:-2, 3:-3]
+    out = big[1:3, 1:-1, 2:-2, 2:-2]
     y = fc.conv2d(X, WEIGHT, out=out)
     assert y is out
-    big[1:3, 1:-1, 2:-2, 3:-3] = 77
+    big[1:3, 1:-1, 2:-2, 2:-2] = 77
     np.testing.assert_array_equal(big, 77)
 
 

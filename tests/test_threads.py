@@ -87,7 +87,7 @@ def test_quota_of_a_container(monkeypatch, quota, expected):
 
 
 SETUP = """
-import os, sys
+import os, signal, sys
 import numpy as np
 import fastconv as fc
 x = np.ones((2, 32, 40, 40), np.float32)
@@ -137,10 +137,12 @@ plan = fc.plan_conv2d(x.shape, weight, **call)
 expected = plan(x)
 child = os.fork()
 if child == 0:
+    signal.alarm(30)  # a child that hangs must not outlive the test
     same = plan(x).tobytes() == expected.tobytes()
     same &= fc.conv2d(x, weight, **call).tobytes() == expected.tobytes()
     grandchild = os.fork()
     if grandchild == 0:
+        signal.alarm(30)
         os._exit(0 if plan(x).tobytes() == expected.tobytes() else 1)
     same &= os.waitpid(grandchild, 0)[1] == 0
     os._exit(0 if same else 1)
