@@ -116,9 +116,9 @@ def run(code):
 
 
 def test_import_is_cheap():
-    code = "import time, numpy; t = time.perf_counter(); import fastconv; print(time.perf_counter() - t)"
+    # CPU time, and the minimum of it: what other processes do meanwhile is none of its cost.
+    code = "import time, numpy; t = time.process_time(); import fastconv; print(time.process_time() - t)"
     run(code)  # writes the bytecode and warms the file cache
-    # The minimum: other processes can only add to it.
     assert min(float(run(code)[0]) for _ in range(7)) <= 0.050
 
 

@@ -44,7 +44,6 @@ def test_what_is_known_of_each(comparison):
     assert rows["winograd"].strided == "no"
     for name in ("direct", "im2col", "kn2col"):
         assert rows[name].strided == "yes"
-    assert rows["direct"].error <= rows["winograd"].error
 
 
 def test_an_unsupported_algorithm_says_why(strided):
