@@ -156,13 +156,12 @@ def test_direct_methods_count_the_multiplications_of_the_definition(algorithm):
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_stated_bound_is_not_an_empty_promise(algorithm):
-    """A bound far above the true error would tell the user nothing: it must be within two orders."""
+    """A bound far above the true error would tell the user nothing: it must be within two orders of magnitude."""
     case = strategies.Case((1, 64, 30, 30), (32, 64, 3, 3), padding=((1, 1), (1, 1)), seed=12)
-    for dtype in DTYPES:
-        x, weight, _ = case.normal(dtype)
-        expected = expected_conv2d(case, x.astype(np.longdouble), weight.astype(np.longdouble))
-        error = np.abs(fc.conv2d(x, weight, padding=1, algorithm=algorithm) - expected).max()
-        error /= np.abs(expected).max()
-        bound = error_bound(algorithm, case, dtype)
-        assert error <= bound * 4
-        assert bound <= error * 100
+    # float32 only: the reference, in float64, has errors of its own.
+    x, weight, _ = case.normal(np.float32)
+    expected = expected_conv2d(case, x, weight)
+    error = np.abs(fc.conv2d(x, weight, padding=1, algorithm=algorithm) - expected).max()
+    error /= np.abs(expected).max()
+    bound = error_bound(algorithm, case, np.float32)
+    assert error <= bound <= 100 * error
