@@ -173,7 +173,7 @@ def _create(input_shape, weight_shape, stride, padding, dilation, groups, dtype)
     dtype = checks.float_dtype("dtype", dtype)
     groups = checks.integer("groups", groups, 1)
     batch, in_channels, *input_size = input_shape
-    out_channels, group_channels, *kernel_size = weight_shape
+    out_channels, _, *kernel_size = weight_shape
     _check_sizes(input_shape, weight_shape, groups)
     stride = checks.per_axis("stride", stride, rank, 1)
     dilation = checks.per_axis("dilation", dilation, rank, 1)
@@ -258,7 +258,9 @@ def _check_extent(geometry: ConvGeometry) -> None:
                 f"weight must fit into the padded input: on spatial axis {axis} the kernel covers {extent}"
                 f" (size {kernel}, dilation {dilation}), the input {size} + padding ({low}, {high})"
             )
-    padded = [size + low + high for size, (low, high) in zip(geometry.input_size, geometry.padding, strict=True)]
+    padded = [
+        size + low + high for size, (low, high) in zip(geometry.input_size, geometry.padding, strict=True)
+    ]
     elements = {
         "the padded input": max(geometry.batch, 1) * geometry.in_channels * math.prod(padded),
         "the weight": math.prod(geometry.weight_shape),
