@@ -8,11 +8,11 @@ import subprocess
 import sys
 
 import numpy as np
-from fastconv.geometry import ConvGeometry
 
 import fastconv as fc
 import reference
 from fastconv import kernels
+from fastconv.geometry import ConvGeometry
 
 ALGORITHMS = ("direct", "im2col", "kn2col", "winograd", "fft")
 # The algorithms that only ever multiply an input by a weight and add: exact on small integers.

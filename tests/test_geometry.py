@@ -6,12 +6,12 @@ import sys
 
 import numpy as np
 import pytest
-from fastconv.geometry import ConvGeometry
 from hypothesis import given
 from hypothesis import strategies as st
 
 import reference
 import strategies
+from fastconv.geometry import ConvGeometry
 
 SHAPES = (2, 6, 9, 11), (4, 3, 3, 5)
 

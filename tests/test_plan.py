@@ -4,11 +4,11 @@ import tracemalloc
 
 import numpy as np
 import pytest
-from fastconv.geometry import ConvGeometry
 
 import fastconv as fc
 import strategies
 from fastconv import kernels
+from fastconv.geometry import ConvGeometry
 from support import ALGORITHMS, DTYPES, LEVELS, assert_same_bits
 
 CASE = strategies.Case((2, 24, 30, 34), (40, 24, 3, 3), padding=((1, 1), (1, 1)), seed=6)
