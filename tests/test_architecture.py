@@ -160,11 +160,11 @@ def python_functions(path):
 
 
 def cython_functions(path):
-    """(name, lines) of every function: from its def to the last line indented deeper."""
-    lines = path.read_text().splitlines()
+    """(name, lines without the docstring) of every function: up to the last line indented deeper."""
+    lines = re.sub(r'""".*?"""\n', "", path.read_text(), flags=re.S).splitlines()
     for start, line in enumerate(lines):
         match = re.match(r"( *)(?:cp?def|def)\b[^=]*?(\w+)\(", line)
-        if not match or (line.rstrip().endswith("nogil:") and "extern" in line):
+        if not match:
             continue
         indent, end = len(match[1]), start
         for number in range(start + 1, len(lines)):

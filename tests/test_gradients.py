@@ -64,35 +64,31 @@ def test_same_bits_for_any_threads(level):
                 assert_same_bits(actual[1], expected[1])
 
 
-def finite_differences(function, array):
-    """The gradient of a scalar function by central differences; exact but for rounding, as it is linear."""
-    result = np.empty_like(array)
-    for index in np.ndindex(*array.shape):
+def assert_finite_differences(function, array, gradient, rng):
+    """Central differences at up to 10 places; exact but for rounding, as the function is linear."""
+    for flat in rng.permutation(array.size)[:10]:
+        index = np.unravel_index(flat, array.shape)
         kept, values = array[index], []
         for step in (0.5, -0.5):
             array[index] = kept + step
             values.append(function())
         array[index] = kept
-        result[index] = values[0] - values[1]
-    return result
+        np.testing.assert_allclose(gradient[index], values[0] - values[1], rtol=1e-8, atol=1e-8)
 
 
-@settings(max_examples=8)
-@given(
-    strategies.cases(channels=st.sampled_from([(2, 3, 1), (4, 2, 2), (3, 3, 3)]), largest_batch=2).filter(
-        lambda case: np.prod(case.x_shape) <= 150 and np.prod(case.weight_shape) <= 100
-    )
-)
+@settings(max_examples=20)
+@given(strategies.cases(channels=st.sampled_from([(2, 3, 1), (4, 2, 2), (3, 3, 3)]), largest_batch=2))
 def test_finite_differences(case):
     x, weight, bias = case.normal(np.float64)
     grad = output_gradient(case, np.float64)
+    rng = np.random.default_rng(case.seed)
 
     def loss():
         return float((fc.conv2d(x, weight, bias, **case.keywords) * grad).sum())
 
     input_grad, weight_grad = gradients(case, x, weight, grad)
-    np.testing.assert_allclose(input_grad, finite_differences(loss, x), rtol=1e-8, atol=1e-8)
-    np.testing.assert_allclose(weight_grad, finite_differences(loss, weight), rtol=1e-8, atol=1e-8)
+    assert_finite_differences(loss, x, input_grad, rng)
+    assert_finite_differences(loss, weight, weight_grad, rng)
 
 
 @settings(max_examples=20)
