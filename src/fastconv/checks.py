@@ -92,6 +92,8 @@ def output_array(name: str, out: np.ndarray, shape: tuple[int, ...], dtype: np.d
         raise ValueError(f"{name} must be writeable, got a read-only array")
     if not out.flags.aligned or any(stride % dtype.itemsize for stride in out.strides):
         raise ValueError(f"{name} must be aligned to its dtype, got strides {out.strides}")
-    if any(stride == 0 and size > 1 for stride, size in zip(out.strides, out.shape, strict=True)):
+    if out.size and any(
+        stride == 0 and size > 1 for stride, size in zip(out.strides, out.shape, strict=True)
+    ):
         raise ValueError(f"{name} must not repeat its elements, got strides {out.strides}")
     return out

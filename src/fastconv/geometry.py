@@ -79,8 +79,9 @@ class ConvGeometry:
         ValueError
             If an argument is out of range, or they do not fit each other.
         """
-        key = (input_shape, weight_shape, stride, padding, dilation, groups)
-        return _create_cached(*(_hashable(value) for value in key), np.dtype(dtype))
+        key = [_frozen(value) for value in (input_shape, weight_shape, stride, padding, dilation, groups)]
+        create = _create_cached if all(map(_is_plain, key)) else _create
+        return create(*key, np.dtype(dtype))
 
     @property
     def spatial_rank(self) -> int:
@@ -152,16 +153,20 @@ class ConvGeometry:
         return f"{text}, {self.dtype}"
 
 
-def _hashable(value: object) -> object:
+def _frozen(value: object) -> object:
     if isinstance(value, np.ndarray):
         value = value.tolist()
     if isinstance(value, Sequence) and not isinstance(value, str):
-        return tuple(_hashable(item) for item in value)
+        return tuple(_frozen(item) for item in value)
     return value
 
 
-@lru_cache(maxsize=4096, typed=True)
-def _create_cached(input_shape, weight_shape, stride, padding, dilation, groups, dtype) -> ConvGeometry:
+def _is_plain(value: object) -> bool:
+    # Only these may be looked up: 1 == True == 1.0, so that one accepted problem would let others in.
+    return type(value) in (int, str) or (type(value) is tuple and all(map(_is_plain, value)))
+
+
+def _create(input_shape, weight_shape, stride, padding, dilation, groups, dtype) -> ConvGeometry:
     rank = _spatial_rank(input_shape)
     input_shape = checks.shape("input_shape", input_shape, rank + 2, _LAYOUTS[rank])
     weight_shape = checks.shape("weight", weight_shape, rank + 2, _WEIGHTS[rank])
@@ -186,6 +191,9 @@ def _create_cached(input_shape, weight_shape, stride, padding, dilation, groups,
     )
     _check_extent(geometry)
     return geometry
+
+
+_create_cached = lru_cache(maxsize=4096)(_create)
 
 
 def _spatial_rank(input_shape: object) -> int:
@@ -234,6 +242,8 @@ def _padding(padding, input_size, kernel_size, stride, dilation) -> tuple[tuple[
     if isinstance(padding, tuple) and any(isinstance(item, tuple) for item in padding):
         if len(padding) != rank:
             raise ValueError(f"padding must have {rank} (low, high) pairs, got {len(padding)}: {padding!r}")
+        if not all(isinstance(pair, tuple) for pair in padding):
+            raise TypeError(f"padding must be integers or (low, high) pairs, not both, got {padding!r}")
         return tuple(checks.per_axis(f"padding[{axis}]", pair, 2, 0) for axis, pair in enumerate(padding))
     return tuple((amount, amount) for amount in checks.per_axis("padding", padding, rank, 0))
 

@@ -116,7 +116,8 @@ class Plan:
             raise ValueError(f"x must have shape {self.input_shape}, as planned, got {x.shape}")
         if checks.float_dtype("x", x.dtype) != dtype:
             raise TypeError(f"x must have dtype {dtype}, in which this plan computes, got {x.dtype}")
-        count = self.num_threads if num_threads is None else threads.resolve(num_threads)
+        # Resolved anew: in a forked child the plan's count is more than OpenMP can give.
+        count = threads.resolve(self.num_threads if num_threads is None else num_threads)
         result = (
             self._new_output(x) if out is None else checks.output_array("out", out, self.output_shape, dtype)
         )

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import operator
 import os
-from pathlib import Path
 
 from fastconv import kernels
 
@@ -27,7 +26,8 @@ def _positive(name: str, value: int) -> int:
 def _cgroup_cpus() -> float:
     """CPUs the control group's quota allows (cgroup v2); infinity where there is no quota."""
     try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        with open("/sys/fs/cgroup/cpu.max") as file:
+            quota, period = file.read().split()
         return float("inf") if quota == "max" else int(quota) / int(period)
     except (OSError, ValueError):
         return float("inf")

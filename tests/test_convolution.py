@@ -1,0 +1,167 @@
+"""Every algorithm, at every instruction-set level, on one and two threads, against the reference."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import fastconv as fc
+import strategies
+from fastconv import kernels
+from fastconv.geometry import ConvGeometry
+from support import (
+    ALGORITHMS,
+    DTYPES,
+    LEVELS,
+    SUMMING,
+    assert_same_bits,
+    assert_within_bound,
+    error_bound,
+    expected_conv2d,
+    geometry,
+)
+
+
+def both_thread_counts(x, weight, bias=None, **keywords):
+    """conv2d on one and on two threads; the results must not differ in a bit."""
+    y = fc.conv2d(x, weight, bias, num_threads=1, **keywords)
+    assert_same_bits(fc.conv2d(x, weight, bias, num_threads=2, **keywords), y)
+    return y
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("algorithm", SUMMING)
+@given(data=st.data())
+def test_integers_are_exact(algorithm, level, data):
+    case = data.draw(strategies.cases_for(algorithm))
+    for dtype in DTYPES:
+        x, weight, bias = case.integers(dtype)
+        with kernels.use(level):
+            y = both_thread_counts(x, weight, bias, algorithm=algorithm, **case.keywords)
+        assert y.dtype == dtype
+        np.testing.assert_array_equal(y, expected_conv2d(case, x, weight, bias))
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@given(data=st.data())
+def test_normal_data_stays_within_the_stated_bound(algorithm, level, data):
+    case = data.draw(strategies.cases_for(algorithm))
+    for dtype in DTYPES:
+        x, weight, bias = case.normal(dtype)
+        with kernels.use(level):
+            y = both_thread_counts(x, weight, bias, algorithm=algorithm, **case.keywords)
+        assert y.dtype == dtype
+        bound = error_bound(algorithm, case, dtype)
+        assert 0 < bound < 1e-3
+        assert_within_bound(y, expected_conv2d(case, x, weight, bias), bound, case.reduction)
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@given(data=st.data())
+def test_auto_is_right_too(level, data):
+    case = data.draw(strategies.cases())
+    x, weight, bias = case.normal(np.float32)
+    with kernels.use(level):
+        plan = fc.plan_conv2d(x.shape, weight, bias, **case.keywords)
+        y = both_thread_counts(x, weight, bias, **case.keywords)
+    assert plan.algorithm in ALGORITHMS
+    assert_same_bits(y, plan(x))
+    assert_within_bound(y, expected_conv2d(case, x, weight, bias), plan.error_bound, case.reduction)
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@given(data=st.data())
+def test_every_algorithm_supports_what_it_must(algorithm, data):
+    case = data.draw(strategies.cases_for(algorithm))
+    described = fc.algorithms.ALGORITHMS[algorithm]
+    assert described.name == algorithm
+    for dtype in DTYPES:
+        assert described.unsupported(geometry(case, dtype)) is None
+        # None where every output pixel sees zeros of the padding only.
+        assert described.multiplications(geometry(case, dtype)) >= 0
+        assert described.workspace_bytes(geometry(case, dtype), 2, kernels.active()) >= 0
+
+
+# Sizes that hypothesis' budget keeps it from: many channels, several panels, tiles and cache blocks.
+LARGE = {
+    "3x3": strategies.Case((2, 64, 37, 41), (70, 64, 3, 3), padding=((1, 1), (1, 1)), seed=1),
+    "1x1": strategies.Case((1, 300, 19, 23), (130, 300, 1, 1), seed=2),
+    "1x1 strided": strategies.Case((2, 96, 29, 31), (129, 96, 1, 1), stride=(2, 2), seed=3),
+    "7x7 strided": strategies.Case((1, 3, 97, 101), (64, 3, 7, 7), (2, 2), ((3, 3), (3, 3)), seed=4),
+    "many channels": strategies.Case((1, 600, 7, 7), (520, 600, 3, 3), padding=((1, 1), (1, 1)), seed=5),
+    "wide": strategies.Case((1, 5, 3, 1500), (9, 5, 3, 3), padding=((1, 1), (2, 0)), seed=6),
+    "tall": strategies.Case((1, 5, 1500, 3), (9, 5, 3, 3), padding=((1, 1), (2, 0)), seed=7),
+    "large kernel": strategies.Case((1, 4, 60, 70), (6, 4, 31, 29), padding=((15, 15), (14, 14)), seed=8),
+    "depthwise": strategies.Case((2, 150, 33, 35), (150, 1, 3, 3), (1, 1), ((1, 1), (1, 1)), (1, 1), 150, 9),
+    "depthwise strided": strategies.Case(
+        (1, 144, 30, 30), (144, 1, 5, 5), (2, 2), ((1, 2), (1, 2)), (1, 1), 144, 10
+    ),
+    "grouped dilated": strategies.Case(
+        (1, 64, 40, 40), (64, 16, 3, 3), (1, 1), ((2, 2), (2, 2)), (2, 2), 4, 11
+    ),
+}
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("name", LARGE)
+def test_large_problems(name, algorithm, level):
+    case = LARGE[name]
+    if algorithm == "winograd" and (case.weight_shape[2:], case.dilation) != ((3, 3), (1, 1)):
+        pytest.skip("Winograd is for 3×3 kernels of stride 1 without dilation")
+    for dtype in DTYPES:
+        x, weight, bias = case.integers(dtype) if algorithm in SUMMING else case.normal(dtype)
+        expected = expected_conv2d(case, x, weight, bias)
+        with kernels.use(level):
+            y = both_thread_counts(x, weight, bias, algorithm=algorithm, **case.keywords)
+        if algorithm in SUMMING:
+            np.testing.assert_array_equal(y, expected)
+        else:
+            assert_within_bound(y, expected, error_bound(algorithm, case, dtype), case.reduction)
+
+
+@pytest.mark.parametrize(
+    ("keywords", "weight_shape"),
+    [({}, (4, 6, 5, 5)), ({"stride": 2}, (4, 6, 3, 3)), ({"dilation": 2}, (4, 6, 3, 3))],
+    ids=["5x5", "stride", "dilation"],
+)
+def test_winograd_refuses_what_it_cannot_do(keywords, weight_shape):
+    described = ConvGeometry.create((1, 6, 12, 12), weight_shape, **keywords)
+    reason = fc.algorithms.ALGORITHMS["winograd"].unsupported(described)
+    if reason is None:
+        pytest.skip("Winograd does this")
+    assert isinstance(reason, str)
+    x, weight = np.ones((1, 6, 12, 12), np.float32), np.ones(weight_shape, np.float32)
+    for call in (fc.conv2d, lambda x, *rest, **more: fc.plan_conv2d(x.shape, *rest, **more)):
+        with pytest.raises(ValueError, match="winograd") as caught:
+            call(x, weight, algorithm="winograd", **keywords)
+        assert str(caught.value).startswith("algorithm")
+        assert reason in str(caught.value)
+
+
+def test_winograd_states_a_larger_error_than_direct():
+    described = ConvGeometry.create((1, 64, 56, 56), (64, 64, 3, 3), padding=1)
+    bounds = {name: fc.algorithms.ALGORITHMS[name].error_bound(described) for name in ALGORITHMS}
+    assert bounds["direct"] < bounds["winograd"] < 1e-4
+    assert fc.algorithms.ALGORITHMS["winograd"].multiplications(described) < described.multiplications
+
+
+@pytest.mark.parametrize("algorithm", SUMMING)
+def test_direct_methods_count_the_multiplications_of_the_definition(algorithm):
+    described = ConvGeometry.create((2, 6, 9, 9), (4, 3, 3, 3), padding=1, groups=2)
+    assert described.multiplications == 2 * 4 * 9 * 9 * 3 * 9
+    assert fc.algorithms.ALGORITHMS[algorithm].multiplications(described) >= 2 * 4 * 7 * 7 * 3 * 9
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_stated_bound_is_not_an_empty_promise(algorithm):
+    """A bound far above the true error would tell the user nothing: it must lie within a factor 100."""
+    case = strategies.Case((1, 64, 30, 30), (32, 64, 3, 3), padding=((1, 1), (1, 1)), seed=12)
+    # float32 only: the reference, in float64, has errors of its own.
+    x, weight, _ = case.normal(np.float32)
+    expected = expected_conv2d(case, x, weight)
+    error = np.abs(fc.conv2d(x, weight, padding=1, algorithm=algorithm) - expected).max()
+    error /= np.abs(expected).max()
+    bound = error_bound(algorithm, case, np.float32)
+    assert error <= bound <= 100 * error

@@ -1,0 +1,229 @@
+"""Gradients of convolution and linear maps: the reference, finite differences, PyTorch, thread counts."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import fastconv as fc
+import reference
+import strategies
+from fastconv import kernels
+from support import DTYPES, LEVELS, assert_same_bits
+
+functional = fc.functional
+RNG = np.random.default_rng(9)
+MEDIUM = strategies.Case((3, 33, 29, 31), (37, 33, 3, 3), (2, 1), ((1, 1), (1, 0)), seed=5)
+
+
+def output_gradient(case, dtype):
+    size = reference.output_size(
+        case.x_shape[2:], case.weight_shape[2:], case.stride, case.padding, case.dilation
+    )
+    rng = np.random.default_rng(case.seed + 1)
+    return rng.integers(-4, 5, (case.x_shape[0], case.weight_shape[0], *size)).astype(dtype)
+
+
+def gradients(case, x, weight, grad, **keywords):
+    return (
+        functional.conv2d_input_grad(grad, weight, x.shape, **case.keywords, **keywords),
+        functional.conv2d_weight_grad(grad, x, weight.shape, **case.keywords, **keywords),
+    )
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@given(case=strategies.cases())
+def test_integers_are_exact(level, case):
+    """Sums of small integers; the input gradient may go through a transform, so it gets a tolerance."""
+    for dtype in DTYPES:
+        x, weight, _ = case.integers(dtype)
+        grad = output_gradient(case, dtype)
+        with kernels.use(level):
+            for num_threads in (1, 2):
+                input_grad, weight_grad = gradients(case, x, weight, grad, num_threads=num_threads)
+                assert (input_grad.dtype, weight_grad.dtype) == (dtype, dtype)
+                expected = reference.conv2d_weight_grad(grad, x, weight.shape, **case.keywords)
+                np.testing.assert_array_equal(weight_grad, expected)
+                expected = reference.conv2d_input_grad(grad, weight, x.shape, **case.keywords)
+                scale = max(1, np.abs(expected).max())
+                tolerance = 2e-5 if dtype == np.float32 else 1e-13
+                assert input_grad.shape == expected.shape
+                assert np.abs(input_grad - expected).max() <= tolerance * scale
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_same_bits_for_any_threads(level):
+    for dtype in DTYPES:
+        x, weight, _ = MEDIUM.normal(dtype)
+        grad = RNG.standard_normal(output_gradient(MEDIUM, dtype).shape).astype(dtype)
+        with kernels.use(level):
+            expected = gradients(MEDIUM, x, weight, grad, num_threads=1)
+            for num_threads in (1, 2, 4, 3, 2):
+                actual = gradients(MEDIUM, x, weight, grad, num_threads=num_threads)
+                assert_same_bits(actual[0], expected[0])
+                assert_same_bits(actual[1], expected[1])
+
+
+def assert_finite_differences(function, array, gradient, rng):
+    """Central differences at up to 10 places; exact but for rounding, as the function is linear."""
+    for flat in rng.permutation(array.size)[:10]:
+        index = np.unravel_index(flat, array.shape)
+        kept, values = array[index], []
+        for step in (0.5, -0.5):
+            array[index] = kept + step
+            values.append(function())
+        array[index] = kept
+        np.testing.assert_allclose(gradient[index], values[0] - values[1], rtol=1e-8, atol=1e-8)
+
+
+@settings(max_examples=20)
+@given(strategies.cases(channels=st.sampled_from([(2, 3, 1), (4, 2, 2), (3, 3, 3)]), largest_batch=2))
+def test_finite_differences(case):
+    x, weight, bias = case.normal(np.float64)
+    grad = output_gradient(case, np.float64)
+    rng = np.random.default_rng(case.seed)
+
+    def loss():
+        return float((fc.conv2d(x, weight, bias, **case.keywords) * grad).sum())
+
+    input_grad, weight_grad = gradients(case, x, weight, grad)
+    assert_finite_differences(loss, x, input_grad, rng)
+    assert_finite_differences(loss, weight, weight_grad, rng)
+
+
+@settings(max_examples=20)
+@given(strategies.cases())
+def test_torch(case):
+    torch = pytest.importorskip("torch")
+    x, weight, _ = case.normal(np.float64)
+    grad = output_gradient(case, np.float64)
+    leaves = torch.tensor(x, requires_grad=True), torch.tensor(weight, requires_grad=True)
+    (top, bottom), (left, right) = case.padding
+    padded = torch.nn.functional.pad(leaves[0], (left, right, top, bottom))
+    y = torch.nn.functional.conv2d(
+        padded, leaves[1], stride=case.stride, dilation=case.dilation, groups=case.groups
+    )
+    y.backward(torch.tensor(grad))
+    for actual, leaf in zip(gradients(case, x, weight, grad), leaves, strict=True):
+        scale = max(1.0, float(leaf.grad.abs().max()))
+        np.testing.assert_allclose(actual, leaf.grad.numpy(), rtol=1e-9, atol=1e-11 * scale)
+
+
+@pytest.mark.parametrize("memory", strategies.MEMORY_LAYOUTS)
+def test_views_equal_their_copies(memory):
+    arrange = strategies.MEMORY_LAYOUTS[memory]
+    x, weight, _ = MEDIUM.normal(np.float32)
+    grad = output_gradient(MEDIUM, np.float32)
+    expected = gradients(MEDIUM, x, weight, grad)
+    actual = gradients(MEDIUM, arrange(x), arrange(weight), arrange(grad))
+    assert_same_bits(actual[0], expected[0])
+    assert_same_bits(actual[1], expected[1])
+
+
+def test_batch_of_zero():
+    weight = np.ones((4, 3, 3, 3), np.float32)
+    grad, x = np.empty((0, 4, 6, 6), np.float32), np.empty((0, 3, 8, 8), np.float32)
+    assert functional.conv2d_input_grad(grad, weight, x.shape).shape == x.shape
+    np.testing.assert_array_equal(functional.conv2d_weight_grad(grad, x, weight.shape), 0 * weight)
+
+
+@pytest.mark.parametrize(
+    "grad_shape", [(2, 4, 6, 7), (2, 4, 600, 600), (1, 4, 6, 6), (2, 5, 6, 6), (4, 6, 6)]
+)
+def test_a_gradient_of_the_wrong_shape_is_refused(grad_shape):
+    """CVE-2021-29520: a gradient believed to have the output's shape is a heap overflow."""
+    grad = np.ones(grad_shape, np.float32)
+    x, weight = np.ones((2, 3, 8, 8), np.float32), np.ones((4, 3, 3, 3), np.float32)
+    with pytest.raises(ValueError, match="^grad_output "):
+        functional.conv2d_input_grad(grad, weight, x.shape)
+    with pytest.raises(ValueError, match="^grad_output "):
+        functional.conv2d_weight_grad(grad, x, weight.shape)
+
+
+def test_wrong_dtypes_are_refused():
+    grad, x, weight = (np.ones(shape, np.float32) for shape in ((2, 4, 6, 6), (2, 3, 8, 8), (4, 3, 3, 3)))
+    with pytest.raises(TypeError, match="^grad_output "):
+        functional.conv2d_input_grad(grad.astype(int), weight, x.shape)
+    with pytest.raises(TypeError, match="^weight "):
+        functional.conv2d_input_grad(grad, weight.astype(int), x.shape)
+    with pytest.raises(TypeError, match="^x "):
+        functional.conv2d_weight_grad(grad, x.astype(int), weight.shape)
+
+
+LINEAR_SHAPES = [
+    ((5,), 7, 3),
+    ((1, 1), 1, 1),
+    ((33, 70), 65, 1),
+    ((2, 3, 17), 9, 2),
+    ((0, 4), 3, 1),
+    ((300, 257), 130, 2),
+]
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("x_shape", "out_features", "seed"), LINEAR_SHAPES)
+def test_linear(x_shape, out_features, seed, dtype, level):
+    rng = np.random.default_rng(seed)
+    x = rng.integers(-4, 5, x_shape).astype(dtype)
+    weight = rng.integers(-4, 5, (out_features, x_shape[-1])).astype(dtype)
+    bias = rng.integers(-4, 5, out_features).astype(dtype)
+    grad = rng.integers(-4, 5, (*x_shape[:-1], out_features)).astype(dtype)
+    rows = grad.reshape(-1, out_features), x.reshape(-1, x_shape[-1])
+    with kernels.use(level):
+        for num_threads in (1, 2, 4):
+            y = functional.linear(x, weight, bias, num_threads=num_threads)
+            assert y.dtype == dtype
+            np.testing.assert_array_equal(y, x @ weight.T + bias)
+            y = functional.linear(x, weight, num_threads=num_threads)
+            np.testing.assert_array_equal(y, x @ weight.T)
+            back = functional.linear_input_grad(grad, weight, num_threads=num_threads)
+            np.testing.assert_array_equal(back, grad @ weight)
+            back = functional.linear_weight_grad(grad, x, num_threads=num_threads)
+            np.testing.assert_array_equal(back, rows[0].T @ rows[1])
+            assert back.dtype == dtype
+
+
+def test_linear_has_the_same_bits_for_any_threads_and_strides():
+    x, weight = RNG.standard_normal((131, 257)), RNG.standard_normal((67, 257))
+    grad = RNG.standard_normal((131, 67))
+    for dtype in DTYPES:
+        a, b, c = x.astype(dtype), weight.astype(dtype), grad.astype(dtype)
+        for function, arguments in (
+            (functional.linear, (a, b)),
+            (functional.linear_input_grad, (c, b)),
+            (functional.linear_weight_grad, (c, a)),
+        ):
+            expected = function(*arguments, num_threads=1)
+            for num_threads in (2, 3, 4):
+                assert_same_bits(function(*arguments, num_threads=num_threads), expected)
+            views = [np.asfortranarray(array) for array in arguments]
+            assert_same_bits(function(*views), expected)
+            views = [array[::-1, ::-1].copy()[::-1, ::-1] for array in arguments]
+            assert_same_bits(function(*views), expected)
+
+
+@pytest.mark.parametrize(
+    ("x_shape", "weight_shape", "bias_shape", "start"),
+    [
+        ((3, 5), (4, 6), None, "x|weight"),
+        ((3, 5), (4, 5, 1), None, "weight"),
+        ((3, 5), (5,), None, "weight"),
+        ((3, 5), (4, 5), (5,), "bias"),
+        ((3, 5), (4, 5), (1, 4), "bias"),
+        ((), (4, 5), None, "x"),
+    ],
+)
+def test_linear_refuses_shapes_that_do_not_fit(x_shape, weight_shape, bias_shape, start):
+    bias = None if bias_shape is None else np.ones(bias_shape)
+    with pytest.raises(ValueError, match=f"^({start}) "):
+        functional.linear(np.ones(x_shape), np.ones(weight_shape), bias)
+
+
+def test_linear_gradients_refuse_shapes_that_do_not_fit():
+    with pytest.raises(ValueError, match="^(grad_output|weight) "):
+        functional.linear_input_grad(np.ones((3, 5)), np.ones((4, 6)))
+    with pytest.raises(ValueError, match="^(grad_output|x) "):
+        functional.linear_weight_grad(np.ones((3, 5)), np.ones((4, 6)))
+    with pytest.raises(TypeError, match="^weight "):
+        functional.linear(np.ones((3, 5)), np.ones((4, 5), int))

@@ -1,0 +1,180 @@
+"""Plans: what they report, that they can be reused, and that their stated memory is the memory they take."""
+
+import tracemalloc
+
+import numpy as np
+import pytest
+
+import fastconv as fc
+import strategies
+from fastconv import kernels
+from fastconv.geometry import ConvGeometry
+from support import ALGORITHMS, DTYPES, LEVELS, assert_same_bits
+
+CASE = strategies.Case((2, 24, 30, 34), (40, 24, 3, 3), padding=((1, 1), (1, 1)), seed=6)
+# What Python objects, views and index arithmetic may take besides arrays.
+SLACK = 64 << 10
+
+
+def make(algorithm="auto", dtype=np.float32, **keywords):
+    x, weight, bias = CASE.normal(dtype)
+    plan = fc.plan_conv2d(x.shape, weight, bias, algorithm=algorithm, **{**CASE.keywords, **keywords})
+    return plan, x, weight, bias
+
+
+@pytest.mark.parametrize("algorithm", ["auto", *ALGORITHMS])
+def test_reports(algorithm):
+    plan, x, weight, _ = make(algorithm)
+    assert plan.geometry == ConvGeometry.create(x.shape, weight.shape, dtype=np.float32, **CASE.keywords)
+    assert plan.algorithm in (ALGORITHMS if algorithm == "auto" else (algorithm,))
+    described = fc.algorithms.ALGORITHMS[plan.algorithm]
+    assert plan.multiplications == described.multiplications(plan.geometry)
+    assert plan.error_bound == described.error_bound(plan.geometry)
+    assert 0 < plan.error_bound < 1e-3
+    assert plan.workspace_bytes >= 0
+    assert plan.packed_bytes > 0
+    assert plan.num_threads >= 1
+    assert isinstance(plan.reason, str)
+    assert plan.reason
+
+
+@pytest.mark.parametrize("algorithm", ["auto", *ALGORITHMS])
+def test_explains(algorithm):
+    plan, *_ = make(algorithm, activation="relu")
+    text = plan.explain()
+    assert len(text.splitlines()) > 1
+    assert plan.algorithm in text
+    assert plan.reason in text
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_gives_what_conv2d_gives(algorithm, level):
+    with kernels.use(level):
+        plan, x, weight, bias = make(algorithm, activation="relu")
+        expected = fc.conv2d(x, weight, bias, activation="relu", algorithm=algorithm, **CASE.keywords)
+        assert_same_bits(plan(x), expected)
+    # A plan keeps the level it was packed for.
+    assert_same_bits(plan(x), expected)
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_reuse_leaves_no_trace(algorithm):
+    plan, x, *_ = make(algorithm)
+    first = plan(x)
+    kept = first.copy()
+    other = plan(2 * x + 1)
+    assert not np.shares_memory(first, other)
+    assert_same_bits(first, kept)
+    assert_same_bits(plan(x), kept)
+    out = np.full(kept.shape, np.nan, np.float32)
+    assert plan(x, out=out) is out
+    assert_same_bits(out, kept)
+    assert_same_bits(plan(strategies.MEMORY_LAYOUTS["channels_last"](x)), kept)
+
+
+def test_changing_the_weight_afterwards_changes_nothing():
+    for algorithm in ALGORITHMS:
+        plan, x, weight, bias = make(algorithm)
+        expected = plan(x)
+        weight[...] = 0
+        bias[...] = 0
+        assert_same_bits(plan(x), expected)
+
+
+def test_an_input_of_another_shape_is_refused():
+    plan, x, *_ = make()
+    for wrong in (x[:1], x[:, :23], x[:, :, 1:], x[0], np.swapaxes(x, 2, 3)):
+        with pytest.raises(ValueError, match="^x ") as caught:
+            plan(wrong)
+        assert str(x.shape) in str(caught.value)
+        assert str(wrong.shape) in str(caught.value)
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.complex64, bool, object])
+def test_an_input_of_another_kind_is_refused(dtype):
+    plan, x, *_ = make()
+    with pytest.raises(TypeError, match="^x "):
+        plan(x.astype(dtype))
+
+
+def test_out_and_num_threads_are_checked():
+    plan, x, *_ = make()
+    with pytest.raises(ValueError, match="^out "):
+        plan(x, out=np.empty((2, 40, 30, 33), np.float32))
+    with pytest.raises(TypeError, match="^out "):
+        plan(x, out=np.empty((2, 40, 30, 34)))
+    with pytest.raises(ValueError, match="^num_threads "):
+        plan(x, num_threads=0)
+
+
+def test_dtype_of_the_plan():
+    _, x, weight, _ = make()
+    assert fc.plan_conv2d(x.shape, weight).geometry.dtype == np.float32
+    assert fc.plan_conv2d(x.shape, weight.astype(np.float64)).geometry.dtype == np.float64
+    assert fc.plan_conv2d(x.shape, weight, dtype=np.float64).geometry.dtype == np.float64
+    assert fc.plan_conv2d(x.shape, weight.astype(np.float16)).geometry.dtype == np.float32
+    with pytest.raises(TypeError, match="^dtype "):
+        fc.plan_conv2d(x.shape, weight, dtype=np.int32)
+
+
+def test_nhwc_plan():
+    plan, x, weight, bias = make()
+    nhwc = np.ascontiguousarray(x.transpose(0, 2, 3, 1))
+    last = fc.plan_conv2d(nhwc.shape, weight, bias, layout="NHWC", **CASE.keywords)
+    y = last(nhwc)
+    assert y.flags.c_contiguous
+    assert_same_bits(y.transpose(0, 3, 1, 2), plan(x))
+    with pytest.raises(ValueError, match="^x "):
+        last(x)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("num_threads", [1, 2])
+@pytest.mark.parametrize("memory", ["contiguous", "channels_last"])
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_workspace_bytes_are_all_it_takes(algorithm, memory, num_threads, dtype):
+    plan, x, *_ = make(algorithm, dtype, num_threads=num_threads)
+    x = strategies.MEMORY_LAYOUTS[memory](x)
+    output_bytes = plan.geometry.output_bytes
+    fc.conv2d(x[:, :, :3, :3], np.ones((1, 24, 1, 1), dtype), algorithm="direct")
+    tracemalloc.start()
+    try:
+        y = plan(x)
+        _, peak = tracemalloc.get_traced_memory()
+        assert peak <= plan.workspace_bytes + output_bytes + SLACK
+        del y
+        before, _ = tracemalloc.get_traced_memory()
+        tracemalloc.reset_peak()
+        y = plan(x)
+        after, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak - before <= plan.workspace_bytes + output_bytes + SLACK
+    assert after - before <= output_bytes + SLACK
+    assert y.nbytes == output_bytes
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_repeated_calls_do_not_grow(algorithm):
+    plan, x, *_ = make(algorithm)
+    out = plan(x)
+    plan(x, out=out)
+    tracemalloc.start()
+    try:
+        plan(x, out=out)
+        before, _ = tracemalloc.get_traced_memory()
+        for _ in range(20):
+            plan(x, out=out)
+        after, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert after - before <= SLACK
+
+
+def test_im2col_lowers_panel_by_panel():
+    """Its buffer must not hold all patches, which for this problem would be 9 times the input."""
+    x_shape, weight = (1, 64, 112, 112), np.ones((64, 64, 3, 3), np.float32)
+    plan = fc.plan_conv2d(x_shape, weight, padding=1, algorithm="im2col", num_threads=1)
+    patches = 64 * 9 * 112 * 112 * 4
+    assert plan.workspace_bytes < patches / 4
