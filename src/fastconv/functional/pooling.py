@@ -39,7 +39,7 @@ def _window(kernel_size, stride, padding) -> tuple[tuple[int, int], tuple[int, i
 
 
 def _channels_last(array: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    """The (N, H, W, C) C-contiguous array a kernel takes, from any (N, C, H, W) one; a view where it can be."""
+    """Any (N, C, H, W) array as the C-contiguous (N, H, W, C) one a kernel takes; a view where it can be."""
     return np.ascontiguousarray(array.transpose(0, 2, 3, 1), dtype)
 
 
@@ -125,7 +125,7 @@ def max_pool2d_grad(grad_output, indices, input_shape, *, num_threads=None):
         raise TypeError(f"indices must have dtype int64, got {indices.dtype}")
     if indices.ndim != 4 or indices.shape[:2] != (batch, channels):
         raise ValueError(
-            f"indices must be {_IMAGES} with N={batch} and C={channels} as input_shape says, got {indices.shape}"
+            f"indices must be {_IMAGES} with N={batch}, C={channels} as in input_shape, got {indices.shape}"
         )
     if indices.size and not 0 <= indices.min() <= indices.max() < height * width:
         raise ValueError(
