@@ -23,7 +23,7 @@ cdef struct Window:
     bint count_padding
 
 
-cdef Window make_window(x_shape, out_shape, kernel, stride, padding, bint count_padding):
+cdef Window pool_window(x_shape, out_shape, kernel, stride, padding, bint count_padding):
     cdef Window w
     w.height, w.width, w.channels = x_shape[1:4]
     w.out_height, w.out_width = out_shape[1:3]
@@ -34,11 +34,11 @@ cdef Window make_window(x_shape, out_shape, kernel, stride, padding, bint count_
     return w
 
 
-cdef inline Py_ssize_t first_inside(Py_ssize_t start) noexcept nogil:
+cdef inline Py_ssize_t window_start(Py_ssize_t start) noexcept nogil:
     return start if start > 0 else 0
 
 
-cdef inline Py_ssize_t last_inside(Py_ssize_t stop, Py_ssize_t size) noexcept nogil:
+cdef inline Py_ssize_t window_stop(Py_ssize_t stop, Py_ssize_t size) noexcept nogil:
     return stop if stop < size else size
 
 
@@ -71,12 +71,12 @@ cdef void max_pool_row(
     Py_ssize_t out_row,
 ) noexcept nogil:
     cdef Py_ssize_t top = out_row * w.stride_h - w.pad_h
-    cdef Py_ssize_t row_start = first_inside(top), row_stop = last_inside(top + w.kernel_h, w.height)
+    cdef Py_ssize_t row_start = window_start(top), row_stop = window_stop(top + w.kernel_h, w.height)
     cdef Py_ssize_t left, column_start, column_stop, column, row, i, c, pixel
     for i in range(w.out_width):
         left = i * w.stride_w - w.pad_w
-        column_start = first_inside(left)
-        column_stop = last_inside(left + w.kernel_w, w.width)
+        column_start = window_start(left)
+        column_stop = window_stop(left + w.kernel_w, w.width)
         pixel = row_start * w.width + column_start
         memcpy(out, image + pixel * w.channels, w.channels * sizeof(real))
         if indices != NULL:
@@ -101,14 +101,14 @@ cdef void avg_pool_row(
     Py_ssize_t out_row,
 ) noexcept nogil:
     cdef Py_ssize_t top = out_row * w.stride_h - w.pad_h
-    cdef Py_ssize_t row_start = first_inside(top), row_stop = last_inside(top + w.kernel_h, w.height)
+    cdef Py_ssize_t row_start = window_start(top), row_stop = window_stop(top + w.kernel_h, w.height)
     cdef Py_ssize_t left, column_start, column_stop, column, row, i, c
     cdef const real *pixel
     cdef real divisor
     for i in range(w.out_width):
         left = i * w.stride_w - w.pad_w
-        column_start = first_inside(left)
-        column_stop = last_inside(left + w.kernel_w, w.width)
+        column_start = window_start(left)
+        column_stop = window_stop(left + w.kernel_w, w.width)
         divisor = average_divisor(w, row_stop - row_start, column_stop - column_start)
         memset(out, 0, w.channels * sizeof(real))
         for row in range(row_start, row_stop):
@@ -130,7 +130,7 @@ cdef void avg_pool_grad_row(
     # The output rows whose window holds this row: out_row·stride ≤ row + pad ≤ out_row·stride + kernel − 1.
     cdef Py_ssize_t reach = row + w.pad_h - w.kernel_h + 1
     cdef Py_ssize_t out_start = (reach + w.stride_h - 1) // w.stride_h if reach > 0 else 0
-    cdef Py_ssize_t out_stop = last_inside((row + w.pad_h) // w.stride_h + 1, w.out_height)
+    cdef Py_ssize_t out_stop = window_stop((row + w.pad_h) // w.stride_h + 1, w.out_height)
     cdef Py_ssize_t out_row, i, c, column, column_start, column_stop, top, left
     cdef const real *grad
     cdef real divisor
@@ -139,10 +139,10 @@ cdef void avg_pool_grad_row(
         top = out_row * w.stride_h - w.pad_h
         for i in range(w.out_width):
             left = i * w.stride_w - w.pad_w
-            column_start = first_inside(left)
-            column_stop = last_inside(left + w.kernel_w, w.width)
+            column_start = window_start(left)
+            column_stop = window_stop(left + w.kernel_w, w.width)
             divisor = average_divisor(
-                w, last_inside(top + w.kernel_h, w.height) - first_inside(top), column_stop - column_start
+                w, window_stop(top + w.kernel_h, w.height) - window_start(top), column_stop - column_start
             )
             grad = grad_output + (out_row * w.out_width + i) * w.channels
             for column in range(column_start, column_stop):
@@ -170,7 +170,7 @@ def max_pool(
     int64_t[:, :, :, ::1] indices,      # OUT  (N, H_out, W_out, C), or None
     kernel, stride, padding, int num_threads,
 ):
-    cdef Window w = make_window(x.shape, out.shape, kernel, stride, padding, True)
+    cdef Window w = pool_window(x.shape, out.shape, kernel, stride, padding, True)
     cdef Py_ssize_t row, n, i
     cdef bint with_indices = indices is not None
     if out.shape[0] == 0 or w.channels == 0:
@@ -204,7 +204,7 @@ def max_pool_grad(
         c = task % blocks * CHANNEL_BLOCK
         scatter_channels(
             &grad_output[n, 0, 0, c], &indices[n, 0, 0, c], &grad_input[n, 0, 0, c],
-            out_pixels, channels, last_inside(CHANNEL_BLOCK, channels - c),
+            out_pixels, channels, window_stop(CHANNEL_BLOCK, channels - c),
         )
 
 
@@ -213,7 +213,7 @@ def avg_pool(
     real[:, :, :, ::1] out,         # OUT  (N, H_out, W_out, C)
     kernel, stride, padding, bint count_include_pad, int num_threads,
 ):
-    cdef Window w = make_window(x.shape, out.shape, kernel, stride, padding, count_include_pad)
+    cdef Window w = pool_window(x.shape, out.shape, kernel, stride, padding, count_include_pad)
     cdef Py_ssize_t row, n, i
     if out.shape[0] == 0 or w.channels == 0:
         return
@@ -230,7 +230,7 @@ def avg_pool_grad(
     real[:, :, :, ::1] grad_input,          # OUT  (N, H, W, C)
     kernel, stride, padding, bint count_include_pad, int num_threads,
 ):
-    cdef Window w = make_window(
+    cdef Window w = pool_window(
         grad_input.shape, grad_output.shape, kernel, stride, padding, count_include_pad
     )
     cdef Py_ssize_t row, n, i

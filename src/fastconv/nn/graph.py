@@ -169,7 +169,8 @@ class Graph:
     def _check_count(self, inputs: Sequence[Any]) -> None:
         if len(inputs) != len(self.inputs):
             raise TypeError(
-                f"the model takes {len(self.inputs)} input(s), {', '.join(self.input_names)}; got {len(inputs)}"
+                f"the model takes {len(self.inputs)} input(s) ({', '.join(self.input_names)}),"
+                f" got {len(inputs)}"
             )
 
     def backward(
