@@ -10,6 +10,7 @@ from fastconv import checks
 from fastconv.functional.convolution import conv2d, conv2d_input_grad, conv2d_weight_grad
 from fastconv.geometry import ConvGeometry
 from fastconv.nn.layer import EVALUATION, Field, Layer, Stored, boolean, parameter_dtype, register
+from fastconv.plan import ALGORITHM_NAMES
 
 _PADDING_MODES = {"zeros": "constant", "reflect": "reflect", "replicate": "edge", "circular": "wrap"}
 
@@ -28,7 +29,8 @@ class Conv2d(Layer):
     bias : bool, default True
     padding_mode : {"zeros", "reflect", "replicate", "circular"}, default "zeros"
     algorithm : str, default "auto"
-        Of the forward pass; as in :func:`fastconv.conv2d`.
+        Of the forward pass; as in :func:`fastconv.conv2d`. "fastest" goes by measured times, so that two
+        runs may choose, and round, differently.
     dtype : float32 or float64, default float32
     seed : int or numpy.random.Generator, optional
         Initial parameters are drawn from ``numpy.random.default_rng(seed)``: weight and bias uniformly
@@ -78,6 +80,7 @@ class Conv2d(Layer):
                 f" in_channels={in_channels}, out_channels={out_channels}"
             )
         checks.choice("padding_mode", padding_mode, tuple(_PADDING_MODES))
+        checks.choice("algorithm", algorithm, ALGORITHM_NAMES)
         self.padding = padding
         self.padding_mode = padding_mode
         self.algorithm = algorithm
