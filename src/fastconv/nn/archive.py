@@ -61,7 +61,7 @@ def read(path: str | os.PathLike) -> tuple[dict[str, Any], dict[str, np.ndarray]
         If it is not such a file, or damaged.
     """
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
         architecture = json.loads(str(arrays.pop(_ARCHITECTURE)[()]))
     except _DAMAGE as error:

@@ -135,9 +135,7 @@ class Model(Graph):
         """
         if not input_shapes:
             if None in self.input_shapes:
-                raise TypeError(
-                    "input_shape must be given, such as (1, 3, 32, 32): this model knows none yet"
-                )
+                raise TypeError("input_shapes must be given, as in summary((1, 3, 32, 32)): none is known")
             input_shapes = self.input_shapes
         return summarize(self, *(tuple(shape) for shape in input_shapes))
 
