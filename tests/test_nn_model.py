@@ -1,5 +1,6 @@
 """Graphs and models: structure, names, forward and back through branches, summaries, files."""
 
+import contextlib
 import json
 import threading
 import weakref
@@ -465,6 +466,23 @@ def test_load_refuses_damage(tmp_path):
     damaged(path, **{"0.weight": np.ones((4, 2, 3, 4))})
     with pytest.raises(ValueError, match=r"0\.weight"):
         nn.load(path)
+
+
+def test_load_survives_flipped_bytes(tmp_path):
+    path = tmp_path / "m.npz"
+    small_network().save(path)
+    whole = path.read_bytes()
+    rng = np.random.default_rng(0)
+    refused = 0
+    for _ in range(500):
+        changed = bytearray(whole)
+        changed[rng.integers(len(whole))] = rng.integers(256)
+        path.write_bytes(changed)
+        with contextlib.suppress(ValueError):
+            nn.load(path)
+            refused -= 1
+        refused += 1
+    assert refused > 400
 
 
 def test_saved_files_get_the_usual_permissions(tmp_path):

@@ -9,6 +9,13 @@ from fastconv import kernels
 from fastconv.functional import pooling
 
 
+@pytest.fixture(autouse=True, scope="module")
+def threads_for_small_images():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pooling, "_ELEMENTS_PER_THREAD", 1)
+        yield
+
+
 @st.composite
 def problems(draw, dtype=np.float64):
     """An image, in one of three memory formats, and a window that fits it; integers make ties likely."""
@@ -111,6 +118,23 @@ def test_like_torch(count_include_pad):
             grad, x.shape, kernel, stride, padding, count_include_pad=count_include_pad
         )
         np.testing.assert_allclose(back, expected, rtol=1e-12, atol=1e-15)
+
+
+@pytest.mark.parametrize("level", kernels.supported_levels())
+def test_same_bits_for_any_number_of_threads(level):
+    x = np.random.default_rng(0).standard_normal((3, 37, 50, 51), dtype=np.float32)
+    window = {"kernel_size": 3, "stride": 2, "padding": 1}
+    with kernels.use(level):
+        results = []
+        for threads in (1, 2, 4, 4):
+            y, indices = pooling.max_pool2d(x, **window, return_indices=True, num_threads=threads)
+            mean = pooling.avg_pool2d(x, **window, num_threads=threads)
+            back = pooling.max_pool2d_grad(mean, indices, x.shape, num_threads=threads)
+            spread = pooling.avg_pool2d_grad(y, x.shape, **window, num_threads=threads)
+            results.append((y, indices, mean, back, spread))
+    for result in results[1:]:
+        for array, expected in zip(result, results[0], strict=True):
+            np.testing.assert_array_equal(array, expected)
 
 
 def test_memory_format_follows_the_input():

@@ -7,6 +7,7 @@ import numpy as np
 from fastconv import checks, kernels, threads
 
 _IMAGES = "(N, C, H, W)"
+_ELEMENTS_PER_THREAD = 1 << 14
 
 
 def pool_output_size(
@@ -36,6 +37,11 @@ def _window(kernel_size, stride, padding) -> tuple[tuple[int, int], tuple[int, i
     kernel = checks.per_axis("kernel_size", kernel_size, 2, 1)
     stride = kernel if stride is None else checks.per_axis("stride", stride, 2, 1)
     return kernel, stride, checks.per_axis("padding", padding, 2, 0)
+
+
+def _threads(num_threads: int | None, elements: int) -> int:
+    """How many threads to use for so many elements: starting one costs as much as pooling some thousands."""
+    return min(threads.resolve(num_threads), 1 + elements // _ELEMENTS_PER_THREAD)
 
 
 def _channels_last(array: np.ndarray, dtype: np.dtype) -> np.ndarray:
@@ -94,7 +100,7 @@ def max_pool2d(x, kernel_size, stride=None, padding=0, *, return_indices=False, 
     shape = (x.shape[0], *size, x.shape[1])
     y = np.empty(shape, dtype)
     indices = np.empty(shape, np.int64) if return_indices else None
-    kernels.active().max_pool(_channels_last(x, dtype), y, indices, *window, threads.resolve(num_threads))
+    kernels.active().max_pool(_channels_last(x, dtype), y, indices, *window, _threads(num_threads, x.size))
     return (_like(y, x), _like(indices, x)) if return_indices else _like(y, x)
 
 
@@ -136,7 +142,10 @@ def max_pool2d_grad(grad_output, indices, input_shape, *, num_threads=None):
     dtype = checks.float_dtype("grad_output", grad.dtype)
     result = np.zeros((batch, height, width, channels), dtype)
     kernels.active().max_pool_grad(
-        _channels_last(grad, dtype), _channels_last(indices, np.int64), result, threads.resolve(num_threads)
+        _channels_last(grad, dtype),
+        _channels_last(indices, np.int64),
+        result,
+        _threads(num_threads, grad.size),
     )
     return _like(result, grad)
 
@@ -169,7 +178,7 @@ def avg_pool2d(x, kernel_size, stride=None, padding=0, *, count_include_pad=True
     dtype = checks.float_dtype("x", x.dtype)
     y = np.empty((x.shape[0], *size, x.shape[1]), dtype)
     kernels.active().avg_pool(
-        _channels_last(x, dtype), y, *window, bool(count_include_pad), threads.resolve(num_threads)
+        _channels_last(x, dtype), y, *window, bool(count_include_pad), _threads(num_threads, x.size)
     )
     return _like(y, x)
 
@@ -202,7 +211,11 @@ def avg_pool2d_grad(
     dtype = checks.float_dtype("grad_output", grad.dtype)
     result = np.empty((batch, *image, channels), dtype)
     kernels.active().avg_pool_grad(
-        _channels_last(grad, dtype), result, *window, bool(count_include_pad), threads.resolve(num_threads)
+        _channels_last(grad, dtype),
+        result,
+        *window,
+        bool(count_include_pad),
+        _threads(num_threads, result.size),
     )
     return _like(result, grad)
 
