@@ -1,0 +1,201 @@
+"""Convolution layers."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from fastconv import checks
+from fastconv.functional.convolution import conv2d, conv2d_input_grad, conv2d_weight_grad
+from fastconv.geometry import ConvGeometry
+from fastconv.nn.layer import EVALUATION, Field, Layer, Stored, boolean, parameter_dtype, register
+from fastconv.plan import ALGORITHM_NAMES
+
+_PADDING_MODES = {"zeros": "constant", "reflect": "reflect", "replicate": "edge", "circular": "wrap"}
+
+
+@register
+class Conv2d(Layer):
+    """2-D convolution (cross-correlation) of (N, C_in, H, W) to (N, C_out, H_out, W_out).
+
+    Parameters
+    ----------
+    in_channels, out_channels : int
+    kernel_size : int or (int, int)
+    stride, dilation : int or (int, int), default 1
+    padding : int, (int, int), ((top, bottom), (left, right)), "valid", "same" or "full", default 0
+    groups : int, default 1
+    bias : bool, default True
+    padding_mode : {"zeros", "reflect", "replicate", "circular"}, default "zeros"
+    algorithm : str, default "auto"
+        Of the forward pass; as in :func:`fastconv.conv2d`. "fastest" goes by measured times, so that two
+        runs may choose, and round, differently.
+    dtype : float32 or float64, default float32
+    seed : int or numpy.random.Generator, optional
+        Initial parameters are drawn from ``numpy.random.default_rng(seed)``: weight and bias uniformly
+        within ±1/√(C_in/groups · k_h · k_w), as PyTorch does (He et al. 2015 with gain √⅓). Default: fresh
+        entropy.
+
+    Attributes
+    ----------
+    weight : ndarray, shape (C_out, C_in/groups, k_h, k_w)
+    bias : ndarray, shape (C_out,), or None
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is of the wrong type or out of range.
+    """
+
+    weight = Stored()
+    bias = Stored()
+
+    def __init__(
+        self,
+        in_channels,
+        out_channels,
+        kernel_size,
+        stride=1,
+        padding=0,
+        dilation=1,
+        groups=1,
+        bias=True,
+        padding_mode="zeros",
+        *,
+        algorithm="auto",
+        dtype=np.float32,
+        seed=None,
+    ):
+        super().__init__()
+        self.in_channels = checks.integer("in_channels", in_channels, 1)
+        self.out_channels = checks.integer("out_channels", out_channels, 1)
+        self.kernel_size = checks.per_axis("kernel_size", kernel_size, 2, 1)
+        self.stride = checks.per_axis("stride", stride, 2, 1)
+        self.dilation = checks.per_axis("dilation", dilation, 2, 1)
+        self.groups = checks.integer("groups", groups, 1)
+        if self.in_channels % self.groups or self.out_channels % self.groups:
+            raise ValueError(
+                f"groups must divide in_channels and out_channels, got groups={groups},"
+                f" in_channels={in_channels}, out_channels={out_channels}"
+            )
+        checks.choice("padding_mode", padding_mode, tuple(_PADDING_MODES))
+        checks.choice("algorithm", algorithm, ALGORITHM_NAMES)
+        self.padding = padding
+        self.padding_mode = padding_mode
+        self.algorithm = algorithm
+        shape = (self.out_channels, self.in_channels // self.groups, *self.kernel_size)
+        dtype = parameter_dtype(dtype)
+        self.parameters["weight"] = np.empty(shape, dtype)
+        # An image as large as the kernel is the smallest that every padding accepts.
+        extent = [d * (k - 1) + 1 for k, d in zip(self.kernel_size, self.dilation, strict=True)]
+        self._smallest = self._geometry((1, self.in_channels, *extent))
+        if boolean("bias", bias):
+            self.parameters["bias"] = np.empty(self.out_channels, dtype)
+        self.initialize(np.random.default_rng(seed))
+
+    def initialize(self, rng):
+        bound = 1 / math.sqrt(math.prod(self.weight.shape[1:]))
+        for array in self.parameters.values():
+            array[...] = rng.uniform(-bound, bound, array.shape)
+
+    def config(self):
+        return {
+            "in_channels": self.in_channels,
+            "out_channels": self.out_channels,
+            "kernel_size": self.kernel_size,
+            "stride": self.stride,
+            "padding": self.padding,
+            "dilation": self.dilation,
+            "groups": self.groups,
+            "bias": self.bias is not None,
+            "padding_mode": self.padding_mode,
+            "algorithm": self.algorithm,
+            "dtype": self.dtype.name,
+        }
+
+    def _geometry(self, input_shape):
+        return ConvGeometry.create(
+            input_shape,
+            self.weight.shape,
+            stride=self.stride,
+            padding=self.padding,
+            dilation=self.dilation,
+            groups=self.groups,
+            dtype=self.dtype,
+        )
+
+    def output_shape(self, *input_shapes):
+        return self._geometry(*input_shapes).output_shape
+
+    def macs(self, *input_shapes):
+        return self._geometry(*input_shapes).multiplications
+
+    @property
+    def receptive_field(self):
+        """As in :attr:`Layer.receptive_field`.
+
+        With "same" padding and a stride the padding depends on the input; taken is that of an input
+        which the stride divides.
+        """
+        kernel = self._smallest.input_size
+        if self.padding == "same":
+            low = tuple(max(k - s, 0) // 2 for k, s in zip(kernel, self.stride, strict=True))
+        else:
+            low = tuple(pair[0] for pair in self._smallest.padding)
+        return Field(kernel, self.stride, low)
+
+    def forward(self, x, mode=EVALUATION):
+        y = conv2d(
+            x,
+            self.weight,
+            self.bias,
+            stride=self.stride,
+            padding=self.padding,
+            dilation=self.dilation,
+            groups=self.groups,
+            padding_mode=self.padding_mode,
+            algorithm=self.algorithm,
+            num_threads=mode.num_threads,
+        )
+        return y, x
+
+    def backward(self, grad_output, x, mode=EVALUATION):
+        if self.padding_mode == "zeros":
+            return self._gradients(grad_output, x, self.padding, mode)
+        padding = self._geometry(x.shape).padding
+        padded = np.pad(x, ((0, 0), (0, 0), *padding), _PADDING_MODES[self.padding_mode])
+        (grad_padded,), grads = self._gradients(grad_output, padded, 0, mode)
+        if grad_padded is not None:
+            for axis in (0, 1):
+                grad_padded = _unpad(
+                    grad_padded, axis + 2, x.shape[axis + 2], padding[axis], self.padding_mode
+                )
+        return (grad_padded,), grads
+
+    def _gradients(self, grad_output, x, padding, mode):
+        options = {
+            "stride": self.stride,
+            "padding": padding,
+            "dilation": self.dilation,
+            "groups": self.groups,
+            "num_threads": mode.num_threads,
+        }
+        grads = {"weight": conv2d_weight_grad(grad_output, x, self.weight.shape, **options)}
+        if self.bias is not None:
+            grads["bias"] = grad_output.sum(axis=(0, 2, 3))
+        grad_input = None
+        if mode.input_grad:
+            grad_input = conv2d_input_grad(grad_output, self.weight, x.shape, **options)
+        return (grad_input,), grads
+
+
+def _unpad(grad, axis, size, amounts, padding_mode):
+    """The gradient before padding: each border line's is added to that of the line it was copied from."""
+    sources = np.pad(np.arange(size), amounts, _PADDING_MODES[padding_mode])
+    lines = np.moveaxis(grad, axis, 0)
+    result = lines[amounts[0] : amounts[0] + size].copy(order="K")
+    borders = (*range(amounts[0]), *range(amounts[0] + size, len(sources)))
+    for border in borders:
+        result[sources[border]] += lines[border]
+    return np.moveaxis(result, 0, axis)
