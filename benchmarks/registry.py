@@ -161,5 +161,7 @@ def select(pattern: str) -> tuple[Layer, ...]:
     chosen = tuple(layer for layer in LAYERS if any(fnmatchcase(layer.name, glob) for glob in globs))
     if not chosen:
         families = ", ".join(dict.fromkeys(layer.family for layer in LAYERS))
-        raise ValueError(f"layers must match some of the registry's names, got {pattern!r}; families: {families}")
+        raise ValueError(
+            f"layers must match some of the registry's names, got {pattern!r}; families: {families}"
+        )
     return chosen
