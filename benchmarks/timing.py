@@ -45,8 +45,9 @@ class Timing(NamedTuple):
 def quiet_thread_pools() -> None:
     """Shorten how long idle threads spin; call it before any library with threads is loaded.
 
-    GNU's OpenMP spins 300,000 pauses by default, about as long as the rest between turns, Intel's 200 ms:
-    both would run into the next contestant's turn. A turn itself is shorter than what remains.
+    Measured on two threads, GNU's OpenMP burns 6 ms of CPU after a call by default and 3.6 ms with 20,000
+    pauses, well within the rest between turns; with 200 pauses every call has to wake the pool and takes up to
+    twice as long. Intel's OpenMP would spin for 200 ms.
     """
     os.environ.setdefault("GOMP_SPINCOUNT", "20000")
     os.environ.setdefault("KMP_BLOCKTIME", "1")
