@@ -97,7 +97,8 @@ def _compare(options: argparse.Namespace) -> None:
     # Refuses impossible shapes before memory is asked for.
     ConvGeometry.create(options.input, options.weight, dtype=np.dtype(options.dtype), **keywords)
     rng = np.random.default_rng(0)
-    x, weight = (rng.standard_normal(shape).astype(options.dtype) for shape in (options.input, options.weight))
+    x = rng.standard_normal(options.input, options.dtype)
+    weight = rng.standard_normal(options.weight, options.dtype)
     comparison = fc.compare(x, weight, num_threads=options.threads, **keywords)
     print(json.dumps(comparison.to_dict(), indent=2) if options.json else comparison)
 
@@ -130,9 +131,10 @@ def _add_demo(commands) -> None:
     parser = commands.add_parser(
         "demo",
         help="train a small network on real handwritten digits",
-        description="Trains a small convolutional network on scikit-learn's 1,797 scanned digits, measures it\n"
-        "on a fifth it has not seen, saves it, loads it back, draws some digits with its answers,\n"
-        'and compares the algorithms on one of its layers. Needs: pip install "fastconv[demo]"',
+        description="Trains a small convolutional network on scikit-learn's 1,797 scanned digits,\n"
+        "measures it on a fifth it has not seen, saves it, loads it back, draws some digits with\n"
+        "its answers, and compares the algorithms on one of its layers.\n"
+        'Needs: pip install "fastconv[demo]"',
         epilog="examples:\n  fastconv demo\n  fastconv demo --epochs 20 --seed 1 --save digits.npz",
     )
     parser.add_argument(
@@ -159,7 +161,11 @@ def _add_compare(commands) -> None:
     )
     parser.add_argument("--input", type=_shape, required=True, metavar="N,C,H,W", help="shape of the input")
     parser.add_argument(
-        "--weight", type=_shape, required=True, metavar="M,C,KH,KW", help="shape of the weight; C is per group"
+        "--weight",
+        type=_shape,
+        required=True,
+        metavar="M,C,KH,KW",
+        help="shape of the weight; C is per group",
     )
     parser.add_argument("--stride", type=_per_axis, default=1, metavar="S[,S]", help="default: 1")
     parser.add_argument(
@@ -181,7 +187,8 @@ def _add_summary(commands) -> None:
     parser = commands.add_parser(
         "summary",
         help="print the layers of a saved model",
-        description="Prints a saved model's layers: output shape, parameters, multiplications, receptive field.",
+        description="Prints a saved model's layers: output shape, parameters, multiplications,\n"
+        "receptive field.",
         epilog="examples:\n  fastconv summary fastconv-digits.npz --input 1,1,8,8",
     )
     parser.add_argument("model", metavar="MODEL.npz", help="a file written by model.save")
@@ -193,8 +200,8 @@ def _add_info(commands) -> None:
     parser = commands.add_parser(
         "info",
         help="print version, instruction set, compiler, threads",
-        description="Prints what a bug report needs: versions, the instruction-set level in use and those the\n"
-        "CPU has, compiler, OpenMP, threads. FASTCONV_ISA selects another level.",
+        description="Prints what a bug report needs: versions, the instruction-set level in use and\n"
+        "those the CPU has, compiler, OpenMP, threads. FASTCONV_ISA selects another level.",
         epilog="examples:\n  fastconv info\n  FASTCONV_ISA=baseline fastconv info --json",
     )
     parser.add_argument("--json", action="store_true", help="print JSON")

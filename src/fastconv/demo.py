@@ -44,7 +44,7 @@ def load_digits(seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarr
 
 
 def build(seed: int):
-    """Three convolutions with batch normalisation, two poolings, one linear layer: 10 scores of an 8×8 image."""
+    """Three convolutions with batch normalisation, two poolings, a linear layer: 10 scores of an image."""
     nn = fc.nn
     rng = np.random.default_rng(seed)
     return nn.Sequential(
@@ -155,7 +155,9 @@ def run(save: str, epochs: int, seed: int, threads: int | None = None) -> None:
         fc.set_num_threads(threads)
     digits = load_digits(seed)
     x_test, y_test = digits[2:]
-    print(f"{len(digits[0])} digits to learn from, {len(x_test)} held out; {fc.get_num_threads()} thread(s).\n")
+    print(
+        f"{len(digits[0])} digits to learn from, {len(x_test)} held out; {fc.get_num_threads()} thread(s).\n"
+    )
     model = build(seed)
     print(model.summary((1, 1, 8, 8)), "\n")
     train(model, digits, epochs, seed)
