@@ -105,7 +105,8 @@ def test_summary_of_a_saved_model(saved_model):
     result = fastconv("summary", saved_model, "--input", "1,1,8,8")
     assert result.returncode == 0, result.stderr
     assert "Conv2d" in result.stdout
-    assert "1,490" in result.stdout.replace("1490", "1,490")  # 4·9 + 4 + 144·10 + 10 parameters, less the 40
+    parameters = 4 * 9 + 4 + 144 * 10 + 10
+    assert str(parameters) in result.stdout.replace(",", "")
 
 
 def test_summary_of_a_file_that_is_no_model(tmp_path):
