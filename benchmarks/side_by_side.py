@@ -160,7 +160,7 @@ def setting(threads: int, repeats: int, command: str) -> list[str]:
     return [
         f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
         f"{processor()}, {os.cpu_count()} CPUs, {platform.platform()}",
-        f"fastconv {info['version']}, instruction set {info['isa']}, {info['compiler']}; {versions}",
+        f"fastconv {fc.__version__}, instruction set {info['isa']}, {info['compiler']}; {versions}",
         f"{threads} thread(s), {repeats} rounds; {command}",
     ]
 

@@ -46,8 +46,8 @@ def quiet_thread_pools() -> None:
     """Shorten how long idle threads spin; call it before any library with threads is loaded.
 
     Measured on two threads, GNU's OpenMP burns 6 ms of CPU after a call by default and 3.6 ms with 20,000
-    pauses, well within the rest between turns; with 200 pauses every call has to wake the pool and takes up to
-    twice as long. Intel's OpenMP would spin for 200 ms.
+    pauses, well within the rest between turns; with 200 pauses every call has to wake the pool and takes
+    up to twice as long. Intel's OpenMP would spin for 200 ms.
     """
     os.environ.setdefault("GOMP_SPINCOUNT", "20000")
     os.environ.setdefault("KMP_BLOCKTIME", "1")

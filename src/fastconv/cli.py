@@ -106,13 +106,18 @@ def _compare(options: argparse.Namespace) -> None:
 def _summary(options: argparse.Namespace) -> None:
     import fastconv as fc
 
-    print(fc.load(options.model).summary(options.input))
+    model = fc.load(options.model)
+    if not options.input and None in model.input_shapes:
+        raise ValueError(
+            f"--input is needed, such as 1,3,32,32: {options.model} does not say what it is made for"
+        )
+    print(model.summary(*options.input))
 
 
 def _info(options: argparse.Namespace) -> None:
     import fastconv as fc
 
-    info = fc.info()
+    info = {"version": fc.__version__, **fc.info()}
     if options.json:
         print(json.dumps(info, indent=2))
         return
@@ -189,10 +194,19 @@ def _add_summary(commands) -> None:
         help="print the layers of a saved model",
         description="Prints a saved model's layers: output shape, parameters, multiplications,\n"
         "receptive field.",
-        epilog="examples:\n  fastconv summary fastconv-digits.npz --input 1,1,8,8",
+        epilog="examples:\n"
+        "  fastconv summary fastconv-digits.npz\n"
+        "  fastconv summary fastconv-digits.npz --input 32,1,16,16",
     )
     parser.add_argument("model", metavar="MODEL.npz", help="a file written by model.save")
-    parser.add_argument("--input", type=_shape, required=True, metavar="N,C,H,W", help="shape of the input")
+    parser.add_argument(
+        "--input",
+        type=_integers,
+        action="append",
+        default=[],
+        metavar="N,C,H,W",
+        help="shape of an input, once for each (default: one sample of what the model was trained on)",
+    )
     parser.set_defaults(run=_summary)
 
 
@@ -217,7 +231,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog="examples:\n"
         "  fastconv demo\n"
         "  fastconv compare --input 1,64,56,56 --weight 64,64,3,3 --padding same\n"
-        "  fastconv summary fastconv-digits.npz --input 1,1,8,8\n"
+        "  fastconv summary fastconv-digits.npz\n"
         "  fastconv info",
     )
     parser.add_argument("--version", action="version", version=f"fastconv {__version__}")

@@ -46,23 +46,24 @@ def load_digits(seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarr
 def build(seed: int):
     """Three convolutions with batch normalisation, two poolings, a linear layer: 10 scores of an image."""
     nn = fc.nn
-    rng = np.random.default_rng(seed)
-    return nn.Sequential(
-        nn.Conv2d(1, 16, 3, padding=1, rng=rng),
+    model = nn.Sequential(
+        nn.Conv2d(1, 16, 3, padding=1),
         nn.BatchNorm2d(16),
         nn.ReLU(),
-        nn.Conv2d(16, 32, 3, padding=1, rng=rng),
+        nn.Conv2d(16, 32, 3, padding=1),
         nn.BatchNorm2d(32),
         nn.ReLU(),
         nn.MaxPool2d(2),
-        nn.Conv2d(32, 64, 3, padding=1, rng=rng),
+        nn.Conv2d(32, 64, 3, padding=1),
         nn.BatchNorm2d(64),
         nn.ReLU(),
         nn.MaxPool2d(2),
         nn.Flatten(),
         nn.Dropout(0.3),
-        nn.Linear(256, 10, rng=rng),
+        nn.Linear(256, 10),
     )
+    model.initialize(seed)
+    return model
 
 
 def picture(image: np.ndarray) -> list[str]:
@@ -103,7 +104,7 @@ def train(model, digits, epochs: int, seed: int) -> None:
     """Fit the model and say how long it took and how well it does on the held-out fifth."""
     x_train, y_train, x_test, y_test = digits
     start = time.perf_counter()
-    model.fit(x_train, y_train, epochs=epochs, batch_size=32, seed=seed)
+    model.fit(x_train, y_train, epochs=epochs, batch_size=32, optimizer="adam", seed=seed)
     seconds = time.perf_counter() - start
     accuracy = model.evaluate(x_test, y_test)["accuracy"]
     print(f"Trained {epochs} epochs in {seconds:.1f} s.")
