@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -12,21 +11,10 @@ import time
 import pytest
 
 import fastconv as fc
+from command import COMMAND, environment, run
 
-COMMAND = [sys.executable, "-m", "fastconv.cli"]
 SMALL = ("--input", "1,8,10,10", "--weight", "8,8,3,3")
 COMMANDS = ("demo", "compare", "summary", "info")
-
-
-def fastconv(*arguments, cwd=None, **environment):
-    return subprocess.run(
-        [*COMMAND, *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        cwd=cwd,
-        env={**os.environ, "PYTHONIOENCODING": "utf-8", **environment},
-    )
 
 
 def check_refused(result, *words):
@@ -54,7 +42,7 @@ def _interruptible():
 
 
 def test_help_lists_the_commands():
-    result = fastconv("--help")
+    result = run("--help")
     assert result.returncode == 0
     for command in COMMANDS:
         assert command in result.stdout
@@ -69,7 +57,7 @@ def test_help_of_a_command_has_examples(command):
 
 
 def test_version():
-    assert fastconv("--version").stdout == f"fastconv {fc.__version__}\n"
+    assert run("--version").stdout == f"fastconv {fc.__version__}\n"
 
 
 @pytest.mark.parametrize(
@@ -92,17 +80,18 @@ def test_version():
         (("compare", "--input", "1,8,2,2", "--weight", "8,8,3,3"), ("3",)),
         (("compare", "--input", "1,8,999999999,999999999", "--weight", "8,8,3,3"), ()),
         (("summary",), ("MODEL.npz",)),
-        (("summary", "missing.npz", "--input", "1,1,8,8"), ("missing.npz",)),
+        (("summary", "missing.npz"), ("missing.npz",)),
+        (("summary", "missing.npz", "--input", "1,1,a,8"), ("--input", "1,1,a,8")),
         (("demo", "--epochs", "0"), ("--epochs", "0")),
         (("demo", "--save", "missing/digits.npz"), ("missing/digits.npz",)),
     ],
 )
 def test_wrong_arguments_get_one_line_and_exit_code_2(arguments, words, tmp_path):
-    check_refused(fastconv(*arguments, cwd=tmp_path), *words)
+    check_refused(run(*arguments, cwd=tmp_path), *words)
 
 
 def test_summary_of_a_saved_model(saved_model):
-    result = fastconv("summary", saved_model, "--input", "1,1,8,8")
+    result = run("summary", saved_model, "--input", "1,1,8,8")
     assert result.returncode == 0, result.stderr
     assert "Conv2d" in result.stdout
     parameters = 4 * 9 + 4 + 144 * 10 + 10
@@ -112,15 +101,19 @@ def test_summary_of_a_saved_model(saved_model):
 def test_summary_of_a_file_that_is_no_model(tmp_path):
     path = tmp_path / "notes.npz"
     path.write_text("not a model")
-    check_refused(fastconv("summary", path, "--input", "1,1,8,8"), "notes.npz")
+    check_refused(run("summary", path, "--input", "1,1,8,8"), "notes.npz")
+
+
+def test_summary_without_a_known_input(saved_model):
+    check_refused(run("summary", saved_model), "--input")
 
 
 def test_summary_for_an_impossible_input(saved_model):
-    check_refused(fastconv("summary", saved_model, "--input", "1,3,8,8"), "3")
+    check_refused(run("summary", saved_model, "--input", "1,3,8,8"), "3")
 
 
 def test_compare_prints_a_table():
-    result = fastconv("compare", *SMALL, "--padding", "same", "--threads", "1")
+    result = run("compare", *SMALL, "--padding", "same", "--threads", "1")
     assert result.returncode == 0, result.stderr
     for algorithm in ("direct", "im2col", "kn2col", "winograd", "fft"):
         assert algorithm in result.stdout
@@ -140,7 +133,7 @@ def test_compare_prints_json(dtype):
 
 
 def test_info_prints_json():
-    result = fastconv("info", "--json")
+    result = run("info", "--json")
     assert result.returncode == 0, result.stderr
     info = json.loads(result.stdout)
     assert info["version"] == fc.__version__
@@ -148,24 +141,26 @@ def test_info_prints_json():
 
 
 def test_info_follows_the_environment():
-    assert "baseline" in json.loads(fastconv("info", "--json", FASTCONV_ISA="baseline").stdout)["isa"]
-    assert json.loads(fastconv("info", "--json", OMP_NUM_THREADS="1").stdout)["threads"] == 1
+    assert "baseline" in json.loads(run("info", "--json", FASTCONV_ISA="baseline").stdout)["isa"]
+    assert json.loads(run("info", "--json", OMP_NUM_THREADS="1").stdout)["threads"] == 1
 
 
 def test_info_prints_lines():
-    result = fastconv("info")
+    result = run("info")
     assert result.returncode == 0, result.stderr
     for name in fc.info():
         assert name in result.stdout
 
 
 def test_output_survives_a_terminal_without_unicode(saved_model):
-    result = fastconv("summary", saved_model, "--input", "1,1,8,8", PYTHONIOENCODING="ascii")
+    result = run("summary", saved_model, "--input", "1,1,8,8", PYTHONIOENCODING="ascii")
     assert result.returncode == 0, result.stderr
 
 
 def test_a_reader_that_leaves_is_no_error():
-    process = subprocess.Popen([*COMMAND, "info"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [*COMMAND, "info"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment()
+    )
     process.stdout.close()
     with process.stderr:
         assert process.stderr.read() == ""
@@ -176,7 +171,9 @@ def test_demo_without_its_extra():
     script = (
         "import sys; sys.modules['sklearn'] = None; from fastconv.cli import main; sys.exit(main(['demo']))"
     )
-    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    result = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, env=environment()
+    )
     check_refused(result, "scikit-learn", 'pip install "fastconv[demo]"')
 
 
@@ -189,7 +186,7 @@ def test_interrupting_the_demo_leaves_no_traceback_and_no_file(tmp_path):
         stderr=subprocess.PIPE,
         text=True,
         cwd=tmp_path,
-        env={**os.environ, "PYTHONIOENCODING": "utf-8", "PYTHONUNBUFFERED": "1"},
+        env=environment(PYTHONUNBUFFERED="1"),
     )
     assert "held out" in process.stdout.readline()
     time.sleep(1)

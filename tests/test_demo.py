@@ -2,29 +2,19 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 
 import fastconv as fc
+from command import run
 from fastconv import demo
 
 
 def run_demo(folder, *arguments):
     pytest.importorskip("sklearn", reason="the demo's digits come with scikit-learn")
-    result = subprocess.run(
-        [sys.executable, "-m", "fastconv.cli", "demo", *arguments],
-        capture_output=True,
-        text=True,
-        encoding="utf-8",
-        timeout=300,
-        cwd=folder,
-        env={**os.environ, "PYTHONIOENCODING": "utf-8"},
-    )
+    result = run("demo", *arguments, cwd=folder)
     assert result.returncode == 0, result.stderr
     return result.stdout
 
