@@ -148,9 +148,11 @@ def _add_demo(commands) -> None:
         default="fastconv-digits.npz",
         help="where the trained model goes (default: fastconv-digits.npz in this folder)",
     )
-    parser.add_argument("--epochs", type=_positive, default=12, help="passes over the digits (default: 12)")
+    parser.add_argument("--epochs", type=_positive, default=20, help="passes over the digits (default: 20)")
     parser.add_argument("--seed", type=_natural, default=0, help="of split, weights and order (default: 0)")
-    parser.add_argument("--threads", type=_positive, help="default: OMP_NUM_THREADS, or every CPU allowed")
+    parser.add_argument(
+        "--threads", type=_positive, default=1, help="default: 1, the network is too small to gain from more"
+    )
     parser.set_defaults(run=_demo)
 
 

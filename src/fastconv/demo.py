@@ -129,7 +129,7 @@ def show_algorithms(model, x: np.ndarray) -> None:
     print(fc.compare(reaching, layer.weight, layer.bias, padding=layer.padding))
 
 
-def run(save: str, epochs: int, seed: int, threads: int | None = None) -> None:
+def run(save: str, epochs: int, seed: int, threads: int) -> None:
     """The whole demonstration, printed.
 
     Parameters
@@ -140,8 +140,8 @@ def run(save: str, epochs: int, seed: int, threads: int | None = None) -> None:
         Passes over the training digits.
     seed : int
         Of the split, the weights and the order of the batches; the same seed gives the same model.
-    threads : int, optional
-        Default: as ``fastconv.get_num_threads()`` says.
+    threads : int
+        For every call; the model does not depend on it.
 
     Raises
     ------
@@ -152,15 +152,12 @@ def run(save: str, epochs: int, seed: int, threads: int | None = None) -> None:
     """
     path = Path(save)
     check_writable(path)
-    if threads is not None:
-        fc.set_num_threads(threads)
+    fc.set_num_threads(threads)
     digits = load_digits(seed)
     x_test, y_test = digits[2:]
-    print(
-        f"{len(digits[0])} digits to learn from, {len(x_test)} held out; {fc.get_num_threads()} thread(s).\n"
-    )
+    print(f"{len(digits[0])} digits to learn from, {len(x_test)} held out; {threads} thread(s).\n")
     model = build(seed)
-    print(model.summary((1, 1, 8, 8)), "\n")
+    print(f"{model.summary((1, 1, 8, 8))}\n")
     train(model, digits, epochs, seed)
     model.save(path)
     model = fc.load(path)
