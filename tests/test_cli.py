@@ -50,7 +50,7 @@ def test_help_lists_the_commands():
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_of_a_command_has_examples(command):
-    result = fastconv(command, "--help")
+    result = run(command, "--help")
     assert result.returncode == 0
     assert result.stderr == ""
     assert f"examples:\n  fastconv {command}" in result.stdout
@@ -121,9 +121,7 @@ def test_compare_prints_a_table():
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_compare_prints_json(dtype):
-    result = fastconv(
-        "compare", *SMALL, "--stride", "2,1", "--padding", "0,1,1,0", "--dtype", dtype, "--json"
-    )
+    result = run("compare", *SMALL, "--stride", "2,1", "--padding", "0,1,1,0", "--dtype", dtype, "--json")
     assert result.returncode == 0, result.stderr
     rows = {row["algorithm"]: row for row in json.loads(result.stdout)["rows"]}
     assert set(rows) == {"direct", "im2col", "kn2col", "winograd", "fft"}
