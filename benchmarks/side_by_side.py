@@ -83,7 +83,9 @@ def measure(layer: Layer, threads: int, repeats: int) -> tuple[Row, dict[str, st
     present = [entry for entry in everybody if isinstance(entry, Contestant)]
     absent = {entry.name: entry.reason for entry in everybody if isinstance(entry, Absent)}
     check_agreement(layer, present)
-    return Row(layer, auto, interleave(present, repeats)), absent
+    # Only what neither ratio needs may be left out for being slow.
+    optional = {entry.name for entry in own} - {auto, ours.NCHW_CALL}
+    return Row(layer, auto, interleave(present, repeats, optional)), absent
 
 
 def cells(row: Row, columns: Sequence[str]) -> list[str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from statistics import median
 from typing import NamedTuple
 
@@ -61,7 +61,9 @@ def seconds_per_call(call: Callable[[], object], calls: int) -> float:
     return (time.perf_counter() - start) / calls
 
 
-def interleave(contestants: Sequence[Contestant], repeats: int, too_slow: float = 8.0) -> dict[str, Timing]:
+def interleave(
+    contestants: Sequence[Contestant], repeats: int, optional: Collection[str] = (), too_slow: float = 8.0
+) -> dict[str, Timing]:
     """Time contestants turn by turn.
 
     Parameters
@@ -70,15 +72,20 @@ def interleave(contestants: Sequence[Contestant], repeats: int, too_slow: float 
         Who takes part.
     repeats
         Rounds; each contestant's figure is the median over them.
-    too_slow
-        A contestant whose second call takes this many times the fastest's is not repeated.
+    optional, too_slow
+        A contestant of an optional name is not repeated if its second call takes ``too_slow`` times the
+        fastest's.
     """
     first = {}
     for contestant in contestants:
         contestant.call()
         first[contestant.name] = seconds_per_call(contestant.call, 1)
     limit = too_slow * min(first.values())
-    racing = [contestant for contestant in contestants if first[contestant.name] <= limit]
+    racing = [
+        contestant
+        for contestant in contestants
+        if contestant.name not in optional or first[contestant.name] <= limit
+    ]
     samples = {contestant.name: [] for contestant in racing}
     for _ in range(repeats):
         for contestant in racing:
