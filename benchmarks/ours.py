@@ -6,10 +6,8 @@ import numpy as np
 
 import fastconv as fc
 from benchmarks.registry import Layer
-from benchmarks.timing import Absent, Contestant
+from benchmarks.timing import NCHW_CALL, Absent, Contestant
 from fastconv.algorithms import ALGORITHMS
-
-NCHW_CALL = "nchw_call"
 
 
 def channels_last(x: np.ndarray) -> np.ndarray:

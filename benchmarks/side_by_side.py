@@ -18,7 +18,7 @@ import numpy as np
 
 from benchmarks import rivals
 from benchmarks.registry import LAYERS, Layer, select
-from benchmarks.timing import Absent, Contestant, Timing, interleave, quiet_thread_pools
+from benchmarks.timing import NCHW_CALL, Absent, Contestant, Timing, interleave, quiet_thread_pools
 
 TOLERANCE = 1e-4
 LEGEND = (
@@ -84,14 +84,12 @@ def measure(layer: Layer, threads: int, repeats: int) -> tuple[Row, dict[str, st
     absent = {entry.name: entry.reason for entry in everybody if isinstance(entry, Absent)}
     check_agreement(layer, present)
     # Only what neither ratio needs may be left out for being slow.
-    optional = {entry.name for entry in own} - {auto, ours.NCHW_CALL}
+    optional = {entry.name for entry in own} - {auto, NCHW_CALL}
     return Row(layer, auto, interleave(present, repeats, optional)), absent
 
 
 def cells(row: Row, columns: Sequence[str]) -> list[str]:
     """One line of the table."""
-    from benchmarks.ours import NCHW_CALL
-
     texts = [row.layer.name, str(row.layer)]
     for name in columns:
         timing = row.timings.get(name)
@@ -113,8 +111,6 @@ def geometric_mean(values: Sequence[float]) -> float:
 
 def summary_cells(rows: Sequence[Row]) -> list[list[str]]:
     """Per family and over all: how many layers, geometric means of both ratios, the worst layer."""
-    from benchmarks.ours import NCHW_CALL
-
     families = dict.fromkeys(row.layer.family for row in rows)
     table = []
     for family in [*families, "all"]:
@@ -223,10 +219,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     quiet_thread_pools()
     # Only now: the libraries read the settings above when they are loaded.
-    from benchmarks import ours
     from fastconv.algorithms import ALGORITHMS
 
-    columns = [*ALGORITHMS, ours.NCHW_CALL, *rival_names()]
+    columns = [*ALGORITHMS, NCHW_CALL, *rival_names()]
     rows, absent = [], {}
     for number, layer in enumerate(options.layers, 1):
         print(f"\r{number}/{len(options.layers)} {layer.name:40}", end="", file=sys.stderr, flush=True)

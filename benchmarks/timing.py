@@ -15,6 +15,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+# The contestant that is fastconv's plain call; the others are named after algorithms and libraries.
+NCHW_CALL = "nchw_call"
+
 REST = 0.015
 SLOT = 0.002
 MAX_CALLS = 200
