@@ -112,10 +112,11 @@ def train(model, digits, epochs: int, seed: int) -> None:
 
 
 def show_answers(model, x: np.ndarray, y: np.ndarray) -> None:
-    """Draw some digits with the model's answers, its mistakes first, so that they are not hidden."""
+    """Draw some digits with the model's answers, first up to two of its mistakes, which nobody shall hide."""
     predicted = model.predict(x).argmax(axis=1)
-    order = np.argsort(predicted == y, kind="stable")
-    some = np.concatenate([order[:2], np.linspace(0, len(y) - 1, DRAWN - 2).astype(int)])
+    wrong, right = np.flatnonzero(predicted != y)[:2], np.flatnonzero(predicted == y)
+    spread = np.linspace(0, len(right) - 1, DRAWN - len(wrong)).astype(int)
+    some = np.concatenate([wrong, right[spread]])
     print(gallery(x[some], predicted[some], y[some]))
 
 
