@@ -85,7 +85,7 @@ def _demo(options: argparse.Namespace) -> None:
 def _compare(options: argparse.Namespace) -> None:
     import numpy as np
 
-    import fastconv as fc
+    from fastconv.comparison import compare
     from fastconv.geometry import ConvGeometry
 
     keywords = {
@@ -99,14 +99,14 @@ def _compare(options: argparse.Namespace) -> None:
     rng = np.random.default_rng(0)
     x = rng.standard_normal(options.input, options.dtype)
     weight = rng.standard_normal(options.weight, options.dtype)
-    comparison = fc.compare(x, weight, num_threads=options.threads, **keywords)
+    comparison = compare(x, weight, num_threads=options.threads, **keywords)
     print(json.dumps(comparison.to_dict(), indent=2) if options.json else comparison)
 
 
 def _summary(options: argparse.Namespace) -> None:
-    import fastconv as fc
+    from fastconv import nn
 
-    model = fc.load(options.model)
+    model = nn.load(options.model)
     if not options.input and None in model.input_shapes:
         raise ValueError(
             f"--input is needed, such as 1,3,32,32: {options.model} does not say what it is made for"
@@ -115,9 +115,9 @@ def _summary(options: argparse.Namespace) -> None:
 
 
 def _info(options: argparse.Namespace) -> None:
-    import fastconv as fc
+    from fastconv import environment
 
-    info = {"version": fc.__version__, **fc.info()}
+    info = environment.info()
     if options.json:
         print(json.dumps(info, indent=2))
         return
@@ -225,7 +225,7 @@ def _add_info(commands) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    from fastconv import __version__
+    from fastconv.environment import __version__
 
     parser = _Parser(
         prog="fastconv",

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-import fastconv as fc
+from fastconv import nn
+from fastconv.comparison import compare
+from fastconv.threads import set_num_threads
 
 SHADES = " ░▒▓█"
 DRAWN = 8
@@ -45,7 +47,6 @@ def load_digits(seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarr
 
 def build(seed: int):
     """Three convolutions with batch normalisation, two poolings, a linear layer: 10 scores of an image."""
-    nn = fc.nn
     model = nn.Sequential(
         nn.Conv2d(1, 16, 3, padding=1),
         nn.BatchNorm2d(16),
@@ -123,11 +124,11 @@ def show_answers(model, x: np.ndarray, y: np.ndarray) -> None:
 def show_algorithms(model, x: np.ndarray) -> None:
     """Compare the algorithms on the model's second convolution, fed with what reaches it."""
     layers = list(model)
-    second = [index for index, layer in enumerate(layers) if isinstance(layer, fc.nn.Conv2d)][1]
+    second = [index for index, layer in enumerate(layers) if isinstance(layer, nn.Conv2d)][1]
     layer = layers[second]
-    reaching = fc.nn.Sequential(*layers[:second]).predict(x)
+    reaching = nn.Sequential(*layers[:second]).predict(x)
     print(f"The second convolution, {len(x)} digits at once, by every algorithm:\n")
-    print(fc.compare(reaching, layer.weight, layer.bias, padding=layer.padding))
+    print(compare(reaching, layer.weight, layer.bias, padding=layer.padding))
 
 
 def run(save: str, epochs: int, seed: int, threads: int) -> None:
@@ -153,7 +154,7 @@ def run(save: str, epochs: int, seed: int, threads: int) -> None:
     """
     path = Path(save)
     check_writable(path)
-    fc.set_num_threads(threads)
+    set_num_threads(threads)
     digits = load_digits(seed)
     x_test, y_test = digits[2:]
     print(f"{len(digits[0])} digits to learn from, {len(x_test)} held out; {threads} thread(s).\n")
@@ -161,7 +162,7 @@ def run(save: str, epochs: int, seed: int, threads: int) -> None:
     print(f"{model.summary((1, 1, 8, 8))}\n")
     train(model, digits, epochs, seed)
     model.save(path)
-    model = fc.load(path)
+    model = nn.load(path)
     print(f"Saved to {path} and loaded back; its answers for some held-out digits:\n")
     show_answers(model, x_test, y_test)
     show_algorithms(model, x_test[:64])
