@@ -1,10 +1,8 @@
 """fastconv: convolution for CPUs, five algorithms behind one call, and layers that train."""
 
-__version__ = "0.1.0"
-
 from fastconv import functional
 from fastconv.comparison import Comparison, compare
-from fastconv.environment import info
+from fastconv.environment import __version__, info
 from fastconv.functional import conv2d, conv_matrix, plan_conv2d
 from fastconv.plan import Plan
 from fastconv.threads import get_num_threads, set_num_threads

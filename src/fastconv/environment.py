@@ -8,6 +8,8 @@ import numpy as np
 
 from fastconv import kernels, threads
 
+__version__ = "0.1.0"
+
 
 def info() -> dict[str, object]:
     """Describe the build and the machine.
@@ -15,12 +17,13 @@ def info() -> dict[str, object]:
     Returns
     -------
     dict
-        ``isa``: the instruction-set level in use; ``isa_supported``: those this CPU can run;
+        ``version``; ``isa``: the instruction-set level in use; ``isa_supported``: those this CPU can run;
         ``cpu_features``; ``compiler``; ``openmp``: its version date, or None in a single-threaded build;
         ``threads``: the default number; ``cpus``: those this process may use; ``numpy``; ``python``;
         ``platform``.
     """
     return {
+        "version": __version__,
         "isa": kernels.active().__name__.rpartition("_")[2],
         "isa_supported": list(kernels.supported_levels()),
         "cpu_features": sorted(kernels.cpu_features),

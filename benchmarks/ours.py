@@ -1,0 +1,45 @@
+"""fastconv's contestants: every algorithm as a plan on a channels-last view, and the plain NCHW call."""
+
+from __future__ import annotations
+
+import numpy as np
+
+import fastconv as fc
+from benchmarks.registry import Layer
+from benchmarks.timing import NCHW_CALL, Absent, Contestant
+from fastconv.algorithms import ALGORITHMS
+
+
+def channels_last(x: np.ndarray) -> np.ndarray:
+    """The same array with the channels innermost in memory."""
+    return np.ascontiguousarray(x.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
+
+
+def planned(layer: Layer, arrays, algorithm: str, threads: int) -> Contestant | Absent:
+    """One algorithm, its weights packed once; the name is the algorithm's, also for "auto"."""
+    x, weight, bias = arrays
+    try:
+        plan = fc.plan_conv2d(
+            layer.input_shape, weight, bias, **layer.keywords, algorithm=algorithm, num_threads=threads
+        )
+    except ValueError as error:
+        return Absent(algorithm, str(error))
+    x = channels_last(x)
+    out = plan(x)
+    return Contestant(plan.algorithm, lambda: plan(x, out=out), lambda y: y)
+
+
+def nchw_call(layer: Layer, arrays, threads: int) -> Contestant:
+    """The call a newcomer writes: contiguous NCHW in and out, weights packed every time."""
+    x, weight, bias = arrays
+    return Contestant(
+        NCHW_CALL,
+        lambda: fc.conv2d(x, weight, bias, **layer.keywords, num_threads=threads),
+        lambda y: y,
+    )
+
+
+def contestants(layer: Layer, arrays, threads: int) -> tuple[list[Contestant | Absent], str]:
+    """All of ours for a layer, and the name of the algorithm that "auto" picks."""
+    entries = [planned(layer, arrays, name, threads) for name in ALGORITHMS]
+    return [*entries, nchw_call(layer, arrays, threads)], planned(layer, arrays, "auto", threads).name

@@ -1,0 +1,249 @@
+"""fastconv and its rivals, layer by layer, in one process: ``python -m benchmarks.side_by_side``."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+import platform
+import shlex
+import sys
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from benchmarks import rivals
+from benchmarks.registry import LAYERS, Layer, select
+from benchmarks.timing import NCHW_CALL, Absent, Contestant, Timing, interleave, quiet_thread_pools
+
+TOLERANCE = 1e-4
+LEGEND = (
+    "Milliseconds per call, float32, median of the rounds. Algorithms: plans on channels-last views, weights"
+    " packed once, `*` the one auto picks; nchw_call: plain `conv2d`, contiguous NCHW in and out, weights"
+    " packed in every call. torch_cl: channels_last; torch_packed: channels_last and the weight reordered"
+    " once; openvino_cl: channels-last in and out. `–` not supported or not installed; `~` so slow that it"
+    " was timed once. ratio: the best rival's time over auto's; ratio_nchw: the best NCHW rival's over"
+    " nchw_call's."
+)
+
+
+class Row(NamedTuple):
+    """One layer's figures, by contestant, and who "auto" is."""
+
+    layer: Layer
+    auto: str
+    timings: dict[str, Timing]
+
+    def best_rival(self, names: Sequence[str]) -> str | None:
+        """The fastest of the rivals that took part, None when none did."""
+        present = [name for name in names if name in self.timings]
+        return min(present, key=lambda name: self.timings[name].seconds, default=None)
+
+    def ratio(self, names: Sequence[str], ours: str) -> float:
+        """The best rival's time over ours; NaN without rivals."""
+        best = self.best_rival(names)
+        return math.nan if best is None else self.timings[best].seconds / self.timings[ours].seconds
+
+
+def rival_names() -> list[str]:
+    """All rivals' contestants, installed or not."""
+    return [name for _, names in rivals.RIVALS.values() for name in names]
+
+
+def check_agreement(layer: Layer, contestants: Sequence[Contestant]) -> None:
+    """Everybody must compute the same thing before anybody is timed.
+
+    Raises
+    ------
+    RuntimeError
+        Naming who differs, from whom, and by how much.
+    """
+    judge = contestants[0]
+    expected = judge.read(judge.call())
+    for contestant in contestants[1:]:
+        result = contestant.read(contestant.call())
+        error = np.abs(result - expected).max() / np.abs(expected).max()
+        if not error <= TOLERANCE:
+            raise RuntimeError(
+                f"{layer.name}: {contestant.name} and {judge.name} differ by {error:.2g} of the largest value"
+            )
+
+
+def measure(layer: Layer, threads: int, repeats: int) -> tuple[Row, dict[str, str]]:
+    """Time everybody on one layer; also says why the absent are absent."""
+    from benchmarks import ours
+
+    arrays = layer.arrays()
+    own, auto = ours.contestants(layer, arrays, threads)
+    everybody = [*own, *rivals.contestants(layer, arrays, threads)]
+    present = [entry for entry in everybody if isinstance(entry, Contestant)]
+    absent = {entry.name: entry.reason for entry in everybody if isinstance(entry, Absent)}
+    check_agreement(layer, present)
+    # Only what neither ratio needs may be left out for being slow.
+    optional = {entry.name for entry in own} - {auto, NCHW_CALL}
+    return Row(layer, auto, interleave(present, repeats, optional)), absent
+
+
+def cells(row: Row, columns: Sequence[str]) -> list[str]:
+    """One line of the table."""
+    texts = [row.layer.name, str(row.layer)]
+    for name in columns:
+        timing = row.timings.get(name)
+        mark = "*" if name == row.auto else ""
+        slow = "~" if timing and timing.rounds == 0 else ""
+        texts.append(f"{slow}{timing.seconds * 1e3:.3g}{mark}" if timing else "–")
+    return [
+        *texts,
+        row.best_rival(rival_names()) or "–",
+        f"{row.ratio(rival_names(), row.auto):.2f}",
+        f"{row.ratio(rivals.NCHW_RIVALS, NCHW_CALL):.2f}",
+    ]
+
+
+def geometric_mean(values: Sequence[float]) -> float:
+    """NaN for values that are NaN or none at all."""
+    return math.exp(sum(map(math.log, values)) / len(values)) if values else math.nan
+
+
+def summary_cells(rows: Sequence[Row]) -> list[list[str]]:
+    """Per family and over all: how many layers, geometric means of both ratios, the worst layer."""
+    families = dict.fromkeys(row.layer.family for row in rows)
+    table = []
+    for family in [*families, "all"]:
+        members = [row for row in rows if family in (row.layer.family, "all")]
+        ratios = [row.ratio(rival_names(), row.auto) for row in members]
+        plain = [row.ratio(rivals.NCHW_RIVALS, NCHW_CALL) for row in members]
+        table.append(
+            [
+                family,
+                str(len(members)),
+                f"{geometric_mean(ratios):.2f}",
+                f"{min(ratios):.2f}",
+                f"{geometric_mean(plain):.2f}",
+                f"{min(plain):.2f}",
+            ]
+        )
+    return table
+
+
+def processor() -> str:
+    """The CPU's name as the system gives it."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def version(distribution: str) -> str:
+    """A library's version, or that it is missing."""
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def setting(threads: int, repeats: int, command: str) -> list[str]:
+    """What a reader needs to judge the figures."""
+    import fastconv as fc
+
+    info = fc.info()
+    versions = ", ".join(f"{name} {version(name)}" for name in ("numpy", "torch", "onnxruntime", "openvino"))
+    return [
+        f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
+        f"{processor()}, {os.cpu_count()} CPUs, {platform.platform()}",
+        f"fastconv {fc.__version__}, instruction set {info['isa']}, {info['compiler']}; {versions}",
+        f"{threads} thread(s), {repeats} rounds; {command}",
+    ]
+
+
+def aligned(table: Sequence[Sequence[str]]) -> list[str]:
+    """Text columns, names to the left, figures to the right."""
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    return [
+        "  ".join(
+            cell.ljust(width) if index < 2 else cell.rjust(width)
+            for index, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in table
+    ]
+
+
+def markdown(table: Sequence[Sequence[str]]) -> list[str]:
+    """The same as a Markdown table."""
+    lines = [f"| {' | '.join(line)} |" for line in table]
+    rule = "|" + "|".join(" --- " if index < 2 else " ---: " for index in range(len(table[0]))) + "|"
+    return [lines[0], rule, *lines[1:]]
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Replace a file, or leave it as it was."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, path)
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.side_by_side", description=__doc__)
+    parser.add_argument("--threads", type=int, default=1, help="threads for everybody (default: 1)")
+    parser.add_argument("--layers", default="*", help="globs of layer names, comma-separated (default: all)")
+    parser.add_argument(
+        "--repeats", type=int, default=15, help="rounds, of which the median counts (default: 15)"
+    )
+    parser.add_argument("--batch", type=int, default=1, help="images per call (default: 1)")
+    parser.add_argument("--markdown", type=Path, help="write the tables to this file too")
+    parser.add_argument("--list", action="store_true", help="print the registry and stop")
+    options = parser.parse_args(arguments)
+    for name in ("threads", "repeats", "batch"):
+        if getattr(options, name) < 1:
+            parser.error(f"--{name} must be at least 1, got {getattr(options, name)}")
+    try:
+        options.layers = [layer._replace(batch=options.batch) for layer in select(options.layers)]
+    except ValueError as error:
+        parser.error(str(error))
+    return options
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure, print, and write what was asked for."""
+    options = parse(arguments)
+    if options.list:
+        print("\n".join(aligned([[layer.name, str(layer)] for layer in LAYERS])))
+        return 0
+    quiet_thread_pools()
+    # Only now: the libraries read the settings above when they are loaded.
+    from fastconv.algorithms import ALGORITHMS
+
+    columns = [*ALGORITHMS, NCHW_CALL, *rival_names()]
+    rows, absent = [], {}
+    for number, layer in enumerate(options.layers, 1):
+        print(f"\r{number}/{len(options.layers)} {layer.name:40}", end="", file=sys.stderr, flush=True)
+        row, missing = measure(layer, options.threads, options.repeats)
+        rows.append(row)
+        absent |= {name: why for name, why in missing.items() if name in rival_names()}
+    print(file=sys.stderr)
+
+    words = sys.argv[1:] if arguments is None else arguments
+    command = shlex.join(["python", "-m", "benchmarks.side_by_side", *words])
+    header = ["layer", "shape", *columns, "best rival", "ratio", "ratio_nchw"]
+    table = [header, *(cells(row, columns) for row in rows)]
+    means = [["family", "layers", "ratio", "worst", "ratio_nchw", "worst"], *summary_cells(rows)]
+    notes = [f"{name}: {reason}" for name, reason in absent.items()]
+    about = [*setting(options.threads, options.repeats, command), *notes]
+    print("\n".join([*about, "", *aligned(table), "", LEGEND, "", "Geometric means:", *aligned(means)]))
+    if options.markdown:
+        lines = [*(f"- {line}" for line in about), "", LEGEND, "", *markdown(table), ""]
+        text = "\n".join([*lines, "Geometric means", "", *markdown(means), ""])
+        write_atomically(options.markdown, text)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
