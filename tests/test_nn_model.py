@@ -6,9 +6,9 @@ import weakref
 
 import numpy as np
 import pytest
-from networks import branched_network, small_network
 
 from fastconv import nn
+from networks import branched_network, small_network
 
 
 def torch_branched(torch):

@@ -5,10 +5,10 @@ import json
 
 import numpy as np
 import pytest
-from networks import branched_network, small_network
 
 from fastconv import nn
 from fastconv.nn import archive
+from networks import branched_network, small_network
 
 
 @pytest.mark.parametrize("make", [small_network, branched_network])

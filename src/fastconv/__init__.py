@@ -1,9 +1,18 @@
-"""fastconv: convolution for CPUs, five algorithms behind one call, and layers that train."""
+"""fastconv: convolution for CPUs, five algorithms behind one call, and layers that train.
+
+fc.conv2d, fc.plan_conv2d      compute a convolution; prepare one for many calls
+fc.compare, fc.conv_matrix     see how it is computed
+fc.nn, fc.training             layers and models; losses, optimizers, the training loop
+fc.functional                  what layers are made of, gradients included
+fc.load                        a saved model
+"""
+
+import importlib
 
 from fastconv import functional
 from fastconv.comparison import Comparison, compare
 from fastconv.environment import __version__, info
-from fastconv.functional import conv2d, conv_matrix, plan_conv2d
+from fastconv.functional import avg_pool2d, conv2d, conv_matrix, max_pool2d, plan_conv2d
 from fastconv.plan import Plan
 from fastconv.threads import get_num_threads, set_num_threads
 
@@ -11,12 +20,41 @@ __all__ = [
     "Comparison",
     "Plan",
     "__version__",
+    "avg_pool2d",
     "compare",
     "conv2d",
     "conv_matrix",
+    "count_parameters",
     "functional",
     "get_num_threads",
     "info",
+    "load",
+    "max_pool2d",
+    "nn",
     "plan_conv2d",
+    "receptive_field",
     "set_num_threads",
+    "training",
 ]
+
+# Layers and training would double the time `import fastconv` takes, so they load when first named.
+_LATE = {
+    "nn": "fastconv.nn",
+    "training": "fastconv.training",
+    "count_parameters": "fastconv.nn",
+    "load": "fastconv.nn",
+    "receptive_field": "fastconv.nn",
+}
+
+
+def __getattr__(name):
+    if name not in _LATE:
+        raise AttributeError(f"module 'fastconv' has no attribute {name!r}")
+    module = importlib.import_module(_LATE[name])
+    value = module if _LATE[name] == f"fastconv.{name}" else getattr(module, name)
+    globals()[name] = value
+    return value
+
+
+def __dir__():
+    return sorted(__all__)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -88,6 +87,8 @@ class Comparison:
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
+        import html  # for notebooks only
+
         def line(cells, tag):
             return "<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells) + "</tr>"
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from itertools import product
 from types import ModuleType
@@ -173,7 +172,7 @@ class Fft(Algorithm):
         # GIL), the frequencies of one chunk to OpenMP threads where there are not.
         workers = min(num_threads, len(chunks))
         inner = num_threads if workers == 1 else 1
-        with ThreadPoolExecutor(workers) if workers > 1 else _Inline() as pool:
+        with _thread_pool(workers) if workers > 1 else _Inline() as pool:
             for image, result in zip(x.transpose(0, 3, 1, 2), out.transpose(0, 3, 1, 2), strict=True):
                 full = np.zeros(
                     (
@@ -189,6 +188,12 @@ class Fft(Algorithm):
                     ):
                         _overlap_add(full, chunk, tiles, tiling)
                 _crop(full, geometry, packed.bias, rectified, result)
+
+
+def _thread_pool(workers: int):
+    from concurrent.futures import ThreadPoolExecutor  # and logging with it: too much for every import
+
+    return ThreadPoolExecutor(workers)
 
 
 class _Inline:

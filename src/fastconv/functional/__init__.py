@@ -1,16 +1,44 @@
 """Functions on arrays: ndarray in, ndarray out, no state."""
 
+from fastconv.functional.activation import log_softmax, relu, relu_grad, softmax, softmax_grad
 from fastconv.functional.convolution import conv2d, conv2d_input_grad, conv2d_weight_grad, plan_conv2d
 from fastconv.functional.linear import linear, linear_input_grad, linear_weight_grad
 from fastconv.functional.matrix import conv_matrix
+from fastconv.functional.normalization import (
+    batch_norm,
+    batch_norm_grad,
+    batch_norm_training,
+    batch_norm_training_grad,
+)
+from fastconv.functional.pooling import (
+    avg_pool2d,
+    avg_pool2d_grad,
+    global_avg_pool2d,
+    max_pool2d,
+    max_pool2d_grad,
+)
 
 __all__ = [
+    "avg_pool2d",
+    "avg_pool2d_grad",
+    "batch_norm",
+    "batch_norm_grad",
+    "batch_norm_training",
+    "batch_norm_training_grad",
     "conv2d",
     "conv2d_input_grad",
     "conv2d_weight_grad",
     "conv_matrix",
+    "global_avg_pool2d",
     "linear",
     "linear_input_grad",
     "linear_weight_grad",
+    "log_softmax",
+    "max_pool2d",
+    "max_pool2d_grad",
     "plan_conv2d",
+    "relu",
+    "relu_grad",
+    "softmax",
+    "softmax_grad",
 ]

@@ -1,3 +1,3 @@
-"""The kernels, compiled for the baseline CPU (x86-64-v2 without its integer extras, or any other machine's default)."""
+"""The kernels, compiled for the baseline: SSE4.2, or what another machine has by default."""
 
 include "sources.pyx"

@@ -4,9 +4,6 @@
 # count elements, not bytes. Weights are packed in panels, (groups, panels, K, PANEL), zero beyond the
 # last column; `bias` holds panels · PANEL values a group. `workspace` holds `per_thread` elements for
 # each thread. What is only read is const; the last array argument before `workspace` is written.
-from cython.parallel cimport prange, threadid
-from libc.string cimport memcpy, memset
-
 ctypedef fused real:
     float
     double
@@ -71,7 +68,7 @@ cdef Problem problem_of(geometry):
     cdef Problem problem
     problem.stride_h, problem.stride_w = geometry.stride
     problem.dilation_h, problem.dilation_w = geometry.dilation
-    problem.pad_h, problem.pad_w = [low for low, high in geometry.padding]
+    problem.pad_h, problem.pad_w = [low for low, _high in geometry.padding]
     problem.kernel_h, problem.kernel_w = geometry.kernel_size
     problem.groups = geometry.groups
     problem.group_in = geometry.in_channels // geometry.groups
@@ -87,6 +84,13 @@ cdef inline Py_ssize_t panel_width(const real *unused) noexcept nogil:
 cdef inline Py_ssize_t share(Py_ssize_t total, Py_ssize_t parts, Py_ssize_t part) noexcept nogil:
     """Where part `part` begins when `total` is cut into `parts` as equal as can be."""
     return total * part // parts
+
+
+cdef inline Py_ssize_t covered(
+    Py_ssize_t outputs, Py_ssize_t stride, Py_ssize_t kernel, Py_ssize_t dilation
+) noexcept nogil:
+    """Pixels of padded input that a run of outputs reads along one axis."""
+    return (outputs - 1) * stride + (kernel - 1) * dilation + 1
 
 
 cdef inline void gemm_rows(

@@ -2,6 +2,7 @@
 # row of outputs keeps eight pixels of one vector of channels in registers while it walks the taps:
 #
 #     out[y, x, c] = Σ_i Σ_j  band[y·s_h + i·d_h, x·s_w + j·d_w, c] · w[(i, j), c]
+from cython.parallel cimport prange, threadid
 
 
 cdef inline void depthwise_pixels(
@@ -35,8 +36,8 @@ def depthwise(
     cdef Problem problem = problem_of(geometry)
     cdef Py_ssize_t item, items = x.shape[0] * bands, columns = out.shape[2], channels = out.shape[3]
     cdef Py_ssize_t lanes = VECTOR_BYTES // <Py_ssize_t>sizeof(real), pitch = packed.shape[1]
-    cdef Py_ssize_t in_columns = (columns - 1) * problem.stride_w + (problem.kernel_w - 1) * problem.dilation_w + 1
-    cdef Py_ssize_t n, first, last, rows, in_rows, y, c, size = sizeof(real), row_pitch = in_columns * pitch
+    cdef Py_ssize_t in_columns = covered(columns, problem.stride_w, problem.kernel_w, problem.dilation_w)
+    cdef Py_ssize_t n, first, last, in_rows, y, c, size = sizeof(real), row_pitch = in_columns * pitch
     cdef Py_ssize_t[3] x_stride = [x.strides[1] // size, x.strides[2] // size, x.strides[3] // size]
     cdef Py_ssize_t[3] out_stride = [out.strides[1] // size, out.strides[2] // size, out.strides[3] // size]
     cdef bint direct_store
@@ -47,7 +48,7 @@ def depthwise(
         n = item // bands
         first = share(out.shape[1], bands, item % bands)
         last = share(out.shape[1], bands, item % bands + 1)
-        in_rows = (last - first - 1) * problem.stride_h + (problem.kernel_h - 1) * problem.dilation_h + 1
+        in_rows = covered(last - first, problem.stride_h, problem.kernel_h, problem.dilation_h)
         scratch = &workspace[threadid() * per_thread]
         row = scratch + in_rows * row_pitch
         gather_band(

@@ -5,6 +5,7 @@
 #
 # K = k_h·k_w·C_in/groups is cut into segments, runs of consecutive input elements (a whole kernel row
 # where taps and pixels touch), and segments into chunks whose part of a panel stays in cache.
+from cython.parallel cimport prange, threadid
 
 
 cdef void direct_band(
@@ -70,7 +71,7 @@ def direct(
     cdef Problem problem = problem_of(geometry)
     cdef Py_ssize_t item, items = x.shape[0] * bands * panel_parts, columns = out.shape[2]
     cdef Py_ssize_t chunks = chunk.shape[0] - 1, panels = packed.shape[1]
-    cdef Py_ssize_t in_columns = (columns - 1) * problem.stride_w + (problem.kernel_w - 1) * problem.dilation_w + 1
+    cdef Py_ssize_t in_columns = covered(columns, problem.stride_w, problem.kernel_w, problem.dilation_w)
     cdef Py_ssize_t row_pitch = in_columns * x.shape[3], pixel_pitch = x.shape[3]
     cdef Py_ssize_t size = sizeof(real), n, first, last, part, rows, in_rows
     cdef Py_ssize_t[3] x_stride = [x.strides[1] // size, x.strides[2] // size, x.strides[3] // size]
@@ -85,7 +86,7 @@ def direct(
         first = share(out.shape[1], bands, item // panel_parts % bands)
         last = share(out.shape[1], bands, item // panel_parts % bands + 1)
         rows = last - first
-        in_rows = (rows - 1) * problem.stride_h + (problem.kernel_h - 1) * problem.dilation_h + 1
+        in_rows = covered(rows, problem.stride_h, problem.kernel_h, problem.dilation_h)
         scratch = &workspace[threadid() * per_thread]
         band = &x[n, 0, 0, 0] + first * problem.stride_h * x_stride[0]
         if copy_band:

@@ -3,6 +3,8 @@
 #     patches[y·W_out + x, (i, j, c)] = band[y·s_h + i·d_h, x·s_w + j·d_w, c];    out = patches · W
 #
 # The panel is a bounded buffer that one thread fills and multiplies while it is in its cache.
+from cython.parallel cimport prange, threadid
+from libc.string cimport memcpy
 
 
 cdef void lower_pixels(
@@ -80,7 +82,7 @@ def im2col(
     """
     cdef Problem problem = problem_of(geometry)
     cdef Py_ssize_t item, items = x.shape[0] * bands, columns = out.shape[2], n, first, last, rows, in_rows
-    cdef Py_ssize_t in_columns = (columns - 1) * problem.stride_w + (problem.kernel_w - 1) * problem.dilation_w + 1
+    cdef Py_ssize_t in_columns = covered(columns, problem.stride_w, problem.kernel_w, problem.dilation_w)
     cdef Py_ssize_t row_pitch = in_columns * x.shape[3], size = sizeof(real)
     cdef Py_ssize_t[3] x_stride = [x.strides[1] // size, x.strides[2] // size, x.strides[3] // size]
     cdef Py_ssize_t[3] out_stride = [out.strides[1] // size, out.strides[2] // size, out.strides[3] // size]
@@ -90,7 +92,7 @@ def im2col(
         first = share(out.shape[1], bands, item % bands)
         last = share(out.shape[1], bands, item % bands + 1)
         rows = last - first
-        in_rows = (rows - 1) * problem.stride_h + (problem.kernel_h - 1) * problem.dilation_h + 1
+        in_rows = covered(rows, problem.stride_h, problem.kernel_h, problem.dilation_h)
         scratch = &workspace[threadid() * per_thread]
         gather_band(
             &x[n, 0, 0, 0], x_stride, x.shape[1], x.shape[2], x.shape[3],

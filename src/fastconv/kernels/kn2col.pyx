@@ -2,6 +2,8 @@
 # and no zero is multiplied, because each product covers just the outputs its tap reaches:
 #
 #     out[y, x, :] += X[y·s_h + i·d_h − p_h, x·s_w + j·d_w − p_w, :] · W_ij      for every tap (i, j)
+from cython.parallel cimport prange, threadid
+from libc.string cimport memcpy
 
 
 cdef inline Py_ssize_t first_inside(Py_ssize_t start, Py_ssize_t stride) noexcept nogil:

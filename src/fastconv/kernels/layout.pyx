@@ -1,5 +1,6 @@
 # Moving pixels between the caller's memory and scratch: the only two places that know about padding and
 # about layouts. Both are called by one thread on one band, so the copy is hot when it is used.
+from libc.string cimport memcpy, memset
 
 
 cdef inline void transpose(
@@ -58,10 +59,10 @@ cdef void scatter_rows(
 
     A vector's worth of pixels may be read beyond the block, so that its ragged end is transposed whole.
     """
-    cdef Py_ssize_t lanes = VECTOR_BYTES // <Py_ssize_t>sizeof(real), y, i, c, pixels = columns
+    cdef Py_ssize_t lanes = VECTOR_BYTES // <Py_ssize_t>sizeof(real), _y, i, c, pixels = columns
     if row_pitch == columns * pixel_pitch and stride[0] == columns * stride[1]:
         pixels, rows = rows * columns, 1  # one run of pixels on both sides
-    for y in range(rows):
+    for _y in range(rows):
         if stride[2] == 1:
             for i in range(pixels):
                 memcpy(out + i * stride[1], block + i * pixel_pitch, channels * sizeof(real))

@@ -1,4 +1,6 @@
 # Packing weights: done once for many calls, but on every call of conv2d, so it runs at memory speed.
+from cython.parallel cimport prange
+from libc.string cimport memcpy, memset
 
 
 cdef void pack_weight_panel(
@@ -63,7 +65,8 @@ cdef void transform_weight(
         for j in range(3):
             for lane in range(lanes):
                 half[(i * 3 + j) * lanes + lane] = (
-                    matrix[i * 3] * g[j * tap_stride + lane] + matrix[i * 3 + 1] * g[(3 + j) * tap_stride + lane]
+                    matrix[i * 3] * g[j * tap_stride + lane]
+                    + matrix[i * 3 + 1] * g[(3 + j) * tap_stride + lane]
                     + matrix[i * 3 + 2] * g[(6 + j) * tap_stride + lane])
     for i in range(n):
         for j in range(n):

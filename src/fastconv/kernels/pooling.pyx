@@ -9,6 +9,8 @@
 # Threads share out rows of what is written (or, in max_pool_grad, blocks of channels), never a sum: the
 # order of additions, and with it every bit, is the same for any number of threads. The innermost
 # loops run over channels, which are contiguous.
+from cython.parallel cimport prange
+from libc.string cimport memcpy, memset
 
 from libc.stdint cimport int64_t
 

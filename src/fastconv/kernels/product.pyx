@@ -1,4 +1,5 @@
 # Batched matrix products with packed right-hand sides: the pointwise products of a transformed convolution.
+from cython.parallel cimport prange
 
 
 def batched_product(

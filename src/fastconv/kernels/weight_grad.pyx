@@ -4,6 +4,8 @@
 #
 # dy's rows (one a channel, pixels contiguous) are the left factor; the right one is lowered a panel of
 # PANEL columns (i, j, c) and a run of pixels at a time.
+from cython.parallel cimport prange, threadid
+from libc.string cimport memcpy, memset
 
 
 cdef void lower_columns(
@@ -60,7 +62,8 @@ def weight_grad(
     cdef Py_ssize_t item, part, g, p, n, first, run, columns
     cdef Py_ssize_t[3] x_stride = [x.strides[1] // size, x.strides[2] // size, x.strides[3] // size]
     cdef real *panel
-    for item in prange(parts * problem.groups * panels, nogil=True, num_threads=num_threads, schedule="static"):
+    cdef Py_ssize_t items = parts * problem.groups * panels
+    for item in prange(items, nogil=True, num_threads=num_threads, schedule="static"):
         p = item % panels
         g = item // panels % problem.groups
         part = item // panels // problem.groups
@@ -75,4 +78,5 @@ def weight_grad(
                     x.shape[2], out_columns, first, run, p * width, p * width + columns, panel, width)
                 gemm_rows(
                     problem.group_out, width, &grad[n, g * problem.group_out, first], pixels, 1, &zero, &run,
-                    panel, width, &partial[part, g, 0, p * width], partial.shape[3], START_OUTPUT, NULL, False)
+                    panel, width, &partial[part, g, 0, p * width], partial.shape[3], START_OUTPUT, NULL,
+                    False)

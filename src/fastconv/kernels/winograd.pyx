@@ -5,6 +5,7 @@
 # The sum over channels is n² independent matrix products, one a position of the transformed tile. Blocks
 # of tiles stay in cache: their transformed input V is made once, then each panel of weights is
 # multiplied with it and transformed back while its products M are hot.
+from cython.parallel cimport prange, threadid
 
 
 cdef inline void transform_input(
@@ -65,7 +66,7 @@ cdef void winograd_block(
     cdef const real *b
     for t in range(tiles):
         transform_input(
-            outputs, band + t // tile_columns * outputs * row_pitch + t % tile_columns * outputs * pixel_pitch,
+            outputs, band + (t // tile_columns * row_pitch + t % tile_columns * pixel_pitch) * outputs,
             row_pitch, pixel_pitch, pixel_pitch, v + t * pixel_pitch, v_position, coefficient)
     for g in range(problem.groups):
         for p in range(first_panel, last_panel):
@@ -101,8 +102,8 @@ cdef void winograd_band(
             x = share(tile_columns, across, j)
             winograd_block(
                 problem, outputs, band + y * outputs * row_pitch + x * outputs * pixel_pitch, row_pitch,
-                pixel_pitch, share(tile_rows, down, i + 1) - y, share(tile_columns, across, j + 1) - x, packed,
-                panels, first_panel, last_panel, depth, bias, rectified, coefficient,
+                pixel_pitch, share(tile_rows, down, i + 1) - y, share(tile_columns, across, j + 1) - x,
+                packed, panels, first_panel, last_panel, depth, bias, rectified, coefficient,
                 out + y * outputs * out_stride[0] + x * outputs * out_stride[1], out_stride,
                 rows - y * outputs, columns - x * outputs, v, v_position,
                 v + (outputs + 2) * (outputs + 2) * v_position)
@@ -111,7 +112,8 @@ cdef void winograd_band(
 def winograd(
     const real[:, :, :, :] x, const real[:, :, :, :, ::1] packed, const real[::1] bias, geometry,
     int outputs, const real[::1] coefficient, Py_ssize_t bands, Py_ssize_t panel_parts,
-    Py_ssize_t block_rows, Py_ssize_t block_columns, Py_ssize_t pixel_pitch, Py_ssize_t depth, bint rectified,
+    Py_ssize_t block_rows, Py_ssize_t block_columns, Py_ssize_t pixel_pitch, Py_ssize_t depth,
+    bint rectified,
     real[:, :, :, :] out, real[::1] workspace, Py_ssize_t per_thread, int num_threads
 ):
     """Winograd convolution F(outputs×outputs, 3×3), stride 1.

@@ -18,16 +18,6 @@ from fastconv.nn.value import Input, Value
 FORMAT = "fastconv-model"
 VERSION = 1
 
-# The module that trains, set by it when it is imported (which `import fastconv` does): the methods stand
-# here, where users and their tools look for them, but training is a floor above and may not be imported.
-_trainer: Any = None
-
-
-def register_trainer(trainer: Any) -> None:
-    """Say who does the work of :meth:`Model.fit` and :meth:`Model.evaluate`."""
-    global _trainer
-    _trainer = trainer
-
 
 class Model(Graph):
     """A network: layers between inputs and outputs.
@@ -247,7 +237,9 @@ class Model(Graph):
         -----
         After a KeyboardInterrupt the model can be used; it is as trained as it was by then.
         """
-        return _trainer.fit(
+        from fastconv import training
+
+        return training.fit(
             self,
             x,
             y,
@@ -290,7 +282,9 @@ class Model(Graph):
         TypeError, ValueError
             If an argument is of the wrong type, shape or range.
         """
-        return _trainer.evaluate(self, x, y, batch_size, loss=loss, num_threads=num_threads)
+        from fastconv import training
+
+        return training.evaluate(self, x, y, batch_size, loss=loss, num_threads=num_threads)
 
     def save(self, path: str | os.PathLike) -> None:
         """Write architecture and weights into one .npz file, atomically and without pickle.
