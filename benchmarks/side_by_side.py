@@ -149,7 +149,7 @@ def version(distribution: str) -> str:
         return "not installed"
 
 
-def setting(threads: int, repeats: int, command: str) -> list[str]:
+def setting(threads: int, repeats: int, load: float, command: str) -> list[str]:
     """What a reader needs to judge the figures."""
     import fastconv as fc
 
@@ -157,7 +157,7 @@ def setting(threads: int, repeats: int, command: str) -> list[str]:
     versions = ", ".join(f"{name} {version(name)}" for name in ("numpy", "torch", "onnxruntime", "openvino"))
     return [
         f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
-        f"{processor()}, {os.cpu_count()} CPUs, {platform.platform()}",
+        f"{processor()}, {os.cpu_count()} CPUs, load average {load:.1f} at the start, {platform.platform()}",
         f"fastconv {fc.__version__}, instruction set {info['isa']}, {info['compiler']}; {versions}",
         f"{threads} thread(s), {repeats} rounds; {command}",
     ]
@@ -217,6 +217,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.list:
         print("\n".join(aligned([[layer.name, str(layer)] for layer in LAYERS])))
         return 0
+    load = os.getloadavg()[0]
     quiet_thread_pools()
     # Only now: the libraries read the settings above when they are loaded.
     from fastconv.algorithms import ALGORITHMS
@@ -236,12 +237,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     table = [header, *(cells(row, columns) for row in rows)]
     means = [["family", "layers", "ratio", "worst", "ratio_nchw", "worst"], *summary_cells(rows)]
     notes = [f"{name}: {reason}" for name, reason in absent.items()]
-    about = [*setting(options.threads, options.repeats, command), *notes]
-    print("\n".join([*about, "", *aligned(table), "", LEGEND, "", "Geometric means:", *aligned(means)]))
+    about = [*setting(options.threads, options.repeats, load, command), *notes]
     if options.markdown:
         lines = [*(f"- {line}" for line in about), "", LEGEND, "", *markdown(table), ""]
         text = "\n".join([*lines, "Geometric means", "", *markdown(means), ""])
         write_atomically(options.markdown, text)
+    print("\n".join([*about, "", *aligned(table), "", LEGEND, "", "Geometric means:", *aligned(means)]))
     return 0
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from benchmarks.registry import LAYERS, select
 
 import fastconv as fc
+from benchmarks.registry import LAYERS, select
 from fastconv.geometry import ConvGeometry
 
 
