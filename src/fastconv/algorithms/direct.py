@@ -30,8 +30,8 @@ def segments(geometry: ConvGeometry, row_pitch: int, pixel_pitch: int) -> Segmen
     channels = geometry.in_channels // geometry.groups
     kernel_h, kernel_w = geometry.kernel_size
     pieces = base.ceil_div(channels, base.DEPTH)
-    chunks = base.ceil_div(kernel_h * kernel_w * channels, base.DEPTH)
-    taps_a_chunk = base.ceil_div(kernel_h * kernel_w, chunks) if pieces == 1 else 1
+    chunks = base.ceil_div(kernel_h * kernel_w, max(1, base.DEPTH // channels))
+    taps_a_chunk = base.ceil_div(kernel_h * kernel_w, chunks)
     offset, length, chunk = [], [], []
     for tap in range(kernel_h * kernel_w):
         i, j = divmod(tap, kernel_w)

@@ -30,6 +30,9 @@
 #define TILE_ROWS 6
 #endif
 
+/* How many rows of B ahead of their use they are asked for: weights seldom wait in the L1 cache. */
+#define PREFETCH_ROWS 24
+
 /* What a tile's sum is added to. With START_OUTPUT the new terms are summed first and then added, so a long
  * sum is a sum of short ones, whose rounding errors grow far slower. */
 enum { START_ZERO, START_BIAS, START_OUTPUT };
@@ -154,7 +157,10 @@ ALWAYS_INLINE void TYPED(gemm_tile_sized)(
         for (ptrdiff_t k = 0; k < length[s]; k++, b += b_stride) {
             vec bv[2];
             _Pragma("GCC unroll 2") for (int v = 0; v < vectors; v++)
+            {
                 bv[v] = TYPED(load)(b + v * LANES);
+                __builtin_prefetch(b + PREFETCH_ROWS * b_stride + v * LANES);
+            }
             _Pragma("GCC unroll 16") for (int r = 0; r < rows; r++)
             {
                 const vec av = TYPED(broadcast)(base[r / 5][r % 5 * a_stride + k]);
