@@ -10,6 +10,9 @@ from fastconv.geometry import ConvGeometry
 
 # Winograd's transforms cost as much as they save with fewer channels a group than this.
 _MIN_WINOGRAD_CHANNELS = 16
+# From about half of DEPTH channels on, direct sums one tap at a time as well, and kn2col needs no halo copy:
+# ahead on the 1×7, strided and dilated layers of benchmarks/RESULTS.md.
+_MIN_KN2COL_CHANNELS = 128
 # Below this many taps the transforms of numpy.fft never paid (benchmarks/RESULTS.md), whatever the channels.
 _MIN_FFT_TAPS = 49
 
@@ -51,9 +54,11 @@ def choose(
         saved = geometry.multiplications / max(1, usable["winograd"].multiplications(geometry))
         return "winograd", f"3×3 at stride 1 with {channels} channels: {saved:.1f}× fewer multiplications"
     kernel = "×".join(map(str, geometry.kernel_size))
-    large = math.prod(geometry.kernel_size) >= _MIN_FFT_TAPS
-    if large and "fft" in usable and fft.cost(geometry) < _direct_cost(geometry):
+    taps = math.prod(geometry.kernel_size)
+    if taps >= _MIN_FFT_TAPS and "fft" in usable and fft.cost(geometry) < _direct_cost(geometry):
         return "fft", f"a {kernel} kernel: the spectra take fewer operations than the {kernel} products"
+    if "kn2col" in usable and taps > 1 and geometry.in_channels // geometry.groups >= _MIN_KN2COL_CHANNELS:
+        return "kn2col", f"{channels} channels fill a product for each tap, and it copies no padding"
     if "direct" in usable:
         return "direct", "nothing does fewer operations here, and it moves the least memory"
     name = min(usable, key=lambda name: usable[name].multiplications(geometry))
