@@ -20,17 +20,21 @@ DEPTH = 256
 
 
 class Packed(NamedTuple):
-    """A convolution's weights and bias in the form one algorithm wants on one instruction-set level."""
+    """A convolution's weights and bias in the form one algorithm wants on one instruction-set level.
+
+    ``late`` holds a second form of the weights, made when an input's memory layout first asks for it.
+    """
 
     kernels: ModuleType
     geometry: ConvGeometry
     weight: np.ndarray
     bias: np.ndarray
+    late: list[np.ndarray] | None = None
 
     @property
     def nbytes(self) -> int:
         """Bytes of the packed arrays."""
-        return self.weight.nbytes + self.bias.nbytes
+        return self.weight.nbytes + self.bias.nbytes + sum(array.nbytes for array in self.late or ())
 
 
 class Algorithm(ABC):

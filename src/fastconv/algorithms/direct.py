@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fastconv.algorithms import base
+from fastconv.algorithms import base, pointwise
 from fastconv.algorithms.base import Algorithm, Packed
 from fastconv.geometry import ConvGeometry
 
@@ -70,11 +70,10 @@ def _blocking(geometry: ConvGeometry, num_threads: int, kernels: ModuleType) -> 
     panel_parts = 1 if depthwise else min(panels, base.ceil_div(num_threads, items))
     block = columns * width if depthwise else band_rows * columns * width
     block += base.scatter_slack(kernels, geometry.dtype, width)
-    return _Blocking(
-        bands,
-        panel_parts,
-        base.round_up(base.in_rows(geometry, band_rows) * row_pitch + block, 64 // itemsize),
-    )
+    per_thread = base.in_rows(geometry, band_rows) * row_pitch + block
+    if pointwise.fits(geometry):
+        per_thread = max(per_thread, pointwise.panel_size(geometry, kernels))
+    return _Blocking(bands, panel_parts, base.round_up(per_thread, 64 // itemsize))
 
 
 def is_depthwise(geometry: ConvGeometry) -> bool:
@@ -99,6 +98,8 @@ class Direct(Algorithm):
         return base.summation_error(geometry.reduction, geometry.dtype)
 
     def pack(self, weight, bias, geometry: ConvGeometry, kernels: ModuleType, num_threads: int) -> Packed:
+        if pointwise.fits(geometry):
+            return pointwise.pack(weight, bias, geometry, kernels)
         if not is_depthwise(geometry):
             packed_weight = base.pack_grouped(weight, geometry, kernels, num_threads)
             return Packed(kernels, geometry, packed_weight, base.pack_bias(bias, geometry, kernels))
@@ -125,6 +126,12 @@ class Direct(Algorithm):
                 workspace, blocking.per_thread, num_threads,
             )  # fmt: skip
             return
+        weight = packed.weight
+        if pointwise.fits(geometry):
+            if pointwise.is_planar(x) and pointwise.is_planar(out):
+                pointwise.run(x, packed, out, rectified, workspace, blocking.per_thread, num_threads)
+                return
+            weight = pointwise.panels(packed, num_threads)
         copy_band = any(pair != (0, 0) for pair in geometry.padding) or x.strides[3] != x.itemsize
         if copy_band:
             pixel_pitch = geometry.in_channels
@@ -132,7 +139,7 @@ class Direct(Algorithm):
         else:
             row_pitch, pixel_pitch = x.strides[1] // x.itemsize, x.strides[2] // x.itemsize
         kernels.direct(
-            x, packed.weight, packed.bias, geometry, *segments(geometry, row_pitch, pixel_pitch),
+            x, weight, packed.bias, geometry, *segments(geometry, row_pitch, pixel_pitch),
             blocking.bands, blocking.panel_parts, copy_band, rectified, out, workspace,
             blocking.per_thread, num_threads,
         )  # fmt: skip

@@ -9,7 +9,7 @@ ctypedef fused real:
     double
 
 cdef extern from "microkernel.h" nogil:
-    const int VECTOR_BYTES, TILE_ROWS, START_ZERO, START_BIAS, START_OUTPUT
+    const int VECTOR_BYTES, TILE_ROWS, START_ZERO, START_BIAS, START_ROW_BIAS, START_OUTPUT
     void gemm_tile_f32(
         int rows, int columns, const float *a, Py_ssize_t a_stride, Py_ssize_t segments,
         const Py_ssize_t *offset, const Py_ssize_t *length, const float *b, Py_ssize_t b_stride,
@@ -100,12 +100,14 @@ cdef inline void gemm_rows(
 ) noexcept nogil:
     """gemm_tile for any number of rows, cut into tiles of nearly equal height (17 is 9 + 8, not 14 + 3)."""
     cdef Py_ssize_t tiles = (rows + TILE_ROWS - 1) // TILE_ROWS, t, first, count
+    cdef const real *tile_bias
     for t in range(tiles):
         first = share(rows, tiles, t)
         count = share(rows, tiles, t + 1) - first
+        tile_bias = bias + first if start == START_ROW_BIAS else bias
         if real is float:
             gemm_tile_f32(count, columns, a + first * a_stride, a_stride, segments, offset, length, b,
-                          b_stride, c + first * c_stride, c_stride, start, bias, rectified)
+                          b_stride, c + first * c_stride, c_stride, start, tile_bias, rectified)
         else:
             gemm_tile_f64(count, columns, a + first * a_stride, a_stride, segments, offset, length, b,
-                          b_stride, c + first * c_stride, c_stride, start, bias, rectified)
+                          b_stride, c + first * c_stride, c_stride, start, tile_bias, rectified)

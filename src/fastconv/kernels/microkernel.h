@@ -35,7 +35,7 @@
 
 /* What a tile's sum is added to. With START_OUTPUT the new terms are summed first and then added, so a long
  * sum is a sum of short ones, whose rounding errors grow far slower. */
-enum { START_ZERO, START_BIAS, START_OUTPUT };
+enum { START_ZERO, START_BIAS, START_ROW_BIAS, START_OUTPUT };
 
 #define ALWAYS_INLINE static inline __attribute__((always_inline))
 
@@ -143,7 +143,9 @@ ALWAYS_INLINE void TYPED(gemm_tile_sized)(
     vec acc[TILE_ROWS][2];
     _Pragma("GCC unroll 16") for (int r = 0; r < rows; r++)
         _Pragma("GCC unroll 2") for (int v = 0; v < vectors; v++)
-            acc[r][v] = start == START_BIAS ? TYPED(load)(bias + v * LANES) : (vec){0};
+            acc[r][v] = start == START_BIAS       ? TYPED(load)(bias + v * LANES)
+                        : start == START_ROW_BIAS ? TYPED(broadcast)(bias[r])
+                                                  : (vec){0};
 
     for (ptrdiff_t s = 0; s < segments; s++) {
         /* Rows are addressed as a base plus 0, 1, 2, 3 or 4 strides, which x86 does without an
@@ -183,7 +185,8 @@ ALWAYS_INLINE void TYPED(gemm_tile_sized)(
  *
  * for r < rows ≤ TILE_ROWS and j < columns ≤ 2 · LANES, where segment s covers length[s] consecutive
  * elements of each row of A and k₀(s) = length[0] + … + length[s − 1]. B's rows hold whole vectors
- * (zero beyond `columns`), and so does `bias`. The order of summation is that of k alone, so a result
+ * (zero beyond `columns`), and so does `bias`, of which START_BIAS takes a
+ * value a column, START_ROW_BIAS one a row. The order of summation is that of k alone, so a result
  * does not depend on how rows were gathered into tiles. */
 static void TYPED(gemm_tile)(
     int rows, int columns, const REAL *a, ptrdiff_t a_stride, ptrdiff_t segments, const ptrdiff_t *offset,

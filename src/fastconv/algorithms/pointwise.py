@@ -1,0 +1,56 @@
+"""Direct's form for 1×1 kernels on planar (NCHW) images: no transposition, and the weights as they are."""
+
+from __future__ import annotations
+
+from types import ModuleType
+
+import numpy as np
+
+from fastconv.algorithms import base
+from fastconv.algorithms.base import Packed
+from fastconv.geometry import ConvGeometry
+
+# With fewer pixels the last panel's empty columns cost more than a transposition.
+_MIN_PIXELS = 128
+
+
+def fits(geometry: ConvGeometry) -> bool:
+    """Whether the problem is a matrix product of weights and pixels."""
+    plain = geometry.kernel_size == geometry.stride == (1, 1) and geometry.groups == 1
+    pixels = geometry.input_size[0] * geometry.input_size[1]
+    return plain and geometry.input_size == geometry.output_size and pixels >= _MIN_PIXELS
+
+
+def is_planar(image: np.ndarray) -> bool:
+    """Whether an image (N, H, W, C) has each channel's pixels in one run."""
+    _, rows, columns, _ = image.strides
+    return columns == image.itemsize and rows == columns * image.shape[2]
+
+
+def panel_size(geometry: ConvGeometry, kernels: ModuleType) -> int:
+    """Elements of scratch memory for each thread."""
+    return min(base.DEPTH, geometry.in_channels) * base.panel_width(kernels, geometry.dtype)
+
+
+def pack(weight, bias, geometry: ConvGeometry, kernels: ModuleType) -> Packed:
+    """The weights as a matrix; ``panels`` packs them the other way when that is needed first."""
+    matrix = weight.reshape(geometry.out_channels, geometry.in_channels)
+    # A copy, as every packed weight is: the caller may change theirs later.
+    return Packed(kernels, geometry, matrix.copy(order="C"), base.pack_bias(bias, geometry, kernels), [])
+
+
+def panels(packed: Packed, num_threads: int) -> np.ndarray:
+    """The weights as panels, for images that are not planar."""
+    if not packed.late:
+        weight = packed.weight[:, :, None, None]
+        packed.late.append(base.pack_grouped(weight, packed.geometry, packed.kernels, num_threads))
+    return packed.late[0]
+
+
+def run(x, packed: Packed, out, rectified: bool, workspace, per_thread: int, num_threads: int) -> None:
+    """Compute planar x (N, H, W, C_in) → planar out (N, H, W, C_out)."""
+    planes = (image.transpose(0, 3, 1, 2).reshape(len(image), image.shape[3], -1) for image in (x, out))
+    source, target = planes
+    packed.kernels.pointwise(
+        source, packed.weight, packed.bias, base.DEPTH, rectified, target, workspace, per_thread, num_threads
+    )
