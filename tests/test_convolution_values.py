@@ -33,7 +33,8 @@ def test_bias_and_relu(algorithm, level, data):
         x, weight, bias = case.integers(dtype) if algorithm in SUMMING else case.normal(dtype)
         with kernels.use(level):
             for given_bias in (bias, None):
-                y = fc.conv2d(x, weight, given_bias, activation="relu", algorithm=algorithm, **case.keywords)
+                keywords = {"algorithm": algorithm, "num_threads": 1, **case.keywords}
+                y = fc.conv2d(x, weight, given_bias, activation="relu", **keywords)
                 expected = expected_conv2d(case, x, weight, given_bias, relu=True)
                 assert (y >= 0).all()
                 if algorithm in SUMMING:
