@@ -79,8 +79,10 @@ class ConvGeometry:
         ValueError
             If an argument is out of range, or they do not fit each other.
         """
-        key = [_frozen(value) for value in (input_shape, weight_shape, stride, padding, dilation, groups)]
-        create = _create_cached if all(map(_is_plain, key)) else _create
+        key = (input_shape, weight_shape, stride, padding, dilation, groups)
+        if not _is_plain(key):
+            key = tuple(map(_frozen, key))
+        create = _create_cached if _is_plain(key) else _create
         return create(*key, np.dtype(dtype))
 
     @property
@@ -163,7 +165,8 @@ def _frozen(value: object) -> object:
 
 def _is_plain(value: object) -> bool:
     # Only these may be looked up: 1 == True == 1.0, so that one accepted problem would let others in.
-    return type(value) in (int, str) or (type(value) is tuple and all(map(_is_plain, value)))
+    kind = type(value)
+    return kind is int or kind is str or (kind is tuple and all(map(_is_plain, value)))
 
 
 def _create(input_shape, weight_shape, stride, padding, dilation, groups, dtype) -> ConvGeometry:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import lru_cache
 from types import ModuleType
 
 import numpy as np
@@ -201,11 +202,16 @@ def _padded(geometry: ConvGeometry, padding_mode: str) -> ConvGeometry:
     )  # fmt: skip
 
 
+@lru_cache(maxsize=4096)
+def _chosen(geometry: ConvGeometry, rtol: float | None) -> tuple[str, str]:
+    return choose(geometry, ALGORITHMS, rtol)
+
+
 def _select(
     geometry: ConvGeometry, algorithm: str, rtol: float | None, num_threads: int, level: ModuleType
 ) -> tuple[str, str]:
     if algorithm == "auto":
-        return choose(geometry, ALGORITHMS, rtol)
+        return _chosen(geometry, rtol)
     if algorithm == "fastest":
         return _measure_fastest(geometry, rtol, num_threads, level)
     reason = ALGORITHMS[algorithm].unsupported(geometry)
@@ -234,7 +240,7 @@ def _measure_fastest(
             and (rtol is None or algorithm.error_bound(geometry) <= rtol)
         ]
         if geometry.batch == 0 or not candidates:
-            return choose(geometry, ALGORITHMS, rtol)
+            return _chosen(geometry, rtol)
         seconds = interleaved_seconds([(plan, x) for plan in candidates], repeats=5)
         _fastest[key] = candidates[seconds.index(min(seconds))].algorithm
     return _fastest[key], "measured the fastest here"
