@@ -87,7 +87,8 @@ def _axis_tilings(geometry: ConvGeometry, axis: int) -> Iterator[tuple[int, int,
     outputs, (low, _) = geometry.output_size[axis], geometry.padding[axis]
     read = (outputs - 1) * stride + extent
     # The transform is periodic: zeros of the padding before the image also serve as those behind it.
-    whole = read - min(low, max(0, read - low - geometry.input_size[axis]))
+    shared = min(low, max(0, read - low - geometry.input_size[axis]), extent - 1)
+    whole = read - shared
     before = 0
     for size in _fast_sizes(whole):
         if size >= whole:
@@ -109,13 +110,18 @@ def _tiling(geometry: ConvGeometry) -> _Tiling:
     ]
     best = min(
         candidates,
-        key=lambda tiling: (max(_weight_bytes(geometry, tiling), _WEIGHT_BYTES), _seconds(geometry, tiling)),
+        key=lambda tiling: (
+            max(_weight_bytes(geometry, tiling), _WEIGHT_BYTES),
+            _nanoseconds(geometry, tiling),
+        ),
     )
     return best._replace(chunk=_chunk(geometry, best))
 
 
 def _chunk(geometry: ConvGeometry, tiling: _Tiling) -> int:
-    spectra = 2 * geometry.dtype.itemsize * tiling.frequencies * (geometry.in_channels + geometry.out_channels)
+    spectra = (
+        2 * geometry.dtype.itemsize * tiling.frequencies * (geometry.in_channels + geometry.out_channels)
+    )
     return max(1, min(max(geometry.batch, 1) * tiling.count, _CHUNK_BYTES // spectra))
 
 
@@ -124,8 +130,8 @@ def _weight_bytes(geometry: ConvGeometry, tiling: _Tiling) -> int:
     return 2 * geometry.dtype.itemsize * channels * tiling.frequencies
 
 
-def _seconds(geometry: ConvGeometry, tiling: _Tiling) -> float:
-    """Nanoseconds for the batch on one thread."""
+def _nanoseconds(geometry: ConvGeometry, tiling: _Tiling) -> float:
+    """Nanoseconds for one image on one thread; the batch must not change the tiles, and so the bits."""
     (rows, columns), half, itemsize = tiling.size, tiling.half, geometry.dtype.itemsize
     scale = itemsize / 4
     row = scale * (_LINE + columns * (_POINT + _STEP * math.log2(columns))) / 2
@@ -138,14 +144,14 @@ def _seconds(geometry: ConvGeometry, tiling: _Tiling) -> float:
     calls = channels / min(channels, max(1, _BLOCK_BYTES // (itemsize * rows * columns))) * _CALLS
     pairs = geometry.in_channels // geometry.groups * geometry.out_channels
     products = 4 * scale * _PRODUCT * pairs * tiling.frequencies
-    tiles = geometry.batch * tiling.count
-    passes = base.ceil_div(tiles, _chunk(geometry, tiling))
-    return tiles * (planes + calls + products) + passes * _BYTE * _weight_bytes(geometry, tiling)
+    passes = base.ceil_div(tiling.count, _chunk(geometry, tiling))
+    return tiling.count * (planes + calls + products) + passes * _BYTE * _weight_bytes(geometry, tiling)
 
 
 def cost(geometry: ConvGeometry) -> float:
     """Time for the whole batch, in multiply–adds of a direct convolution."""
-    return _seconds(geometry, _tiling(geometry)) / (_DIRECT * geometry.dtype.itemsize / 4)
+    nanoseconds = geometry.batch * _nanoseconds(geometry, _tiling(geometry))
+    return nanoseconds / (_DIRECT * geometry.dtype.itemsize / 4)
 
 
 # --- memory --------------------------------------------------------------------------------------------
@@ -351,9 +357,7 @@ def _blocks(geometry: ConvGeometry, tiles: range, channels: int) -> list[_Block]
     return blocks
 
 
-def _transform_taps(
-    taps: np.ndarray, geometry: ConvGeometry, tiling: _Tiling, spectra: np.ndarray
-) -> None:
+def _transform_taps(taps: np.ndarray, geometry: ConvGeometry, tiling: _Tiling, spectra: np.ndarray) -> None:
     """The conjugate spectra of some kernels (outputs, channels, k_h, k_w)."""
     shape = (*taps.shape[:2], tiling.size[0], tiling.half)
     target = spectra[..., : tiling.frequencies].reshape(shape)
@@ -423,9 +427,7 @@ def _transform_back(
     halves = scratch.spectrum(len(target))
     np.fft.ifft(_planes(spectra, block, tiling), axis=1, norm="ortho", out=halves)
     pixels = scratch.pixels(len(target), rows)
-    np.fft.irfft(
-        halves[:, : (rows - 1) * down + 1 : down], n=tiling.size[1], norm="ortho", out=pixels
-    )
+    np.fft.irfft(halves[:, : (rows - 1) * down + 1 : down], n=tiling.size[1], norm="ortho", out=pixels)
     kept = pixels[:, :, : (columns - 1) * across + 1 : across]
     np.add(kept, packed.bias[block.channels, None, None], out=target)
     if rectified:

@@ -51,15 +51,15 @@ def pack_spectra(const real[:, :, ::1] spectra, real[:, :, ::1] packed, Py_ssize
 
 
 def spectral_product(
-    const real[:, :, ::1] x, const real[:, :, ::1] packed, Py_ssize_t first, Py_ssize_t last,
-    real[:, :, ::1] out, real[::1] workspace
+    const real[:, :, :] x, const real[:, :, ::1] packed, Py_ssize_t first, Py_ssize_t last,
+    real[:, :, :] out, real[::1] workspace
 ):
     """out[tile, o] = Σ_c x[tile, c] · w[o, c], for blocks of frequencies from ``first`` to ``last``.
 
     Parameters
     ----------
     x : (tiles, C_in/groups, ≥ 2·LANES·F), IN
-        Pairs (re, im).
+        Pairs (re, im), one after the other; tiles and channels of any strides, in ``out`` too.
     packed : (F, C_out/groups · C_in/groups, 2·LANES), IN
         As ``pack_spectra`` made it.
     out : (tiles, C_out/groups, ≥ 2·LANES·F), OUT
