@@ -59,9 +59,11 @@ class _Block(NamedTuple):
 
 # Nanoseconds on one thread of the machine of benchmarks/RESULTS.md, from a fit to measured times. A line of
 # n numbers costs numpy.fft _LINE + n · (_POINT + _STEP · log₂ n), half of that if it is real.
-_LINE, _POINT, _STEP = 25.0, 1.0, 0.22
-# Copying a pixel in or out, and what NumPy's calls for a block cost.
-_COPY, _CALLS = 0.4, 15_000.0
+_LINE, _POINT, _STEP = 30.0, 1.2, 0.26
+# All of it takes _COLD times as long where a plane and its spectrum leave the L2 cache.
+_COLD = 1.35
+# Copying a pixel in or out; what NumPy's calls cost for a block, and a call for everything else.
+_COPY, _CALLS, _CALL = 0.5, 25_000.0, 50_000.0
 # A multiply–add of the product kernel, the same in a direct convolution, and a byte of weights.
 _PRODUCT, _DIRECT, _BYTE = 1 / 60, 1 / 75, 0.1
 
@@ -141,11 +143,14 @@ def _nanoseconds(geometry: ConvGeometry, tiling: _Tiling) -> float:
     channels = geometry.in_channels + geometry.out_channels
     planes = geometry.in_channels * (rows * row + half * column + copy)
     planes += geometry.out_channels * (kept * row + half * column + copy * kept / rows)
+    if itemsize * rows * columns > _BLOCK_BYTES:
+        planes *= _COLD
     calls = channels / min(channels, max(1, _BLOCK_BYTES // (itemsize * rows * columns))) * _CALLS
     pairs = geometry.in_channels // geometry.groups * geometry.out_channels
     products = 4 * scale * _PRODUCT * pairs * tiling.frequencies
     passes = base.ceil_div(tiling.count, _chunk(geometry, tiling))
-    return tiling.count * (planes + calls + products) + passes * _BYTE * _weight_bytes(geometry, tiling)
+    weights = passes * _BYTE * _weight_bytes(geometry, tiling)
+    return tiling.count * (planes + calls + products) + weights + _CALL
 
 
 def cost(geometry: ConvGeometry) -> float:
@@ -248,8 +253,12 @@ class Fft(Algorithm):
         return 4 * geometry.batch * tiling.count * tiling.frequencies * channels
 
     def workspace_bytes(self, geometry: ConvGeometry, num_threads: int, kernels: ModuleType) -> int:
-        """The spectra of a chunk of tiles, and for each thread a block of planes on their way there."""
-        return _layout(geometry, kernels).total(num_threads) * geometry.dtype.itemsize
+        """The spectra of a chunk of tiles, and for each thread a block of planes on their way there.
+
+        NumPy's buffers for one addition of three arrays are counted as well: bias and result.
+        """
+        elements = _layout(geometry, kernels).total(num_threads) + num_threads * 3 * np.getbufsize()
+        return elements * geometry.dtype.itemsize
 
     def error_bound(self, geometry: ConvGeometry) -> float:
         # A transform's relative error grows with its log₂(points) steps (Higham, Accuracy and Stability of
