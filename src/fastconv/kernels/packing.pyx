@@ -36,23 +36,6 @@ def pack_weight(const real[:, :, :, ::1] weight, real[:, :, :, ::1] panels, int 
                           weight.shape[2], weight.shape[3], &panels[g, p, 0, 0])
 
 
-def pack_panels(const real[:, :, ::1] matrix, real[:, :, :, ::1] panels, int num_threads):
-    """Pack matrices: panels[f, p, k, j] = matrix[f, k, p · PANEL + j], zero beyond the last column.
-
-    Parameters
-    ----------
-    matrix : (F, K, columns), IN
-    panels : (F, ceil(columns / PANEL), K, PANEL), OUT
-    """
-    cdef Py_ssize_t f, p, k, count, width = panels.shape[3]
-    for f in prange(panels.shape[0], nogil=True, num_threads=num_threads, schedule="static"):
-        for p in range(panels.shape[1]):
-            count = min(width, matrix.shape[2] - p * width)
-            for k in range(matrix.shape[1]):
-                memcpy(&panels[f, p, k, 0], &matrix[f, k, p * width], count * sizeof(real))
-                memset(&panels[f, p, k, 0] + count, 0, (width - count) * sizeof(real))
-
-
 cdef void transform_weight(
     const real *g, Py_ssize_t tap_stride, const double *matrix, Py_ssize_t n, Py_ssize_t lanes, real *u,
     Py_ssize_t position_stride
