@@ -16,16 +16,40 @@ from fastconv.geometry import ConvGeometry
 _PLANE_BYTES = 24 * 1024
 
 
-@lru_cache(maxsize=1024)
-def fits(geometry: ConvGeometry, kernels: ModuleType) -> bool:
-    """Whether a vector of output channels, wherever it begins, reads at most a vector of input channels."""
+class Vectors(NamedTuple):
+    """Which output channels a vector holds and where their inputs are; see kernels/depthwise.pyx."""
+
+    start: np.ndarray
+    lanes: np.ndarray
+
+
+@lru_cache(maxsize=256)
+def _vectors(geometry: ConvGeometry, kernels: ModuleType) -> Vectors:
     lanes = kernels.vector_bytes() // geometry.dtype.itemsize
     group_in, group_out = (n // geometry.groups for n in (geometry.in_channels, geometry.out_channels))
-    if geometry.groups == 1 or group_in > lanes or geometry.reduction > base.DEPTH:
-        return geometry.groups > 1 and group_in == 1
-    firsts = {*range(0, geometry.out_channels, lanes), max(0, geometry.out_channels - lanes)}
-    lasts = ((first, min(first + lanes, geometry.out_channels) - 1) for first in firsts)
-    return all((last // group_out - first // group_out + 1) * group_in <= lanes for first, last in lasts)
+    first = np.arange(0, geometry.out_channels, lanes)
+    first[-1] = max(0, geometry.out_channels - lanes)  # the last vector overlaps the one before
+    start = np.minimum(first // group_out * group_in, max(0, geometry.in_channels - lanes))
+    channel = (first[:, None] + np.arange(lanes)) // group_out * group_in - start[:, None]
+    channel = channel[:, None, :] + np.arange(group_in)[:, None]
+    index = np.dtype(f"i{geometry.dtype.itemsize}")
+    return Vectors(
+        np.array([first, start], np.intp), np.ascontiguousarray(channel, index).reshape(-1).view(np.uint8)
+    )
+
+
+@lru_cache(maxsize=1024)
+def fits(geometry: ConvGeometry, kernels: ModuleType) -> bool:
+    """Whether each vector of output channels reads at most a vector of input channels."""
+    lanes = kernels.vector_bytes() // geometry.dtype.itemsize
+    group_in, group_out = (n // geometry.groups for n in (geometry.in_channels, geometry.out_channels))
+    if geometry.groups == 1 or group_in == 1:
+        return geometry.groups > 1
+    if group_in > lanes // 2 or geometry.reduction > base.DEPTH:
+        return False  # a group of a whole vector is better off as a product of matrices
+    first = _vectors(geometry, kernels).start[0]
+    last = np.minimum(first + lanes, geometry.out_channels) - 1
+    return bool(((last // group_out - first // group_out + 1) * group_in <= lanes).all())
 
 
 class _Blocking(NamedTuple):
@@ -47,7 +71,8 @@ def _blocking(geometry: ConvGeometry, num_threads: int, kernels: ModuleType) -> 
     row_pitch = in_columns * max(lanes, geometry.in_channels)
     bands = base.count_bands(geometry, rows, geometry.stride[0] * row_pitch * itemsize, num_threads)
     gathered = base.in_rows(geometry, base.ceil_div(rows, bands)) * row_pitch
-    gathered += 2 * columns * lanes + base.scatter_slack(kernels, geometry.dtype, lanes)
+    out_pitch = max(lanes, geometry.out_channels)
+    gathered += 2 * columns * out_pitch + base.scatter_slack(kernels, geometry.dtype, out_pitch)
 
     phase_pitch = base.round_up(base.ceil_div(in_columns, stride), lanes)
     plane_row = stride * phase_pitch
@@ -109,6 +134,6 @@ def run(x, packed: Packed, out, rectified: bool, workspace, num_threads: int) ->
         )  # fmt: skip
         return
     kernels.depthwise(
-        x, packed.weight, packed.bias, geometry, blocking.bands, rectified, out, workspace,
-        blocking.per_thread, num_threads,
+        x, packed.weight, packed.bias, geometry, *_vectors(geometry, kernels), blocking.bands, rectified, out,
+        workspace, blocking.per_thread, num_threads,
     )  # fmt: skip

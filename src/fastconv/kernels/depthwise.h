@@ -1,6 +1,6 @@
 /* Depthwise and narrow-group convolution in registers; microkernel.h includes this once for each element type.
  *
- *   narrow_line   one or two rows of outputs on channels-last pixels, a vector over output channels
+ *   narrow_rows   one or two rows of outputs on channels-last pixels, vectors over output channels
  *   plane_rows    a few output channels of planes (channels first), a vector along the row
  *
  * Both sum a group's products in the order (kernel row, input channel, kernel column) onto the bias, so
@@ -13,6 +13,13 @@
 #else
 #define NARROW_PIXELS 4
 #define PLANE_ROWS 2
+#endif
+
+/* Without this GCC loads an input again for every product it is part of. */
+#if defined(__x86_64__)
+#define KEEP_IN_REGISTER(v) __asm__("" : "+v"(v))
+#else
+#define KEEP_IN_REGISTER(v) ((void)0)
 #endif
 
 /* The input channel that each output channel of a vector reads: a shuffle of the LANES that are loaded. */
@@ -42,7 +49,8 @@ ALWAYS_INLINE void TYPED(narrow_input_row)(
         }
         _Pragma("GCC unroll 32") for (int q = 0; q < (pixels - 1) * step + taps; q++)
         {
-            const vec v = TYPED(narrow_load)(shuffled, at, lanes);
+            vec v = TYPED(narrow_load)(shuffled, at, lanes);
+            KEEP_IN_REGISTER(v);
             _Pragma("GCC unroll 7") for (int p = 0; p < pixels; p++)
             {
                 const int j = q - p * step;
@@ -103,24 +111,18 @@ ALWAYS_INLINE void TYPED(narrow_any_tile)(
         TYPED(store)(y + p * s->y_pixel, s->rectified ? TYPED(rectify)(sum[p]) : sum[p]);
 }
 
-/* `count` pixels whose whole window lies in the input, in tiles of nearly equal width. */
+/* A tile of any number of pixels whose whole window lies in the input. */
 #define NARROW_RUN(name, rows, taps, step, shuffled)                                                      \
     static void TYPED(name)(                                                                              \
-        const struct narrow *s, ptrdiff_t count, ptrdiff_t first, ptrdiff_t last, const REAL *a,          \
+        const struct narrow *s, ptrdiff_t pixels, ptrdiff_t first, ptrdiff_t last, const REAL *a,         \
         const REAL *w, const REAL *bias, const vec_mask *index, REAL *y)                                  \
     {                                                                                                     \
-        for (ptrdiff_t tiles = (count + NARROW_PIXELS - 1) / NARROW_PIXELS; tiles > 0; tiles--) {         \
-            const ptrdiff_t pixels = (count + tiles - 1) / tiles;                                         \
-            switch (pixels) {                                                                             \
-                NARROW_CASE(rows, 1, taps, step, shuffled)                                                \
-                NARROW_CASE(rows, 2, taps, step, shuffled)                                                \
-                NARROW_CASE(rows, 3, taps, step, shuffled)                                                \
-                NARROW_CASE(rows, 4, taps, step, shuffled)                                                \
-                NARROW_WIDE_CASES(rows, taps, step, shuffled)                                             \
-            }                                                                                             \
-            a += pixels * s->stride_w * s->a_pixel;                                                       \
-            y += pixels * s->y_pixel;                                                                     \
-            count -= pixels;                                                                              \
+        switch (pixels) {                                                                                 \
+            NARROW_CASE(rows, 1, taps, step, shuffled)                                                    \
+            NARROW_CASE(rows, 2, taps, step, shuffled)                                                    \
+            NARROW_CASE(rows, 3, taps, step, shuffled)                                                    \
+            NARROW_CASE(rows, 4, taps, step, shuffled)                                                    \
+            NARROW_WIDE_CASES(rows, taps, step, shuffled)                                                 \
         }                                                                                                 \
     }
 #define NARROW_CASE(rows, pixels, taps, step, shuffled)                                                    \
@@ -170,26 +172,19 @@ static void TYPED(narrow_any)(
 #undef TILE
 }
 
-/* index[c][lane]: which of the LANES input channels from `base` on is input channel c of the group that output
- * channel `first` + lane belongs to. */
-static void TYPED(narrow_lanes)(
-    ptrdiff_t group_in, ptrdiff_t group_out, ptrdiff_t first, ptrdiff_t base, void *index)
-{
-    for (ptrdiff_t c = 0; c < group_in; c++)
-        for (int lane = 0; lane < LANES; lane++)
-            ((MASK *)index)[c * LANES + lane] = (MASK)((first + lane) / group_out * group_in + c - base);
-}
-
-/* One vector of output channels of `rows` ≤ 2 rows of outputs.
+/* All output channels of `rows` ≤ 2 rows of outputs, a tile of pixels at a time, so that the input lines which a
+ * vector shares with the next one are read while they are in the L1 cache.
  *
  * `a` is where kernel row 0 of the first output row would begin at column 0 of the input; only its kernel
- * rows first ≤ i < last lie in the input (with two rows: all of both). */
-static void TYPED(narrow_line)(
+ * rows first ≤ i < last lie in the input (with two rows: all of both). Vector v holds the output channels
+ * from start[v] on, made from the LANES input channels from base[v] on; lanes[v] has group_in shuffles. */
+static void TYPED(narrow_rows)(
     const struct narrow *s, int rows, ptrdiff_t first, ptrdiff_t last, const REAL *a, const REAL *w,
-    const REAL *bias, const void *lanes, REAL *y)
+    const REAL *bias, const MASK *lanes, REAL *y)
 {
-    static void (*const runs[4][3])(const struct narrow *, ptrdiff_t, ptrdiff_t, ptrdiff_t, const REAL *,
-                                    const REAL *, const REAL *, const vec_mask *, REAL *) = {
+    typedef void narrow_run(const struct narrow *, ptrdiff_t, ptrdiff_t, ptrdiff_t, const REAL *, const REAL *,
+                            const REAL *, const vec_mask *, REAL *);
+    static narrow_run *const runs[4][3] = {
         {TYPED(narrow_3s1), TYPED(narrow_3s2), TYPED(narrow_3s1_pair)},
         {TYPED(narrow_5s1), TYPED(narrow_5s2), TYPED(narrow_5s1_pair)},
         {TYPED(narrow_7s1), TYPED(narrow_7s2), TYPED(narrow_7s1_pair)},
@@ -197,23 +192,33 @@ static void TYPED(narrow_line)(
     };
     const int sized = s->dilation_w == 1 && s->stride_w <= 2 && s->kernel_w % 2 == 1 && s->kernel_w >= 3 &&
                       s->kernel_w <= (s->shuffled ? 3 : 7);
+    narrow_run *const run =
+        sized ? runs[s->shuffled ? 3 : s->kernel_w / 2 - 1][rows == 2 ? 2 : s->stride_w - 1] : NULL;
     vec_mask index[LANES];
-    memcpy(index, lanes, s->group_in * sizeof(vec_mask));
-    const ptrdiff_t step = s->stride_w * s->a_pixel, begin = s->interior_begin, end = s->interior_end;
-    const REAL *origin = a - s->pad_w * s->a_pixel;
-    if (sized)
-        runs[s->shuffled ? 3 : s->kernel_w / 2 - 1][rows == 2 ? 2 : s->stride_w - 1](
-            s, end - begin, first, last, origin + begin * step, w, bias, index, y + begin * s->y_pixel);
-    for (int r = 0; r < rows; r++, origin += s->a_row, y += s->y_row) {
-        if (!sized)
-            TYPED(narrow_any)(s, end - begin, first, last, 0, s->kernel_w, origin + begin * step, w, bias, index,
-                              y + begin * s->y_pixel);
-        for (ptrdiff_t x = begin > 0 ? 0 : end; x < s->columns; x = x + 1 == begin ? end : x + 1) {
-            const ptrdiff_t left = x * s->stride_w - s->pad_w, room = s->width - left;
-            const ptrdiff_t first_j = left < 0 ? (-left + s->dilation_w - 1) / s->dilation_w : 0;
-            const ptrdiff_t last_j = room > 0 ? (room + s->dilation_w - 1) / s->dilation_w : 0;
-            TYPED(narrow_any)(s, 1, first, last, first_j, last_j < s->kernel_w ? last_j : s->kernel_w,
-                              origin + x * step, w, bias, index, y + x * s->y_pixel);
+    ptrdiff_t pixels;
+    for (ptrdiff_t x = 0; x < s->columns; x += pixels) {
+        const int interior = x >= s->interior_begin && x < s->interior_end;
+        const ptrdiff_t tiles = (s->interior_end - x + NARROW_PIXELS - 1) / NARROW_PIXELS;
+        const ptrdiff_t left = x * s->stride_w - s->pad_w, d = s->dilation_w;
+        ptrdiff_t first_j = 0, last_j = s->kernel_w;
+        pixels = interior ? (s->interior_end - x + tiles - 1) / tiles : 1;
+        if (!interior) {
+            first_j = left < 0 ? (d - 1 - left) / d : 0;
+            last_j = left < s->width ? (s->width - left + d - 1) / d : 0;
+            last_j = last_j < s->kernel_w ? last_j : s->kernel_w;
+        }
+        for (ptrdiff_t v = 0; v < s->vectors; v++) {
+            const REAL *at = a + left * s->a_pixel + s->base[v];
+            const ptrdiff_t c = s->start[v];
+            REAL *to = y + x * s->y_pixel + c;
+            if (s->shuffled)
+                memcpy(index, lanes + v * s->group_in * LANES, s->group_in * sizeof(vec_mask));
+            if (interior && sized)
+                run(s, pixels, first, last, at, w + c, bias + c, index, to);
+            else
+                for (int r = 0; r < rows; r++)
+                    TYPED(narrow_any)(s, pixels, first, last, first_j, last_j, at + r * s->a_row, w + c, bias + c,
+                                      index, to + r * s->y_row);
         }
     }
 }
@@ -247,14 +252,21 @@ static void TYPED(plane_row)(
             even[l] = 2 * l;
         REAL *first = target + pad % 2 * s->phase_pitch + pad / 2;
         REAL *second = target + (pad + 1) % 2 * s->phase_pitch + (pad + 1) / 2;
-        for (; i + 2 * LANES <= width; i += 2 * LANES) {
+        for (; i + 1 < width && width >= 2 * LANES; i += 2 * LANES) {
+            i = i + 2 * LANES <= width ? i : (width - 2 * LANES) / 2 * 2; /* the last ones overlap */
             const vec low = TYPED(load)(source + i), high = TYPED(load)(source + i + LANES);
             TYPED(store)(first + i / 2, __builtin_shuffle(low, high, even));
             TYPED(store)(second + i / 2, __builtin_shuffle(low, high, even + 1));
         }
+        i = i < width || width % 2 == 0 ? i : width - 1;
     }
-    for (; i < width; i++)
-        target[(pad + i) % s->stride_w * s->phase_pitch + (pad + i) / s->stride_w] = source[i];
+    ptrdiff_t phase = (pad + i) % s->stride_w, at = (pad + i) / s->stride_w;
+    for (; i < width; i++) {
+        target[phase * s->phase_pitch + at] = source[i];
+        phase++;
+        if (phase == s->stride_w)
+            phase = 0, at++;
+    }
 }
 
 /* Store the first `valid` lanes, or all where `room` elements may be overwritten. */
@@ -277,7 +289,12 @@ ALWAYS_INLINE void TYPED(plane_tile)(
     for (ptrdiff_t t = 0; t < s->taps; t++) {
         const REAL *at = a + offset[t];
         vec v[8];
-        _Pragma("GCC unroll 8") for (int r = 0; r < rows; r++) v[r] = TYPED(load)(at + r * s->a_row);
+        _Pragma("GCC unroll 8") for (int r = 0; r < rows; r++)
+        {
+            v[r] = TYPED(load)(at + r * s->a_row);
+            if (outs > 1)
+                KEEP_IN_REGISTER(v[r]);
+        }
         _Pragma("GCC unroll 4") for (int o = 0; o < outs; o++)
         {
             const vec weight = TYPED(broadcast)(w[t * s->w_stride + o]);
@@ -319,5 +336,6 @@ static void TYPED(plane_rows)(
         TYPED(plane_rows_sized)(1, 8, s, rows, a, offset, w, bias, y);
 }
 
+#undef KEEP_IN_REGISTER
 #undef NARROW_PIXELS
 #undef PLANE_ROWS
