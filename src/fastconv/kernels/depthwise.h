@@ -37,7 +37,7 @@ ALWAYS_INLINE void TYPED(narrow_input_row)(
     vec (*sum)[NARROW_PIXELS])
 {
     for (ptrdiff_t c = 0; c < (shuffled ? s->group_in : 1); c++) {
-        const REAL *at = a, *row = w + (i * s->group_in + c) * taps * s->w_stride;
+        const REAL *at = a, *row = w + (i * s->group_in + c) * s->kernel_w * s->w_stride;
         const vec_mask lanes = shuffled ? index[c] : (vec_mask){0};
         vec weight[2][7];
         _Pragma("GCC unroll 7") for (int j = 0; j < taps; j++)
@@ -45,7 +45,7 @@ ALWAYS_INLINE void TYPED(narrow_input_row)(
             if (first)
                 weight[0][j] = TYPED(load)(row + j * s->w_stride);
             if (second)
-                weight[1][j] = TYPED(load)(row + (j - s->group_in * taps) * s->w_stride);
+                weight[1][j] = TYPED(load)(row + (j - s->group_in * s->kernel_w) * s->w_stride);
         }
         _Pragma("GCC unroll 32") for (int q = 0; q < (pixels - 1) * step + taps; q++)
         {
@@ -149,6 +149,29 @@ NARROW_RUN(narrow_7s2, 1, 7, 2, 0)
 NARROW_RUN(narrow_grouped_3s1, 1, 3, 1, 1)
 NARROW_RUN(narrow_grouped_3s1_pair, 2, 3, 1, 1)
 NARROW_RUN(narrow_grouped_3s2, 1, 3, 2, 1)
+
+/* One pixel at a border, with `taps` of the kernel's columns in the input. */
+#define NARROW_EDGE(name, rows, taps, shuffled)                                                          \
+    static void TYPED(name)(                                                                              \
+        const struct narrow *s, ptrdiff_t pixels, ptrdiff_t first, ptrdiff_t last, const REAL *a,         \
+        const REAL *w, const REAL *bias, const vec_mask *index, REAL *y)                                  \
+    {                                                                                                     \
+        (void)pixels;                                                                                     \
+        TYPED(narrow_tile)(rows, 1, taps, 1, shuffled, s, first, last, a, w, bias, index, y);             \
+    }
+NARROW_EDGE(narrow_edge_2, 1, 2, 0)
+NARROW_EDGE(narrow_edge_3, 1, 3, 0)
+NARROW_EDGE(narrow_edge_4, 1, 4, 0)
+NARROW_EDGE(narrow_edge_5, 1, 5, 0)
+NARROW_EDGE(narrow_edge_6, 1, 6, 0)
+NARROW_EDGE(narrow_edge_2_pair, 2, 2, 0)
+NARROW_EDGE(narrow_edge_3_pair, 2, 3, 0)
+NARROW_EDGE(narrow_edge_4_pair, 2, 4, 0)
+NARROW_EDGE(narrow_edge_5_pair, 2, 5, 0)
+NARROW_EDGE(narrow_edge_6_pair, 2, 6, 0)
+NARROW_EDGE(narrow_grouped_edge_2, 1, 2, 1)
+NARROW_EDGE(narrow_grouped_edge_2_pair, 2, 2, 1)
+#undef NARROW_EDGE
 #undef NARROW_RUN
 #undef NARROW_CASE
 #undef NARROW_WIDE_CASES
@@ -190,22 +213,34 @@ static void TYPED(narrow_rows)(
         {TYPED(narrow_7s1), TYPED(narrow_7s2), TYPED(narrow_7s1_pair)},
         {TYPED(narrow_grouped_3s1), TYPED(narrow_grouped_3s2), TYPED(narrow_grouped_3s1_pair)},
     };
+    static narrow_run *const edges[6][2] = {
+        {TYPED(narrow_edge_2), TYPED(narrow_edge_2_pair)},
+        {TYPED(narrow_edge_3), TYPED(narrow_edge_3_pair)},
+        {TYPED(narrow_edge_4), TYPED(narrow_edge_4_pair)},
+        {TYPED(narrow_edge_5), TYPED(narrow_edge_5_pair)},
+        {TYPED(narrow_edge_6), TYPED(narrow_edge_6_pair)},
+        {TYPED(narrow_grouped_edge_2), TYPED(narrow_grouped_edge_2_pair)},
+    };
     const int sized = s->dilation_w == 1 && s->stride_w <= 2 && s->kernel_w % 2 == 1 && s->kernel_w >= 3 &&
                       s->kernel_w <= (s->shuffled ? 3 : 7);
-    narrow_run *const run =
-        sized ? runs[s->shuffled ? 3 : s->kernel_w / 2 - 1][rows == 2 ? 2 : s->stride_w - 1] : NULL;
     vec_mask index[LANES];
     ptrdiff_t pixels;
     for (ptrdiff_t x = 0; x < s->columns; x += pixels) {
-        const int interior = x >= s->interior_begin && x < s->interior_end;
         const ptrdiff_t tiles = (s->interior_end - x + NARROW_PIXELS - 1) / NARROW_PIXELS;
         const ptrdiff_t left = x * s->stride_w - s->pad_w, d = s->dilation_w;
         ptrdiff_t first_j = 0, last_j = s->kernel_w;
-        pixels = interior ? (s->interior_end - x + tiles - 1) / tiles : 1;
-        if (!interior) {
+        narrow_run *run = NULL;
+        if (x >= s->interior_begin && x < s->interior_end) {
+            pixels = (s->interior_end - x + tiles - 1) / tiles;
+            if (sized)
+                run = runs[s->shuffled ? 3 : s->kernel_w / 2 - 1][rows == 2 ? 2 : s->stride_w - 1];
+        } else {
+            pixels = 1;
             first_j = left < 0 ? (d - 1 - left) / d : 0;
             last_j = left < s->width ? (s->width - left + d - 1) / d : 0;
             last_j = last_j < s->kernel_w ? last_j : s->kernel_w;
+            if (sized && last_j - first_j >= 2)
+                run = edges[s->shuffled ? 5 : last_j - first_j - 2][rows - 1];
         }
         for (ptrdiff_t v = 0; v < s->vectors; v++) {
             const REAL *at = a + left * s->a_pixel + s->base[v];
@@ -213,8 +248,9 @@ static void TYPED(narrow_rows)(
             REAL *to = y + x * s->y_pixel + c;
             if (s->shuffled)
                 memcpy(index, lanes + v * s->group_in * LANES, s->group_in * sizeof(vec_mask));
-            if (interior && sized)
-                run(s, pixels, first, last, at, w + c, bias + c, index, to);
+            if (run)
+                run(s, pixels, first, last, at + first_j * s->a_pixel, w + first_j * s->w_stride + c, bias + c,
+                    index, to);
             else
                 for (int r = 0; r < rows; r++)
                     TYPED(narrow_any)(s, pixels, first, last, first_j, last_j, at + r * s->a_row, w + c, bias + c,
