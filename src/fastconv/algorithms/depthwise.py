@@ -129,8 +129,8 @@ def run(x, packed: Packed, out, rectified: bool, workspace, num_threads: int) ->
     blocking = _blocking(geometry, num_threads, kernels)
     if x.strides[2] == out.strides[2] == x.itemsize:
         kernels.depthwise_planes(
-            x, packed.weight, packed.bias, geometry, blocking.offset, blocking.phase_pitch, blocking.plane_bands,
-            rectified, out, workspace, blocking.per_thread, num_threads,
+            x, packed.weight, packed.bias, geometry, blocking.offset, blocking.phase_pitch,
+            blocking.plane_bands, rectified, out, workspace, blocking.per_thread, num_threads,
         )  # fmt: skip
         return
     kernels.depthwise(

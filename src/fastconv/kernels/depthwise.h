@@ -95,7 +95,8 @@ ALWAYS_INLINE void TYPED(narrow_tile)(
 /* Any kernel row, dilation and stride, and the kernel columns first_j ≤ j < last_j: borders too. */
 ALWAYS_INLINE void TYPED(narrow_any_tile)(
     const int pixels, const int shuffled, const struct narrow *s, ptrdiff_t first, ptrdiff_t last,
-    ptrdiff_t first_j, ptrdiff_t last_j, const REAL *a, const REAL *w, const REAL *bias, const vec_mask *index, REAL *y)
+    ptrdiff_t first_j, ptrdiff_t last_j, const REAL *a, const REAL *w, const REAL *bias,
+    const vec_mask *index, REAL *y)
 {
     vec sum[NARROW_PIXELS];
     _Pragma("GCC unroll 7") for (int p = 0; p < pixels; p++) sum[p] = TYPED(load)(bias);

@@ -1,8 +1,8 @@
-# Depthwise convolution and groups of a few channels on channels-last pixels: vectors run over output channels,
-# and every input vector is multiplied into all sums it is part of, shuffled where a group has several
-# channels or several outputs:
+# Depthwise convolution and groups of a few channels on channels-last pixels: vectors run over output
+# channels, and every input vector is multiplied into all sums it is part of, shuffled where a group has
+# several channels or several outputs:
 #
-#     out[y, x, m] = Σ_i Σ_c Σ_j  x[y·s_h + i·d_h − p_h, x·s_w + j·d_w − p_w, group(m)·C + c] · w[(i, c, j), m]
+#     out[y, x, m] = Σ_i Σ_c Σ_j  x[y·s_h + i·d_h − p_h, x·s_w + j·d_w − p_w, g(m)·C + c] · w[(i, c, j), m]
 #
 # x is read where it lies, its borders by leaving out taps; only where its channels are not contiguous, or
 # fewer than a vector, is a band of it copied with its halo.
@@ -26,7 +26,8 @@ cdef struct Source:
 
 cdef void narrow_band(
     const Problem *problem, narrow *s, const Source *source, const real *x, const real *w, const real *bias,
-    const void *lanes, Py_ssize_t channels, Py_ssize_t rows, real *out, const Py_ssize_t *out_stride, real *block
+    const void *lanes, Py_ssize_t channels, Py_ssize_t rows, real *out, const Py_ssize_t *out_stride,
+    real *block
 ) noexcept nogil:
     """A band of rows; `block` holds two rows where `out` cannot take whole vectors of channels."""
     cdef Py_ssize_t width = VECTOR_BYTES // <Py_ssize_t>sizeof(real), y = 0, top, first, last, count
@@ -45,14 +46,15 @@ cdef void narrow_band(
         narrow_rows(s, count, first, last, x + top * source.row_pitch, w, bias, lanes,
                     out + y * out_stride[0] if in_place else block)
         if not in_place:
-            scatter_rows(block, s.y_row, s.y_pixel, count, s.columns, channels, out + y * out_stride[0], out_stride)
+            scatter_rows(block, s.y_row, s.y_pixel, count, s.columns, channels, out + y * out_stride[0],
+                         out_stride)
         y = y + count
 
 
 cdef void narrow_item(
-    const Problem *problem, const real *x, const Py_ssize_t *x_shape, const Py_ssize_t *x_stride, const real *w,
-    Py_ssize_t w_stride, const real *bias, const Py_ssize_t *start, Py_ssize_t vectors, const void *lanes,
-    bint rectified, Py_ssize_t first, Py_ssize_t last, real *out,
+    const Problem *problem, const real *x, const Py_ssize_t *x_shape, const Py_ssize_t *x_stride,
+    const real *w, Py_ssize_t w_stride, const real *bias, const Py_ssize_t *start, Py_ssize_t vectors,
+    const void *lanes, bint rectified, Py_ssize_t first, Py_ssize_t last, real *out,
     const Py_ssize_t *out_shape, const Py_ssize_t *out_stride, real *scratch
 ) noexcept nogil:
     """Output rows first … last of one image; shapes and strides are (H, W, C), `out` is its row `first`."""
@@ -65,7 +67,8 @@ cdef void narrow_item(
     s.kernel_h, s.kernel_w = problem.kernel_h, problem.kernel_w
     s.stride_w, s.dilation_w, s.group_in = problem.stride_w, problem.dilation_w, problem.group_in
     s.shuffled, s.rectified = problem.group_in * problem.group_out > 1, rectified
-    s.columns, s.w_stride, s.vectors, s.start, s.base = out_shape[1], w_stride, vectors, start, start + vectors
+    s.columns, s.w_stride = out_shape[1], w_stride
+    s.vectors, s.start, s.base = vectors, start, start + vectors
     s.width, s.pad_w, s.a_pixel = x_shape[1], problem.pad_w, x_stride[1]
     if x_stride[2] != 1 or x_shape[2] < width:
         s.width, s.pad_w, s.a_pixel = in_columns, 0, max(width, x_shape[2])
@@ -111,5 +114,6 @@ def depthwise(
         first = share(out.shape[1], bands, item % bands)
         narrow_item(
             &problem, &x[n, 0, 0, 0], &x.shape[1], x_stride, &packed[0, 0], packed.shape[1], &bias[0],
-            &start[0, 0], start.shape[1], &lanes[0], rectified, first, share(out.shape[1], bands, item % bands + 1), &out[n, first, 0, 0], &out.shape[1], out_stride,
+            &start[0, 0], start.shape[1], &lanes[0], rectified, first,
+            share(out.shape[1], bands, item % bands + 1), &out[n, first, 0, 0], &out.shape[1], out_stride,
             &workspace[threadid() * per_thread])

@@ -1,5 +1,5 @@
-# The same convolution on channels-first planes: vectors run along a row of outputs and weights are broadcast. A
-# band of a group's input planes is gathered with its halo, columns sorted by their phase modulo the stride,
+# The same convolution on channels-first planes: vectors run along a row of outputs, weights are broadcast.
+# A band of a group's input planes is gathered with its halo, columns sorted by their phase modulo the stride,
 # so that every tap reads consecutive elements; the band stays in the L1 cache for all outputs of the group.
 from cython.parallel cimport prange, threadid
 
@@ -24,11 +24,12 @@ cdef inline void plane_rows(
 
 
 cdef void gather_plane(
-    const planes *s, const real *x, Py_ssize_t row_stride, Py_ssize_t height, Py_ssize_t width, Py_ssize_t top,
-    Py_ssize_t rows, Py_ssize_t in_columns, real *target
+    const planes *s, const real *x, Py_ssize_t row_stride, Py_ssize_t height, Py_ssize_t width,
+    Py_ssize_t top, Py_ssize_t rows, Py_ssize_t in_columns, real *target
 ) noexcept nogil:
     """`rows` rows of a plane from row `top` on. Rows go upwards: each may spill into the next one's place."""
-    cdef Py_ssize_t y, inside, pitch = s.stride_w * s.phase_pitch, taken = max(0, min(width, in_columns - s.pad_w))
+    cdef Py_ssize_t y, inside, pitch = s.stride_w * s.phase_pitch
+    cdef Py_ssize_t taken = max(0, min(width, in_columns - s.pad_w))
     for y in range(top, top + rows):
         inside = taken if 0 <= y < height else 0
         plane_row(
@@ -55,7 +56,8 @@ def depthwise_planes(
     workspace : (num_threads · per_thread), scratch
     """
     cdef Problem problem = problem_of(geometry)
-    cdef Py_ssize_t item, items = x.shape[0] * problem.groups * bands, size = sizeof(real), columns = out.shape[2]
+    cdef Py_ssize_t item, items = x.shape[0] * problem.groups * bands, size = sizeof(real)
+    cdef Py_ssize_t columns = out.shape[2]
     cdef Py_ssize_t n, g, c, m, first, last, in_rows, row_pitch = problem.stride_w * phase_pitch
     cdef Py_ssize_t in_columns = covered(columns, problem.stride_w, problem.kernel_w, problem.dilation_w)
     cdef Py_ssize_t plane_pitch = row_pitch * covered(
