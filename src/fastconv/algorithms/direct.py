@@ -1,4 +1,4 @@
-"""Direct convolution: an implicit GEMM on channels-last rows, and its depthwise form."""
+"""Direct convolution: an implicit GEMM on channels-last rows; depthwise.py has its narrow groups."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fastconv.algorithms import base, pointwise
+from fastconv.algorithms import base, depthwise, pointwise
 from fastconv.algorithms.base import Algorithm, Packed
 from fastconv.geometry import ConvGeometry
 
@@ -59,26 +59,19 @@ class _Blocking(NamedTuple):
 def _blocking(geometry: ConvGeometry, num_threads: int, kernels: ModuleType) -> _Blocking:
     rows, columns = geometry.output_size
     itemsize = geometry.dtype.itemsize
-    depthwise = is_depthwise(geometry)
-    width = kernels.vector_bytes() // itemsize if depthwise else base.panel_width(kernels, geometry.dtype)
-    channels = base.round_up(geometry.in_channels, width) if depthwise else geometry.in_channels
-    row_pitch = base.in_columns(geometry) * channels
+    width = base.panel_width(kernels, geometry.dtype)
+    row_pitch = base.in_columns(geometry) * geometry.in_channels
     bands = base.count_bands(geometry, rows, geometry.stride[0] * row_pitch * itemsize, num_threads)
     band_rows = base.ceil_div(rows, bands)
     panels = base.ceil_div(geometry.out_channels // geometry.groups, width)
     items = bands * max(geometry.batch, 1)
-    panel_parts = 1 if depthwise else min(panels, base.ceil_div(num_threads, items))
-    block = columns * width if depthwise else band_rows * columns * width
+    panel_parts = min(panels, base.ceil_div(num_threads, items))
+    block = band_rows * columns * width
     block += base.scatter_slack(kernels, geometry.dtype, width)
     per_thread = base.in_rows(geometry, band_rows) * row_pitch + block
     if pointwise.fits(geometry):
         per_thread = max(per_thread, pointwise.panel_size(geometry, kernels))
     return _Blocking(bands, panel_parts, base.round_up(per_thread, 64 // itemsize))
-
-
-def is_depthwise(geometry: ConvGeometry) -> bool:
-    """Whether every channel is a group of its own, in and out."""
-    return geometry.groups == geometry.in_channels == geometry.out_channels > 1
 
 
 class Direct(Algorithm):
@@ -92,6 +85,8 @@ class Direct(Algorithm):
     name = "direct"
 
     def workspace_bytes(self, geometry: ConvGeometry, num_threads: int, kernels: ModuleType) -> int:
+        if depthwise.fits(geometry, kernels):
+            return depthwise.workspace_bytes(geometry, num_threads, kernels)
         return _blocking(geometry, num_threads, kernels).per_thread * num_threads * geometry.dtype.itemsize
 
     def error_bound(self, geometry: ConvGeometry) -> float:
@@ -100,32 +95,17 @@ class Direct(Algorithm):
     def pack(self, weight, bias, geometry: ConvGeometry, kernels: ModuleType, num_threads: int) -> Packed:
         if pointwise.fits(geometry):
             return pointwise.pack(weight, bias, geometry, kernels)
-        if not is_depthwise(geometry):
-            packed_weight = base.pack_grouped(weight, geometry, kernels, num_threads)
-            return Packed(kernels, geometry, packed_weight, base.pack_bias(bias, geometry, kernels))
-        channels = geometry.in_channels
-        pitch = base.round_up(channels, kernels.vector_bytes() // geometry.dtype.itemsize)
-        packed_weight = np.zeros((geometry.reduction, pitch), geometry.dtype)
-        packed_weight[:, :channels] = weight.reshape(channels, -1).T
-        packed_bias = np.zeros(pitch, geometry.dtype)
-        if bias is not None:
-            packed_bias[:channels] = bias
-        return Packed(kernels, geometry, packed_weight, packed_bias)
+        if depthwise.fits(geometry, kernels):
+            return depthwise.pack(weight, bias, geometry, kernels)
+        packed_weight = base.pack_grouped(weight, geometry, kernels, num_threads)
+        return Packed(kernels, geometry, packed_weight, base.pack_bias(bias, geometry, kernels))
 
     def run(self, x, packed: Packed, out, rectified: bool, workspace, num_threads: int) -> None:
         geometry, kernels = packed.geometry, packed.kernels
-        blocking = _blocking(geometry, num_threads, kernels)
-        if is_depthwise(geometry):
-            pitch = packed.weight.shape[1]
-            taps = np.add.outer(
-                np.arange(geometry.kernel_size[0]) * geometry.dilation[0] * base.in_columns(geometry) * pitch,
-                np.arange(geometry.kernel_size[1]) * geometry.dilation[1] * pitch,
-            )
-            kernels.depthwise(
-                x, packed.weight, packed.bias, geometry, taps.ravel(), blocking.bands, rectified, out,
-                workspace, blocking.per_thread, num_threads,
-            )  # fmt: skip
+        if depthwise.fits(geometry, kernels):
+            depthwise.run(x, packed, out, rectified, workspace, num_threads)
             return
+        blocking = _blocking(geometry, num_threads, kernels)
         weight = packed.weight
         if pointwise.fits(geometry):
             if pointwise.is_planar(x) and pointwise.is_planar(out):

@@ -4,6 +4,8 @@
 # count elements, not bytes. Weights are packed in panels, (groups, panels, K, PANEL), zero beyond the
 # last column; `bias` holds panels · PANEL values a group. `workspace` holds `per_thread` elements for
 # each thread. What is only read is const; the last array argument before `workspace` is written.
+from libc.stdint cimport int32_t, int64_t
+
 ctypedef fused real:
     float
     double
@@ -32,14 +34,33 @@ cdef extern from "microkernel.h" nogil:
         int outputs, const double *m, Py_ssize_t position_stride, int columns, double *y,
         Py_ssize_t row_pitch, Py_ssize_t pixel_pitch, const double *coefficient, const double *bias,
         bint rectified) noexcept
-    void depthwise_row_f32(
-        Py_ssize_t pixels, const float *a, Py_ssize_t a_stride, Py_ssize_t taps, const Py_ssize_t *offset,
-        const float *w, Py_ssize_t w_stride, float *y, Py_ssize_t y_stride, const float *bias,
-        bint rectified) noexcept
-    void depthwise_row_f64(
-        Py_ssize_t pixels, const double *a, Py_ssize_t a_stride, Py_ssize_t taps, const Py_ssize_t *offset,
-        const double *w, Py_ssize_t w_stride, double *y, Py_ssize_t y_stride, const double *bias,
-        bint rectified) noexcept
+    struct narrow:
+        Py_ssize_t kernel_h, kernel_w, stride_w, dilation_w, pad_w, group_in, width, columns
+        Py_ssize_t interior_begin, interior_end
+        Py_ssize_t a_row, a_pixel, w_stride, y_row, y_pixel, vectors
+        const Py_ssize_t *start
+        const Py_ssize_t *base
+        bint shuffled, rectified
+    struct planes:
+        Py_ssize_t taps, stride_w, pad_w, phase_pitch, columns
+        Py_ssize_t a_row, w_stride, y_plane, y_row
+        bint rectified
+    void narrow_rows_f32(
+        const narrow *s, int rows, Py_ssize_t first, Py_ssize_t last, const float *a, const float *w,
+        const float *bias, const int32_t *lanes, float *y) noexcept
+    void narrow_rows_f64(
+        const narrow *s, int rows, Py_ssize_t first, Py_ssize_t last, const double *a, const double *w,
+        const double *bias, const int64_t *lanes, double *y) noexcept
+    void plane_row_f32(
+        const planes *s, const float *source, Py_ssize_t width, Py_ssize_t readable, float *target) noexcept
+    void plane_row_f64(
+        const planes *s, const double *source, Py_ssize_t width, Py_ssize_t readable, double *target) noexcept
+    void plane_rows_f32(
+        const planes *s, Py_ssize_t outs, Py_ssize_t rows, const float *a, const Py_ssize_t *offset,
+        const float *w, const float *bias, float *y) noexcept
+    void plane_rows_f64(
+        const planes *s, Py_ssize_t outs, Py_ssize_t rows, const double *a, const Py_ssize_t *offset,
+        const double *w, const double *bias, double *y) noexcept
     void transpose_f32(
         const float *source, Py_ssize_t source_stride, Py_ssize_t rows, Py_ssize_t columns,
         Py_ssize_t readable, float *target, Py_ssize_t target_stride) noexcept

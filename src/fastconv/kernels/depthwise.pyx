@@ -1,67 +1,119 @@
-# Depthwise convolution, direct's form for one input channel a group: vectors run over channels, and each
-# row of outputs keeps eight pixels of one vector of channels in registers while it walks the taps:
+# Depthwise convolution and groups of a few channels on channels-last pixels: vectors run over output
+# channels, and every input vector is multiplied into all sums it is part of, shuffled where a group has
+# several channels or several outputs:
 #
-#     out[y, x, c] = Σ_i Σ_j  band[y·s_h + i·d_h, x·s_w + j·d_w, c] · w[(i, j), c]
+#     out[y, x, m] = Σ_i Σ_c Σ_j  x[y·s_h + i·d_h − p_h, x·s_w + j·d_w − p_w, g(m)·C + c] · w[(i, c, j), m]
+#
+# x is read where it lies, its borders by leaving out taps; only where its channels are not contiguous, or
+# fewer than a vector, is a band of it copied with its halo.
 from cython.parallel cimport prange, threadid
 
 
-cdef inline void depthwise_pixels(
-    Py_ssize_t pixels, const real *a, Py_ssize_t a_stride, Py_ssize_t taps, const Py_ssize_t *offset,
-    const real *w, Py_ssize_t w_stride, real *y, Py_ssize_t y_stride, const real *bias, bint rectified
+cdef inline void narrow_rows(
+    const narrow *s, int rows, Py_ssize_t first, Py_ssize_t last, const real *a, const real *w,
+    const real *bias, const void *lanes, real *y
 ) noexcept nogil:
     if real is float:
-        depthwise_row_f32(pixels, a, a_stride, taps, offset, w, w_stride, y, y_stride, bias, rectified)
+        narrow_rows_f32(s, rows, first, last, a, w, bias, <const int32_t *>lanes, y)
     else:
-        depthwise_row_f64(pixels, a, a_stride, taps, offset, w, w_stride, y, y_stride, bias, rectified)
+        narrow_rows_f64(s, rows, first, last, a, w, bias, <const int64_t *>lanes, y)
+
+
+cdef struct Source:
+    # Where the input of a band lies: row `top` of output row 0's window, and how far the rows go.
+    Py_ssize_t top, height, row_pitch
+
+
+cdef void narrow_band(
+    const Problem *problem, narrow *s, const Source *source, const real *x, const real *w, const real *bias,
+    const void *lanes, Py_ssize_t channels, Py_ssize_t rows, real *out, const Py_ssize_t *out_stride,
+    real *block
+) noexcept nogil:
+    """A band of rows; `block` holds two rows where `out` cannot take whole vectors of channels."""
+    cdef Py_ssize_t width = VECTOR_BYTES // <Py_ssize_t>sizeof(real), y = 0, top, first, last, count
+    cdef Py_ssize_t d = problem.dilation_h
+    cdef bint in_place = out_stride[2] == 1 and channels >= width
+    cdef bint pairs = problem.stride_h == 1 and d == 1 and s.stride_w == 1
+    s.y_pixel = out_stride[1] if in_place else max(width, channels)
+    s.y_row = out_stride[0] if in_place else s.columns * s.y_pixel
+    while y < rows:
+        top = source.top + y * problem.stride_h
+        first = (d - 1 - top) // d if top < 0 else 0
+        last = min(problem.kernel_h, (source.height - top + d - 1) // d if top < source.height else 0)
+        count = 1
+        if pairs and y + 1 < rows and top >= 0 and top + problem.kernel_h < source.height:
+            count = 2
+        narrow_rows(s, count, first, last, x + top * source.row_pitch, w, bias, lanes,
+                    out + y * out_stride[0] if in_place else block)
+        if not in_place:
+            scatter_rows(block, s.y_row, s.y_pixel, count, s.columns, channels, out + y * out_stride[0],
+                         out_stride)
+        y = y + count
+
+
+cdef void narrow_item(
+    const Problem *problem, const real *x, const Py_ssize_t *x_shape, const Py_ssize_t *x_stride,
+    const real *w, Py_ssize_t w_stride, const real *bias, const Py_ssize_t *start, Py_ssize_t vectors,
+    const void *lanes, bint rectified, Py_ssize_t first, Py_ssize_t last, real *out,
+    const Py_ssize_t *out_shape, const Py_ssize_t *out_stride, real *scratch
+) noexcept nogil:
+    """Output rows first … last of one image; shapes and strides are (H, W, C), `out` is its row `first`."""
+    cdef Py_ssize_t width = VECTOR_BYTES // <Py_ssize_t>sizeof(real), left
+    cdef Py_ssize_t in_rows = covered(last - first, problem.stride_h, problem.kernel_h, problem.dilation_h)
+    cdef Py_ssize_t in_columns = covered(out_shape[1], problem.stride_w, problem.kernel_w, problem.dilation_w)
+    cdef Source source = Source(
+        first * problem.stride_h - problem.pad_h, x_shape[0], x_stride[0])
+    cdef narrow s
+    s.kernel_h, s.kernel_w = problem.kernel_h, problem.kernel_w
+    s.stride_w, s.dilation_w, s.group_in = problem.stride_w, problem.dilation_w, problem.group_in
+    s.shuffled, s.rectified = problem.group_in * problem.group_out > 1, rectified
+    s.columns, s.w_stride = out_shape[1], w_stride
+    s.vectors, s.start, s.base = vectors, start, start + vectors
+    s.width, s.pad_w, s.a_pixel = x_shape[1], problem.pad_w, x_stride[1]
+    if x_stride[2] != 1 or x_shape[2] < width:
+        s.width, s.pad_w, s.a_pixel = in_columns, 0, max(width, x_shape[2])
+        gather_band(x, x_stride, x_shape[0], x_shape[1], x_shape[2], source.top, -problem.pad_w, in_rows,
+                    in_columns, scratch, in_columns * s.a_pixel, s.a_pixel)
+        x = scratch
+        source = Source(0, in_rows, in_columns * s.a_pixel)
+        scratch = scratch + in_rows * source.row_pitch
+    s.a_row = problem.dilation_h * source.row_pitch
+    left = s.width + s.pad_w - (problem.kernel_w - 1) * problem.dilation_w  # one more than the last start
+    s.interior_begin = min((s.pad_w + s.stride_w - 1) // s.stride_w, s.columns)
+    s.interior_end = (left + s.stride_w - 1) // s.stride_w if left > 0 else 0
+    s.interior_end = max(s.interior_begin, min(s.interior_end, s.columns))
+    narrow_band(problem, &s, &source, x, w, bias, lanes, out_shape[2], last - first, out, out_stride, scratch)
 
 
 def depthwise(
     const real[:, :, :, :] x, const real[:, ::1] packed, const real[::1] bias, geometry,
-    const Py_ssize_t[::1] offset, Py_ssize_t bands, bint rectified,
+    const Py_ssize_t[:, ::1] start, const unsigned char[::1] lanes, Py_ssize_t bands, bint rectified,
     real[:, :, :, :] out, real[::1] workspace, Py_ssize_t per_thread, int num_threads
 ):
-    """Depthwise convolution: as many groups as channels in and channels out.
+    """Convolution in groups so narrow that a vector of outputs reads at most a vector of input channels.
 
     Parameters
     ----------
-    x : (N, H, W, C), IN
-    packed : (k_h·k_w, C in whole vectors), IN
-    bias : (C in whole vectors), IN
-    offset : (k_h·k_w), IN
-        Where each tap lies in a band whose pixels are C in whole vectors apart.
+    x : (N, H, W, C_in), IN
+    packed : (k_h·C_in/groups·k_w, C_out in whole vectors), IN
+    bias : (C_out in whole vectors), IN
+    start : (2, vectors), IN
+        The first output channel of each vector of them, and the first of the input channels it is made from.
+    lanes : bytes of an integer array (vectors, C_in/groups, LANES), IN
+        Which of those channels each lane reads; its items are as wide as those of x.
     bands : parts the output rows of an image are cut into
-    out : (N, H_out, W_out, C), OUT
+    out : (N, H_out, W_out, C_out), OUT
     workspace : (num_threads · per_thread), scratch
     """
     cdef Problem problem = problem_of(geometry)
-    cdef Py_ssize_t item, items = x.shape[0] * bands, columns = out.shape[2], channels = out.shape[3]
-    cdef Py_ssize_t lanes = VECTOR_BYTES // <Py_ssize_t>sizeof(real), pitch = packed.shape[1]
-    cdef Py_ssize_t in_columns = covered(columns, problem.stride_w, problem.kernel_w, problem.dilation_w)
-    cdef Py_ssize_t n, first, last, in_rows, y, c, size = sizeof(real), row_pitch = in_columns * pitch
+    cdef Py_ssize_t item, items = x.shape[0] * bands, size = sizeof(real), n, first
     cdef Py_ssize_t[3] x_stride = [x.strides[1] // size, x.strides[2] // size, x.strides[3] // size]
     cdef Py_ssize_t[3] out_stride = [out.strides[1] // size, out.strides[2] // size, out.strides[3] // size]
-    cdef bint direct_store
-    cdef real *scratch
-    cdef real *row
-    cdef real *target
     for item in prange(items, nogil=True, num_threads=num_threads, schedule="static"):
         n = item // bands
         first = share(out.shape[1], bands, item % bands)
-        last = share(out.shape[1], bands, item % bands + 1)
-        in_rows = covered(last - first, problem.stride_h, problem.kernel_h, problem.dilation_h)
-        scratch = &workspace[threadid() * per_thread]
-        row = scratch + in_rows * row_pitch
-        gather_band(
-            &x[n, 0, 0, 0], x_stride, x.shape[1], x.shape[2], channels,
-            first * problem.stride_h - problem.pad_h, -problem.pad_w, in_rows, in_columns,
-            scratch, row_pitch, pitch)
-        for y in range(last - first):
-            for c from 0 <= c < channels by lanes:
-                target = &out[n, first + y, 0, 0] + c * out_stride[2]
-                direct_store = out_stride[2] == 1 and c + lanes <= channels
-                depthwise_pixels(
-                    columns, scratch + y * problem.stride_h * row_pitch + c, problem.stride_w * pitch,
-                    packed.shape[0], &offset[0], &packed[0, c], pitch, target if direct_store else row,
-                    out_stride[1] if direct_store else lanes, &bias[c], rectified)
-                if not direct_store:
-                    scatter_rows(row, 0, lanes, 1, columns, min(lanes, channels - c), target, out_stride)
+        narrow_item(
+            &problem, &x[n, 0, 0, 0], &x.shape[1], x_stride, &packed[0, 0], packed.shape[1], &bias[0],
+            &start[0, 0], start.shape[1], &lanes[0], rectified, first,
+            share(out.shape[1], bands, item % bands + 1), &out[n, first, 0, 0], &out.shape[1], out_stride,
+            &workspace[threadid() * per_thread])

@@ -7,7 +7,7 @@
  *   gemm_tile         C[rows × columns]  (+)=  A[rows × K] · B[K × columns]   in registers
  *   winograd_input    V = Bᵀ d B   for one tile, vectors over channels
  *   winograd_output   Y = Aᵀ M A   for one tile, vectors over channels, with bias and activation
- *   depthwise_row     a row of a depthwise convolution, vectors over channels
+ *   and what depthwise.h adds: depthwise and narrow groups
  */
 #ifndef FASTCONV_MICROKERNEL_H
 #define FASTCONV_MICROKERNEL_H
@@ -36,6 +36,23 @@
 /* What a tile's sum is added to. With START_OUTPUT the new terms are summed first and then added, so a long
  * sum is a sum of short ones, whose rounding errors grow far slower. */
 enum { START_ZERO, START_BIAS, START_ROW_BIAS, START_OUTPUT };
+
+/* A depthwise or narrow-group problem on channels-last pixels; strides and pitches count elements. */
+struct narrow {
+    ptrdiff_t kernel_h, kernel_w, stride_w, dilation_w, pad_w, group_in, width, columns;
+    ptrdiff_t interior_begin, interior_end; /* the output columns whose whole window lies in the input */
+    ptrdiff_t a_row, a_pixel, w_stride, y_row, y_pixel; /* a_row: from one kernel row to the next */
+    ptrdiff_t vectors;                                  /* of output channels, the last may overlap */
+    const ptrdiff_t *start, *base;
+    int shuffled, rectified;
+};
+
+/* The same on planes: rows of the gathered input are cut into stride_w phases. */
+struct planes {
+    ptrdiff_t taps, stride_w, pad_w, phase_pitch, columns;
+    ptrdiff_t a_row, w_stride, y_plane, y_row; /* a_row: from one output row to the next */
+    int rectified;
+};
 
 #define ALWAYS_INLINE static inline __attribute__((always_inline))
 
@@ -350,35 +367,7 @@ static void TYPED(winograd_output)(
 #undef POWER
 #undef WINOGRAD_MAX_POINTS
 
-ALWAYS_INLINE void TYPED(depthwise_tile)(
-    const int pixels, const REAL *a, ptrdiff_t a_stride, ptrdiff_t taps, const ptrdiff_t *offset,
-    const REAL *w, ptrdiff_t w_stride, REAL *y, ptrdiff_t y_stride, const REAL *bias, int rectified)
-{
-    vec acc[8];
-    _Pragma("GCC unroll 8") for (int i = 0; i < pixels; i++) acc[i] = TYPED(load)(bias);
-    for (ptrdiff_t t = 0; t < taps; t++) {
-        const vec wv = TYPED(load)(w + t * w_stride);
-        const REAL *at = a + offset[t];
-        _Pragma("GCC unroll 8") for (int i = 0; i < pixels; i++)
-            acc[i] += TYPED(load)(at + i * a_stride) * wv;
-    }
-    _Pragma("GCC unroll 8") for (int i = 0; i < pixels; i++)
-        TYPED(store)(y + i * y_stride, rectified ? TYPED(rectify)(acc[i]) : acc[i]);
-}
-
-/* y[i][c] = bias[c] + Σ_t a[i · a_stride + offset[t] + c] · w[t][c]   for i < pixels, c < LANES. */
-static void TYPED(depthwise_row)(
-    ptrdiff_t pixels, const REAL *a, ptrdiff_t a_stride, ptrdiff_t taps, const ptrdiff_t *offset,
-    const REAL *w, ptrdiff_t w_stride, REAL *y, ptrdiff_t y_stride, const REAL *bias, int rectified)
-{
-    ptrdiff_t i = 0;
-    for (; i + 8 <= pixels; i += 8)
-        TYPED(depthwise_tile)(8, a + i * a_stride, a_stride, taps, offset, w, w_stride, y + i * y_stride,
-                              y_stride, bias, rectified);
-    for (; i < pixels; i++)
-        TYPED(depthwise_tile)(1, a + i * a_stride, a_stride, taps, offset, w, w_stride, y + i * y_stride,
-                              y_stride, bias, rectified);
-}
+#include "depthwise.h"
 
 #undef vec
 #undef vec_mask

@@ -1,0 +1,139 @@
+"""Direct's form for depthwise convolution and for groups of a few channels."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from types import ModuleType
+from typing import NamedTuple
+
+import numpy as np
+
+from fastconv.algorithms import base
+from fastconv.algorithms.base import Packed
+from fastconv.geometry import ConvGeometry
+
+# Bytes of a group's planes gathered at a time: half an L1 cache, the rest is for weights and outputs.
+_PLANE_BYTES = 24 * 1024
+
+
+class Vectors(NamedTuple):
+    """Which output channels a vector holds and where their inputs are; see kernels/depthwise.pyx."""
+
+    start: np.ndarray
+    lanes: np.ndarray
+
+
+@lru_cache(maxsize=256)
+def _vectors(geometry: ConvGeometry, kernels: ModuleType) -> Vectors:
+    lanes = kernels.vector_bytes() // geometry.dtype.itemsize
+    group_in, group_out = (n // geometry.groups for n in (geometry.in_channels, geometry.out_channels))
+    first = np.arange(0, geometry.out_channels, lanes)
+    first[-1] = max(0, geometry.out_channels - lanes)  # the last vector overlaps the one before
+    start = np.minimum(first // group_out * group_in, max(0, geometry.in_channels - lanes))
+    channel = (first[:, None] + np.arange(lanes)) // group_out * group_in - start[:, None]
+    channel = channel[:, None, :] + np.arange(group_in)[:, None]
+    index = np.dtype(f"i{geometry.dtype.itemsize}")
+    return Vectors(
+        np.array([first, start], np.intp), np.ascontiguousarray(channel, index).reshape(-1).view(np.uint8)
+    )
+
+
+@lru_cache(maxsize=1024)
+def fits(geometry: ConvGeometry, kernels: ModuleType) -> bool:
+    """Whether each vector of output channels reads at most a vector of input channels."""
+    lanes = kernels.vector_bytes() // geometry.dtype.itemsize
+    group_in, group_out = (n // geometry.groups for n in (geometry.in_channels, geometry.out_channels))
+    if geometry.groups == 1 or group_in == 1:
+        return geometry.groups > 1
+    if group_in > lanes // 2 or geometry.reduction > base.DEPTH:
+        return False  # a group of a whole vector is better off as a product of matrices
+    first = _vectors(geometry, kernels).start[0]
+    last = np.minimum(first + lanes, geometry.out_channels) - 1
+    return bool(((last // group_out - first // group_out + 1) * group_in <= lanes).all())
+
+
+class _Blocking(NamedTuple):
+    bands: int
+    plane_bands: int
+    phase_pitch: int
+    offset: np.ndarray
+    per_thread: int
+
+
+@lru_cache(maxsize=1024)
+def _blocking(geometry: ConvGeometry, num_threads: int, kernels: ModuleType) -> _Blocking:
+    rows, columns = geometry.output_size
+    itemsize = geometry.dtype.itemsize
+    lanes = kernels.vector_bytes() // itemsize
+    group_in = geometry.in_channels // geometry.groups
+    in_columns, stride = base.in_columns(geometry), geometry.stride[1]
+
+    row_pitch = in_columns * max(lanes, geometry.in_channels)
+    bands = base.count_bands(geometry, rows, geometry.stride[0] * row_pitch * itemsize, num_threads)
+    gathered = base.in_rows(geometry, base.ceil_div(rows, bands)) * row_pitch
+    out_pitch = max(lanes, geometry.out_channels)
+    gathered += 2 * columns * out_pitch + base.scatter_slack(kernels, geometry.dtype, out_pitch)
+
+    phase_pitch = base.round_up(base.ceil_div(in_columns, stride), lanes)
+    plane_row = stride * phase_pitch
+    halo = base.in_rows(geometry, 1) - geometry.stride[0]
+    band_rows = (_PLANE_BYTES // (group_in * plane_row * itemsize) - halo) // geometry.stride[0]
+    plane_bands = base.ceil_div(rows, max(8, band_rows))
+    if geometry.batch * geometry.groups * plane_bands < 4 * num_threads:
+        plane_bands = min(rows, base.round_up(plane_bands, num_threads))
+    plane_rows = base.in_rows(geometry, base.ceil_div(rows, plane_bands))
+    planes = group_in * plane_rows * plane_row + 2 * lanes
+    return _Blocking(
+        bands,
+        plane_bands,
+        phase_pitch,
+        _plane_offsets(geometry, plane_rows * plane_row, phase_pitch),
+        base.round_up(max(gathered, planes), 64 // itemsize),
+    )
+
+
+def _plane_offsets(geometry: ConvGeometry, plane_pitch: int, phase_pitch: int) -> np.ndarray:
+    """Where each tap (k_h, C_in/groups, k_w) lies in the gathered planes."""
+    stride = geometry.stride[1]
+    column = np.arange(geometry.kernel_size[1]) * geometry.dilation[1]
+    row = np.arange(geometry.kernel_size[0]) * geometry.dilation[0] * stride * phase_pitch
+    plane = np.arange(geometry.in_channels // geometry.groups) * plane_pitch
+    tap = row[:, None, None] + plane[:, None] + column % stride * phase_pitch + column // stride
+    return tap.ravel().astype(np.intp)
+
+
+def workspace_bytes(geometry: ConvGeometry, num_threads: int, kernels: ModuleType) -> int:
+    """Scratch for the worst of the layouts; channels-last views in and out use none of it."""
+    return _blocking(geometry, num_threads, kernels).per_thread * num_threads * geometry.dtype.itemsize
+
+
+def pack(weight, bias, geometry: ConvGeometry, kernels: ModuleType) -> Packed:
+    """Weights as (k_h·C_in/groups·k_w, C_out in whole vectors)."""
+    channels = geometry.out_channels
+    pitch = base.round_up(channels, kernels.vector_bytes() // geometry.dtype.itemsize)
+    packed_weight = base.aligned_empty((geometry.reduction, pitch), geometry.dtype)
+    packed_weight[:, channels:] = 0
+    taps = packed_weight[:, :channels].reshape(
+        geometry.kernel_size[0], -1, geometry.kernel_size[1], channels, copy=False
+    )
+    taps[...] = weight.transpose(2, 1, 3, 0)
+    packed_bias = base.aligned_empty((pitch,), geometry.dtype)
+    packed_bias[channels:] = 0
+    packed_bias[:channels] = 0 if bias is None else bias
+    return Packed(kernels, geometry, packed_weight, packed_bias)
+
+
+def run(x, packed: Packed, out, rectified: bool, workspace, num_threads: int) -> None:
+    """Planes stay planes and pixels stay pixels; any other strides are gathered into pixels."""
+    geometry, kernels = packed.geometry, packed.kernels
+    blocking = _blocking(geometry, num_threads, kernels)
+    if x.strides[2] == out.strides[2] == x.itemsize:
+        kernels.depthwise_planes(
+            x, packed.weight, packed.bias, geometry, blocking.offset, blocking.phase_pitch,
+            blocking.plane_bands, rectified, out, workspace, blocking.per_thread, num_threads,
+        )  # fmt: skip
+        return
+    kernels.depthwise(
+        x, packed.weight, packed.bias, geometry, *_vectors(geometry, kernels), blocking.bands, rectified, out,
+        workspace, blocking.per_thread, num_threads,
+    )  # fmt: skip
