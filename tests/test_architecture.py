@@ -118,10 +118,15 @@ def run(code):
 
 
 def test_import_is_cheap():
-    # CPU time, and the best of several: what other processes do meanwhile is none of its cost.
-    code = "import time, numpy; t = time.process_time(); import fastconv; print(time.process_time() - t)"
+    # CPU time, and the best of several: what other processes do meanwhile is none of its cost. NumPy's own
+    # import, about 100 ms where the 50 ms were set, is the yardstick where the machine is in a slow phase.
+    code = (
+        "import time; start = time.process_time(); import numpy; middle = time.process_time();"
+        " import fastconv; print(middle - start, time.process_time() - middle)"
+    )
     run(code)  # writes the bytecode and warms the file cache
-    assert any(float(run(code)[0]) <= 0.050 for _ in range(25))
+    costs = (map(float, run(code)) for _ in range(25))
+    assert any(ours <= max(0.050, numpys / 2) for numpys, ours in costs)
 
 
 def test_import_brings_no_optional_library():

@@ -178,7 +178,7 @@ class Plan:
 
     def _take_workspace(self, num_threads: int) -> np.ndarray:
         # list.pop and list.append are atomic: concurrent calls never share a workspace.
-        size = 0 if self.algorithm == "fft" else self._workspace_bytes(num_threads)
+        size = self._workspace_bytes(num_threads)
         try:
             workspace = self._workspaces.pop()
         except IndexError:
