@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-import os
 from functools import lru_cache
+from itertools import pairwise
 from types import ModuleType
 from typing import NamedTuple
 
@@ -32,14 +32,17 @@ _MAX_POINTS = 64
 # Error growth over a direct sum of the channels along one axis, by its number of pairs; measured on N(0, 1)
 # data for 1 to 512 channels (tests/test_convolution.py holds every run to it).
 _ERROR_GROWTH = {0: 1.0, 1: 1.25, 2: 2.25, 3: 5.0, 4: 10.0}
-# Bytes of transformed input and products that a thread keeps.
-_BLOCK_BYTES = int(os.environ.get("WG_BLOCK", 1024 * 1024))
-_TOGETHER = int(os.environ.get("WG_TOGETHER", 1))
-_MAXT = int(os.environ.get("WG_MAXT", 28))
-_MINT = int(os.environ.get("WG_MINT", 14))
+# Tiles transformed at a time: two register tiles of AVX-512, so that weights are read half as often as with
+# one. Where so many fill the L2 cache by themselves (512 channels), twice as many, to read weights less.
+_BLOCK_TILES = 28
+_L2_BYTES = 3 << 19
+# Bytes of transformed input and products a thread keeps at most.
+_BLOCK_BYTES = 4 << 20
 # What reading a position's weights costs, in tiles multiplied with them: a row of a panel, 128 bytes, comes
 # from the L3 cache in the time of 8 to 14 tiles, and in a network weights are never nearer.
 _WEIGHT_TILES = 12
+# The same for its transforms: a tile's input, or output, takes as long as so many channels of its products.
+_TRANSFORM_CHANNELS = 16
 
 
 class Form(NamedTuple):
@@ -62,6 +65,17 @@ class Form(NamedTuple):
     def positions(self) -> int:
         """Products for a tile, a channel and an output channel."""
         return math.prod(self.points)
+
+    @property
+    def depth(self) -> int:
+        """Channels summed at a time.
+
+        The transforms back to pixels amplify the rounding errors of these sums, so forms of many points take
+        shorter ones: F(4×4, 5×5) then loses half as much accuracy, and 1-D forms 6 % of their speed.
+        """
+        if max(self.pairs) < 3:
+            return base.DEPTH
+        return 32 if min(self.pairs) else 64
 
 
 class Transforms(NamedTuple):
@@ -105,15 +119,13 @@ def _tiles_along(geometry: ConvGeometry, axis: int, outputs: int) -> int:
 
 
 def _tiles(geometry: ConvGeometry, form: Form) -> int:
-    per_image = math.prod(_tiles_along(geometry, axis, form.outputs[axis]) for axis in range(2))
-    return geometry.batch * per_image
+    """Tiles of one image."""
+    return math.prod(_tiles_along(geometry, axis, form.outputs[axis]) for axis in range(2))
 
 
 def _cost(geometry: ConvGeometry, form: Form) -> int:
+    """Time for an image's products, in those of one position of one tile."""
     return form.positions * (_tiles(geometry, form) + _WEIGHT_TILES)
-
-
-_FORCE = os.environ.get("WG_FORM")
 
 
 @lru_cache(maxsize=1024)
@@ -125,12 +137,17 @@ def choose_form(geometry: ConvGeometry) -> Form:
     """
     taps = geometry.kernel_size
     forms = [Form((h, w), taps) for h in _OUTPUTS[taps[0]] for w in _OUTPUTS[taps[1]]]
-    if _FORCE:
-        m = tuple(map(int, _FORCE.split(",")))
-        forms = [f for f in forms if f.outputs == m] or forms
     return min(
         (form for form in forms if form.positions <= _MAX_POINTS), key=lambda form: _cost(geometry, form)
     )
+
+
+def saving(geometry: ConvGeometry) -> float:
+    """How many times faster than direct convolution to expect this, by counting; for supported problems."""
+    direct = math.prod(geometry.kernel_size) * (math.prod(geometry.output_size) + _WEIGHT_TILES)
+    channels = 1 / geometry.in_channels + 1 / geometry.out_channels
+    transforms = 1 + _TRANSFORM_CHANNELS * geometry.groups * channels
+    return direct / (_cost(geometry, choose_form(geometry)) * transforms)
 
 
 @lru_cache(maxsize=1024)
@@ -149,45 +166,54 @@ class _Blocking(NamedTuple):
     bands: int
     panel_parts: int
     block: int
-    panels_together: int
     pixel_pitch: int
     per_thread: int
 
 
+def _parts(geometry: ConvGeometry, panels: int, lines: int, across: int, threads: int) -> tuple[int, int]:
+    """Parts to cut the lines of tiles and the panels of weights into, to occupy all threads.
+
+    A thread that has some lines reads all the weights, and lines seldom share out evenly; one that has some
+    panels reads a part of them but transforms all of the input. The shorter time counts, in tiles.
+    """
+    batch = max(geometry.batch, 1)
+    by_lines = base.ceil_div(batch * lines, threads) * across + _WEIGHT_TILES
+    transforms = 1 + _TRANSFORM_CHANNELS * threads * geometry.groups / geometry.out_channels
+    by_panels = (batch * lines * across * transforms + _WEIGHT_TILES) / threads
+    if panels >= threads and by_panels < by_lines:
+        return 1, threads
+    return min(lines, base.ceil_div(threads, batch)), 1
+
+
 @lru_cache(maxsize=1024)
 def _blocking(geometry: ConvGeometry, num_threads: int, kernels: ModuleType) -> _Blocking:
-    itemsize, tile = geometry.dtype.itemsize, kernels.tile_rows()
+    itemsize, width = geometry.dtype.itemsize, base.panel_width(kernels, geometry.dtype)
     line, lanes = 64 // itemsize, kernels.vector_bytes() // itemsize
-    width = base.panel_width(kernels, geometry.dtype)
     panels = base.ceil_div(geometry.out_channels // geometry.groups, width)
-    form, batch = choose_form(geometry), max(geometry.batch, 1)
+    form = choose_form(geometry)
     down, across = _origins(geometry)
-    pixel_pitch = base.round_up(geometry.in_channels, lanes)
+    lines, pixel_pitch = len(down), base.round_up(geometry.in_channels, lanes)
     row_pitch = (int(across.max()) + (form.points[1] - 1) * geometry.dilation[1] + 1) * pixel_pitch
+    tile_bytes = form.positions * (pixel_pitch + width) * itemsize
+    block = _BLOCK_TILES if _BLOCK_TILES * tile_bytes <= _L2_BYTES else 2 * _BLOCK_TILES
+    block = max(1, min(block, _BLOCK_BYTES // tile_bytes))
 
-    together = min(panels, _TOGETHER)
-    tile_bytes = form.positions * (pixel_pitch + together * width) * itemsize
-    block = max(_MINT, min(_MAXT, _BLOCK_BYTES // tile_bytes // tile * tile))
-    line_bytes = row_pitch * itemsize * base.ceil_div(geometry.output_size[0], len(down))
-    band_lines = max(1, base.ceil_div(block, len(across)), base.BAND_BYTES // line_bytes)
-    bands = base.ceil_div(len(down), band_lines)
-    panel_parts = 1
-    if num_threads > 1 and batch * bands % num_threads:
-        if len(down) * len(across) >= 2 * tile * num_threads:
-            bands = min(len(down), base.ceil_div(base.round_up(batch * bands, num_threads), batch))
-        else:
-            panel_parts = min(panels, base.ceil_div(num_threads, batch * bands))
+    bands, panel_parts = _parts(geometry, panels, lines, len(across), num_threads)
+    # A band feeds a whole block, and more of them while it stays in cache.
+    line_bytes = row_pitch * itemsize * base.ceil_div(geometry.output_size[0], lines)
+    band_lines = max(base.ceil_div(block, len(across)), base.BAND_BYTES // line_bytes)
+    bands = base.round_up(base.ceil_div(lines, band_lines), bands)
 
-    ends = [len(down) * part // bands for part in range(bands + 1)]
+    ends = [lines * band // bands for band in range(bands + 1)]
     reach = (form.points[0] - 1) * geometry.dilation[0] + 1
-    band_rows = max(int(down[b - 1] - down[a]) for a, b in zip(ends, ends[1:], strict=False)) + reach
-    tiles = max(b - a for a, b in zip(ends, ends[1:], strict=False)) * len(across)
+    band_rows = max(int(down[end - 1] - down[start]) for start, end in pairwise(ends))
+    tiles = base.ceil_div(lines, bands) * len(across)
     block = base.ceil_div(tiles, base.ceil_div(tiles, block))
-    transformed = form.positions * (block * (pixel_pitch + together * width) + 2 * line * (1 + together))
-    buffer = math.prod(form.outputs) * len(across) * width
+    transformed = form.positions * (block * (pixel_pitch + width) + 4 * line)
+    stored = math.prod(form.outputs) * len(across) * width
     slack = base.scatter_slack(kernels, geometry.dtype, width)
-    per_thread = base.round_up(band_rows * row_pitch + transformed + buffer + slack, line)
-    return _Blocking(bands, panel_parts, block, together, pixel_pitch, per_thread)
+    per_thread = base.round_up((band_rows + reach) * row_pitch + transformed + stored + slack, line)
+    return _Blocking(bands, panel_parts, block, pixel_pitch, per_thread)
 
 
 class Winograd(Algorithm):
@@ -216,14 +242,16 @@ class Winograd(Algorithm):
         """The products of the transformed tiles; the transforms themselves are left out, as is usual."""
         form = choose_form(geometry)
         channels = geometry.in_channels // geometry.groups * geometry.out_channels
-        return _tiles(geometry, form) * form.positions * channels
+        return geometry.batch * _tiles(geometry, form) * form.positions * channels
 
     def workspace_bytes(self, geometry: ConvGeometry, num_threads: int, kernels: ModuleType) -> int:
         return _blocking(geometry, num_threads, kernels).per_thread * num_threads * geometry.dtype.itemsize
 
     def error_bound(self, geometry: ConvGeometry) -> float:
-        growth = math.prod(_ERROR_GROWTH[pairs] for pairs in choose_form(geometry).pairs)
-        return growth * base.summation_error(geometry.in_channels // geometry.groups, geometry.dtype)
+        form = choose_form(geometry)
+        channels = geometry.in_channels // geometry.groups
+        growth = math.prod(_ERROR_GROWTH[pairs] for pairs in form.pairs)
+        return growth * base.summation_error(channels, geometry.dtype, form.depth)
 
     def pack(self, weight, bias, geometry: ConvGeometry, kernels: ModuleType, num_threads: int) -> Packed:
         form = choose_form(geometry)
@@ -247,6 +275,6 @@ class Winograd(Algorithm):
         packed.kernels.winograd(
             x, packed.weight, packed.bias, geometry, (form.pairs, form.outputs), *coefficients,
             *_origins(geometry), blocking.bands, blocking.panel_parts, blocking.block,
-            blocking.panels_together, blocking.pixel_pitch, base.DEPTH, rectified, out, workspace,
+            blocking.pixel_pitch, form.depth, rectified, out, workspace,
             blocking.per_thread, num_threads,
         )  # fmt: skip

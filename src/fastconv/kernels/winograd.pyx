@@ -4,8 +4,8 @@
 #
 # An axis of one tap has one point and is left as it is. The sum over channels is n_h·n_w independent
 # matrix products, one a position of the transformed tile. The transformed input V of a block of tiles is
-# made once; then for a few panels of weights at a time the products M are made, position after position,
-# and transformed back while they are in cache.
+# made once; then panel by panel of weights the products M are made, position after position, and
+# transformed back while they are in cache.
 #
 # Tiles lie on a grid of lines × across, numbered line by line; line_origin and across_origin give the
 # output pixel each begins at. A kernel dilated by d is d interleaved problems without dilation (its
@@ -15,7 +15,7 @@ from cython.parallel cimport prange, threadid
 
 cdef struct Tiling:
     int pairs_h, pairs_w, outputs_h, outputs_w
-    Py_ssize_t positions, dilation_h, dilation_w, across, panels, panels_together, depth
+    Py_ssize_t positions, dilation_h, dilation_w, across, panels, depth
     const Py_ssize_t *line_origin
     const Py_ssize_t *across_origin
 
@@ -91,23 +91,18 @@ cdef void winograd_outputs(
 
 
 cdef void winograd_products(
-    const Problem *problem, const Tiling *tiling, Py_ssize_t tiles, const real *v, Py_ssize_t v_position,
-    Py_ssize_t pixel_pitch, const real *packed, Py_ssize_t first_panel, Py_ssize_t last_panel, real *products,
-    Py_ssize_t m_position
+    const Tiling *tiling, Py_ssize_t tiles, const real *v, Py_ssize_t v_position, Py_ssize_t pixel_pitch,
+    Py_ssize_t channels, const real *panel, Py_ssize_t columns, real *products, Py_ssize_t m_position
 ) noexcept nogil:
-    """M of some panels of one group: a product for each position, panel and run of channels."""
-    cdef Py_ssize_t width = panel_width(packed), p, q, k, run, whole, zero = 0
-    cdef Py_ssize_t depth = tiling.depth, channels = problem.group_in
+    """M of one panel: a product for each position and run of channels."""
+    cdef Py_ssize_t width = panel_width(panel), q, k, run, zero = 0
     for q in range(tiling.positions):
-        for p in range(first_panel, last_panel):
-            whole = width // 2 if problem.group_out - p * width <= width // 2 else width
-            for k from 0 <= k < channels by depth:
-                run = min(depth, channels - k)
-                gemm_rows(
-                    tiles, whole, v + q * v_position + k, pixel_pitch, 1, &zero, &run,
-                    packed + ((p * tiling.positions + q) * channels + k) * width, width,
-                    products + ((p - first_panel) * tiling.positions + q) * m_position, width,
-                    START_ZERO if k == 0 else START_OUTPUT, NULL, False)
+        for k from 0 <= k < channels by tiling.depth:
+            run = min(tiling.depth, channels - k)
+            gemm_rows(
+                tiles, columns, v + q * v_position + k, pixel_pitch, 1, &zero, &run,
+                panel + (q * channels + k) * width, width, products + q * m_position, width,
+                START_ZERO if k == 0 else START_OUTPUT, NULL, False)
 
 
 cdef void winograd_block(
@@ -118,7 +113,8 @@ cdef void winograd_block(
     Py_ssize_t columns, real *scratch
 ) noexcept nogil:
     """Tiles first … last; the band begins at row `top` of the padded input."""
-    cdef Py_ssize_t width = panel_width(packed), panels = tiling.panels, t, g, p, i, end, tiles = last - first
+    cdef Py_ssize_t width = panel_width(packed), panels = tiling.panels, t, g, p, channels
+    cdef Py_ssize_t tiles = last - first
     cdef Py_ssize_t v_position = padded_position(tiles * pixel_pitch, packed)
     cdef Py_ssize_t m_position = padded_position(tiles * width, packed)
     cdef real *products = scratch + tiling.positions * v_position
@@ -129,26 +125,24 @@ cdef void winograd_block(
             tiling.dilation_w * pixel_pitch, pixel_pitch, scratch + (t - first) * pixel_pitch, v_position,
             coefficient_h, coefficient_w)
     for g in range(problem.groups):
-        for p from first_panel <= p < last_panel by tiling.panels_together:
-            end = min(p + tiling.panels_together, last_panel)
+        for p in range(first_panel, last_panel):
+            channels = min(width, problem.group_out - p * width)
             winograd_products(
-                problem, tiling, tiles, scratch + g * problem.group_in, v_position, pixel_pitch,
-                packed + g * panels * tiling.positions * problem.group_in * width, p, end, products,
-                m_position)
-            for i in range(p, end):
-                winograd_outputs(
-                    tiling, products + (i - p) * tiling.positions * m_position, m_position, first, last,
-                    min(width, problem.group_out - i * width), coefficient_h, coefficient_w,
-                    bias + (g * panels + i) * width, rectified,
-                    out + (g * problem.group_out + i * width) * out_stride[2], out_stride, rows, columns,
-                    products + tiling.panels_together * tiling.positions * m_position)
+                tiling, tiles, scratch + g * problem.group_in, v_position, pixel_pitch, problem.group_in,
+                packed + (g * panels + p) * tiling.positions * problem.group_in * width,
+                width // 2 if channels <= width // 2 else width, products, m_position)
+            winograd_outputs(
+                tiling, products, m_position, first, last, channels, coefficient_h, coefficient_w,
+                bias + (g * panels + p) * width, rectified,
+                out + (g * problem.group_out + p * width) * out_stride[2], out_stride, rows, columns,
+                products + tiling.positions * m_position)
 
 
 def winograd(
     const real[:, :, :, :] x, const real[:, :, :, :, ::1] packed, const real[::1] bias, geometry, form,
     const real[::1] coefficient_h, const real[::1] coefficient_w, const Py_ssize_t[::1] line_origin,
     const Py_ssize_t[::1] across_origin, Py_ssize_t bands, Py_ssize_t panel_parts, Py_ssize_t block,
-    Py_ssize_t panels_together, Py_ssize_t pixel_pitch, Py_ssize_t depth, bint rectified,
+    Py_ssize_t pixel_pitch, Py_ssize_t depth, bint rectified,
     real[:, :, :, :] out, real[::1] workspace, Py_ssize_t per_thread, int num_threads
 ):
     """Winograd convolution F(m_h×m_w, k_h×k_w), stride 1.
@@ -166,7 +160,7 @@ def winograd(
     line_origin, across_origin : IN
         The output row each line of tiles begins at, ascending, and the column of each tile of a line.
     bands, panel_parts : parts the lines of tiles of an image and the panels are cut into
-    block, panels_together : the most tiles, and the panels, that are worked on at a time
+    block : the most tiles that are transformed at a time
     pixel_pitch : C_in in whole vectors
     depth : input channels multiplied at a time
     out : (N, H_out, W_out, C_out), OUT
@@ -176,7 +170,7 @@ def winograd(
     cdef Tiling tiling
     (tiling.pairs_h, tiling.pairs_w), (tiling.outputs_h, tiling.outputs_w) = form
     tiling.dilation_h, tiling.dilation_w = problem.dilation_h, problem.dilation_w
-    tiling.positions, tiling.panels, tiling.panels_together = packed.shape[2], packed.shape[1], panels_together
+    tiling.positions, tiling.panels = packed.shape[2], packed.shape[1]
     tiling.line_origin, tiling.across_origin, tiling.across = (
         &line_origin[0], &across_origin[0], across_origin.shape[0])
     tiling.depth = depth
