@@ -102,9 +102,12 @@ def cases(draw, kernel_size=None, stride=None, dilation=None, channels=None, lar
     )
 
 
-def winograd_cases():
-    """Problems Winograd must take: 3×3, stride 1, no dilation; any channels, groups, padding."""
-    return cases(kernel_size=(3, 3), stride=(1, 1), dilation=(1, 1))
+@st.composite
+def winograd_cases(draw):
+    """Problems Winograd must take: axes of 1, 3, 5 or 7 taps, stride 1; any dilation, channels, padding."""
+    taps = st.sampled_from([1, 3, 5, 7])
+    kernel = draw(st.just((3, 3)) | st.tuples(taps, taps).filter(lambda pair: pair != (1, 1)))
+    return draw(cases(kernel_size=kernel, stride=(1, 1)))
 
 
 def cases_for(algorithm):

@@ -97,6 +97,10 @@ LARGE = {
     "depthwise strided": strategies.Case(
         (1, 144, 30, 30), (144, 1, 5, 5), (2, 2), ((1, 2), (1, 2)), (1, 1), 144, 10
     ),
+    "5x5": strategies.Case((2, 48, 35, 33), (64, 48, 5, 5), padding=((2, 2), (2, 2)), seed=12),
+    "1x7": strategies.Case((1, 128, 17, 17), (96, 128, 1, 7), padding=((0, 0), (3, 3)), seed=13),
+    "7x1": strategies.Case((1, 128, 17, 17), (96, 128, 7, 1), padding=((3, 3), (0, 0)), seed=14),
+    "dilated": strategies.Case((1, 128, 28, 29), (96, 128, 3, 3), (1, 1), ((4, 4), (4, 4)), (4, 4), 1, 15),
     "grouped dilated": strategies.Case(
         (1, 64, 40, 40), (64, 16, 3, 3), (1, 1), ((2, 2), (2, 2)), (2, 2), 4, 11
     ),
@@ -108,8 +112,10 @@ LARGE = {
 @pytest.mark.parametrize("name", LARGE)
 def test_large_problems(name, algorithm, level):
     case = LARGE[name]
-    if algorithm == "winograd" and (case.weight_shape[2:], case.dilation) != ((3, 3), (1, 1)):
-        pytest.skip("Winograd is for 3×3 kernels of stride 1 without dilation")
+    if algorithm == "winograd" and fc.algorithms.ALGORITHMS["winograd"].unsupported(
+        geometry(case, np.float32)
+    ):
+        pytest.skip("Winograd is for kernels of 1, 3, 5 or 7 taps along an axis, at stride 1")
     for dtype in DTYPES:
         x, weight, bias = case.integers(dtype) if algorithm in SUMMING else case.normal(dtype)
         expected = expected_conv2d(case, x, weight, bias)
@@ -122,16 +128,18 @@ def test_large_problems(name, algorithm, level):
 
 
 @pytest.mark.parametrize(
-    ("keywords", "weight_shape"),
-    [({}, (4, 6, 5, 5)), ({"stride": 2}, (4, 6, 3, 3)), ({"dilation": 2}, (4, 6, 3, 3))],
-    ids=["5x5", "stride", "dilation"],
+    ("keywords", "weight_shape", "named"),
+    [
+        ({}, (4, 6, 4, 4), "4×4"),
+        ({}, (4, 6, 3, 9), "3×9"),
+        ({}, (4, 6, 1, 1), "1×1"),
+        ({"stride": 2}, (4, 6, 3, 3), "stride"),
+    ],
 )
-def test_winograd_refuses_what_it_cannot_do(keywords, weight_shape):
+def test_winograd_refuses_what_it_cannot_do(keywords, weight_shape, named):
     described = ConvGeometry.create((1, 6, 12, 12), weight_shape, **keywords)
     reason = fc.algorithms.ALGORITHMS["winograd"].unsupported(described)
-    if reason is None:
-        pytest.skip("Winograd does this")
-    assert isinstance(reason, str)
+    assert named in reason
     x, weight = np.ones((1, 6, 12, 12), np.float32), np.ones(weight_shape, np.float32)
     for call in (fc.conv2d, lambda x, *rest, **more: fc.plan_conv2d(x.shape, *rest, **more)):
         with pytest.raises(ValueError, match="winograd") as caught:
@@ -145,6 +153,24 @@ def test_winograd_states_a_larger_error_than_direct():
     bounds = {name: fc.algorithms.ALGORITHMS[name].error_bound(described) for name in ALGORITHMS}
     assert bounds["direct"] < bounds["winograd"] < 1e-4
     assert fc.algorithms.ALGORITHMS["winograd"].multiplications(described) < described.multiplications
+
+
+@pytest.mark.parametrize("kernel", [(3, 3), (5, 5), (1, 7), (7, 1), (1, 3), (5, 1)], ids=str)
+@pytest.mark.parametrize("size", [6, 14, 29])
+def test_winograd_multiplies_less_than_the_definition(kernel, size):
+    padding = tuple(taps // 2 for taps in kernel)
+    described = ConvGeometry.create((1, 64, size, size), (64, 64, *kernel), padding=padding)
+    assert fc.algorithms.ALGORITHMS["winograd"].multiplications(described) < described.multiplications
+
+
+@pytest.mark.parametrize("channels", [64, 512])
+def test_winograd_3x3_is_accurate(channels):
+    """At most 4e-6 of the largest result on N(0, 1) data."""
+    case = strategies.Case((1, channels, 30, 30), (32, channels, 3, 3), padding=((1, 1), (1, 1)), seed=16)
+    x, weight, _ = case.normal(np.float32)
+    expected = expected_conv2d(case, x, weight)
+    error = np.abs(fc.conv2d(x, weight, padding=1, algorithm="winograd") - expected).max()
+    assert error <= 4e-6 * np.abs(expected).max()
 
 
 @pytest.mark.parametrize("algorithm", SUMMING)

@@ -1,9 +1,10 @@
-"""Winograd's minimal filtering, F(2×2, 3×3) and F(4×4, 3×3), with its transforms made from points."""
+"""Winograd's minimal filtering F(m, r) on each axis, with its transforms made from points."""
 
 from __future__ import annotations
 
 import math
 from functools import lru_cache
+from itertools import pairwise
 from types import ModuleType
 from typing import NamedTuple
 
@@ -13,17 +14,68 @@ from fastconv.algorithms import base
 from fastconv.algorithms.base import Algorithm, Packed
 from fastconv.geometry import ConvGeometry
 
-# Interpolation points ±a beside 0 and ∞, for each number of outputs a tile side has. √½ and √2 lose
-# several times less accuracy than the usual 1 and 2 and cost no operation more.
-_POINTS = {2: (1.0,), 4: (math.sqrt(0.5), math.sqrt(2.0))}
-# Error growth over a direct sum of the channels, measured on N(0, 1) data for 1 to 512 channels
-# (tests/test_convolution.py holds every run to it).
-_ERROR_GROWTH = {2: 1.5, 4: 5.0}
-# Bytes of transformed input a thread keeps: half an L2 cache.
-_BLOCK_BYTES = 1024 * 1024
-# F(4×4) does 36 products for 16 outputs, F(2×2) 16 for 4; below this many tiles its larger transformed
-# weights and half-empty register tiles cost more than that saves (KERNELS.md: F(2×2) won at 14×14).
-_MIN_TILES_4 = 28
+# Interpolation points ±a beside 0 and ∞, by their number of pairs. They are within 1 % of those that
+# minimise the growth of rounding errors (the amplification Σ_q A_iq² |B_q|² |G_q|² of Barabasz et al., arXiv
+# 1803.10986): √½ and √2 lose several times less accuracy than 1 and 2, and all cost the same operations.
+_POINTS = {
+    0: (),
+    1: (1.0,),
+    2: (math.sqrt(0.5), math.sqrt(2.0)),
+    3: (0.5, 1.0, 2.0),
+    4: (0.4375, 0.8125, 1.21875, 2.25),
+}
+# Outputs a tile may have along an axis of so many taps. F(m, r) takes m + r − 1 points, which must be even in
+# number here, for m·r products; an axis of one tap is left alone.
+_OUTPUTS = {1: (1,), 3: (2, 4), 5: (2, 4), 7: (2, 4)}
+# Ten points on both axes would lose two digits.
+_MAX_POINTS = 64
+# Error growth over a direct sum of the channels along one axis, by its number of pairs; measured on N(0, 1)
+# data for 1 to 512 channels (tests/test_convolution.py holds every run to it).
+_ERROR_GROWTH = {0: 1.0, 1: 1.25, 2: 2.25, 3: 5.0, 4: 10.0}
+# Tiles transformed at a time: two register tiles of AVX-512, so that weights are read half as often as with
+# one. Where so many fill the L2 cache by themselves (512 channels), twice as many, to read weights less.
+_BLOCK_TILES = 28
+_L2_BYTES = 3 << 19
+# Bytes of transformed input and products a thread keeps at most.
+_BLOCK_BYTES = 4 << 20
+# What reading a position's weights costs, in tiles multiplied with them: a row of a panel, 128 bytes, comes
+# from the L3 cache in the time of 8 to 14 tiles, and in a network weights are never nearer.
+_WEIGHT_TILES = 12
+# The same for its transforms: a tile's input, or output, takes as long as so many channels of its products.
+_TRANSFORM_CHANNELS = 16
+
+
+class Form(NamedTuple):
+    """F(m_h×m_w, k_h×k_w): outputs and taps of each axis."""
+
+    outputs: tuple[int, int]
+    taps: tuple[int, int]
+
+    @property
+    def pairs(self) -> tuple[int, int]:
+        """Pairs of points ±a of each axis."""
+        return tuple((m + r - 2) // 2 for m, r in zip(self.outputs, self.taps, strict=True))
+
+    @property
+    def points(self) -> tuple[int, int]:
+        """Points of each axis."""
+        return tuple(m + r - 1 for m, r in zip(self.outputs, self.taps, strict=True))
+
+    @property
+    def positions(self) -> int:
+        """Products for a tile, a channel and an output channel."""
+        return math.prod(self.points)
+
+    @property
+    def depth(self) -> int:
+        """Channels summed at a time.
+
+        The transforms back to pixels amplify the rounding errors of these sums, so forms of many points take
+        shorter ones: F(4×4, 5×5) then loses half as much accuracy, and 1-D forms 6 % of their speed.
+        """
+        if max(self.pairs) < 3:
+            return base.DEPTH
+        return 32 if min(self.pairs) else 64
 
 
 class Transforms(NamedTuple):
@@ -34,19 +86,21 @@ class Transforms(NamedTuple):
 
 
 @lru_cache(maxsize=16)
-def transforms(outputs: int) -> Transforms:
-    """The one-dimensional transforms F(outputs, 3), in float64.
+def transforms(outputs: int, taps: int) -> Transforms:
+    """The one-dimensional transforms F(outputs, taps), in float64.
 
     Y = Aᵀ[(G g) ⊙ (Bᵀ d)] is the transposed Toom–Cook algorithm: row i of G evaluates g at point α_i and
     divides by Π_{j≠i} (α_i − α_j), row i of Bᵀ holds the coefficients of Π_{j≠i} (x − α_j), Aᵀ the powers
     of the points (Lavin and Gray, arXiv 1509.09308; Barabasz et al., arXiv 1803.10986, on the points).
     """
-    a = np.array(_POINTS[outputs])
+    if taps == 1:
+        return Transforms(np.ones((1, 1)), np.zeros(1))
+    a = np.array(_POINTS[(outputs + taps - 2) // 2])
     finite = np.concatenate([[0.0], np.stack([a, -a], axis=1).ravel()])
     differences = np.subtract.outer(finite, finite)
     np.fill_diagonal(differences, 1.0)
-    rows = np.vander(finite, 3, increasing=True) / np.prod(differences, axis=1, keepdims=True)
-    weight = np.vstack([rows, [0.0, 0.0, 1.0]])
+    rows = np.vander(finite, taps, increasing=True) / np.prod(differences, axis=1, keepdims=True)
+    weight = np.vstack([rows, np.eye(taps)[-1]])
     # np.poly gives Π (t − root), highest power first; the leading 1 is implied in the kernel.
     parts = [
         np.atleast_1d(np.poly(roots))[:0:-1]
@@ -56,55 +110,118 @@ def transforms(outputs: int) -> Transforms:
     return Transforms(weight, np.concatenate(parts))
 
 
-def tile_outputs(geometry: ConvGeometry) -> int:
-    """m of F(m×m, 3×3): 4 where there are enough tiles to fill the register tiles, else 2."""
-    return 4 if _tiles(geometry, 4) >= _MIN_TILES_4 else 2
+def _tiles_along(geometry: ConvGeometry, axis: int, outputs: int) -> int:
+    """Tiles along an axis: a dilated axis is as many interleaved axes, its phases."""
+    size, dilation = geometry.output_size[axis], geometry.dilation[axis]
+    return sum(
+        base.ceil_div(base.ceil_div(size - phase, dilation), outputs) for phase in range(min(size, dilation))
+    )
 
 
-def _tiles(geometry: ConvGeometry, outputs: int) -> int:
-    return max(geometry.batch, 1) * math.prod(base.ceil_div(size, outputs) for size in geometry.output_size)
+def _tiles(geometry: ConvGeometry, form: Form) -> int:
+    """Tiles of one image."""
+    return math.prod(_tiles_along(geometry, axis, form.outputs[axis]) for axis in range(2))
+
+
+def _cost(geometry: ConvGeometry, form: Form) -> int:
+    """Time for an image's products, in those of one position of one tile."""
+    return form.positions * (_tiles(geometry, form) + _WEIGHT_TILES)
+
+
+@lru_cache(maxsize=1024)
+def choose_form(geometry: ConvGeometry) -> Form:
+    """The tile to use: the fewest products, weights counted as the time it takes to read them.
+
+    Large tiles save multiplications and have larger transformed weights, so on small images, where each
+    weight meets few tiles, smaller tiles win: F(2×2) at 7×7, F(4×2) at 14×14, F(4×4) beyond.
+    """
+    taps = geometry.kernel_size
+    forms = [Form((h, w), taps) for h in _OUTPUTS[taps[0]] for w in _OUTPUTS[taps[1]]]
+    return min(
+        (form for form in forms if form.positions <= _MAX_POINTS), key=lambda form: _cost(geometry, form)
+    )
+
+
+def saving(geometry: ConvGeometry) -> float:
+    """How many times faster than direct convolution to expect this, by counting; for supported problems."""
+    direct = math.prod(geometry.kernel_size) * (math.prod(geometry.output_size) + _WEIGHT_TILES)
+    channels = 1 / geometry.in_channels + 1 / geometry.out_channels
+    transforms = 1 + _TRANSFORM_CHANNELS * geometry.groups * channels
+    return direct / (_cost(geometry, choose_form(geometry)) * transforms)
+
+
+@lru_cache(maxsize=1024)
+def _origins(geometry: ConvGeometry) -> tuple[np.ndarray, np.ndarray]:
+    """The output rows that lines of tiles begin at, ascending, and the columns of a line's tiles."""
+    origins = []
+    for size, dilation, outputs in zip(
+        geometry.output_size, geometry.dilation, choose_form(geometry).outputs, strict=True
+    ):
+        phases = [np.arange(phase, size, dilation * outputs) for phase in range(min(size, dilation))]
+        origins.append(np.concatenate(phases).astype(np.intp))
+    return np.sort(origins[0]), origins[1]
 
 
 class _Blocking(NamedTuple):
     bands: int
     panel_parts: int
-    block_rows: int
-    block_columns: int
+    block: int
     pixel_pitch: int
     per_thread: int
 
 
+def _parts(geometry: ConvGeometry, panels: int, lines: int, across: int, threads: int) -> tuple[int, int]:
+    """Parts to cut the lines of tiles and the panels of weights into, to occupy all threads.
+
+    A thread that has some lines reads all the weights, and lines seldom share out evenly; one that has some
+    panels reads a part of them but transforms all of the input. The shorter time counts, in tiles.
+    """
+    batch = max(geometry.batch, 1)
+    by_lines = base.ceil_div(batch * lines, threads) * across + _WEIGHT_TILES
+    transforms = 1 + _TRANSFORM_CHANNELS * threads * geometry.groups / geometry.out_channels
+    by_panels = (batch * lines * across * transforms + _WEIGHT_TILES) / threads
+    if panels >= threads and by_panels < by_lines:
+        return 1, threads
+    return min(lines, base.ceil_div(threads, batch)), 1
+
+
 @lru_cache(maxsize=1024)
 def _blocking(geometry: ConvGeometry, num_threads: int, kernels: ModuleType) -> _Blocking:
-    itemsize, tile = geometry.dtype.itemsize, kernels.tile_rows()
+    itemsize, width = geometry.dtype.itemsize, base.panel_width(kernels, geometry.dtype)
     line, lanes = 64 // itemsize, kernels.vector_bytes() // itemsize
-    outputs = tile_outputs(geometry)
-    positions = (outputs + 2) ** 2
-    tile_rows, tile_columns = (base.ceil_div(size, outputs) for size in geometry.output_size)
-    pixel_pitch = base.round_up(geometry.in_channels, lanes)
-    row_pitch = (tile_columns * outputs + 2) * pixel_pitch
-    bands = base.count_bands(geometry, tile_rows, outputs * row_pitch * itemsize, num_threads)
-    band_rows = base.ceil_div(tile_rows, bands)
-    blocks = max(1, min(2, _BLOCK_BYTES // (positions * pixel_pitch * itemsize * tile)))
-    across = base.ceil_div(tile_columns, blocks * tile)
-    block_columns = base.ceil_div(tile_columns, across)
-    block_rows = min(band_rows, max(1, blocks * tile // block_columns))
-    tiles = block_rows * block_columns
-    width = base.panel_width(kernels, geometry.dtype)
     panels = base.ceil_div(geometry.out_channels // geometry.groups, width)
-    panel_parts = min(panels, base.ceil_div(num_threads, bands * max(geometry.batch, 1)))
-    band = (band_rows * outputs + 2) * row_pitch
-    transformed = positions * (tiles * pixel_pitch + line)
-    products = (positions + outputs**2) * tiles * width + base.scatter_slack(kernels, geometry.dtype, width)
-    per_thread = base.round_up(band + transformed + products, line)
-    return _Blocking(bands, panel_parts, block_rows, block_columns, pixel_pitch, per_thread)
+    form = choose_form(geometry)
+    down, across = _origins(geometry)
+    lines, pixel_pitch = len(down), base.round_up(geometry.in_channels, lanes)
+    row_pitch = (int(across.max()) + (form.points[1] - 1) * geometry.dilation[1] + 1) * pixel_pitch
+    tile_bytes = form.positions * (pixel_pitch + width) * itemsize
+    block = _BLOCK_TILES if _BLOCK_TILES * tile_bytes <= _L2_BYTES else 2 * _BLOCK_TILES
+    block = max(1, min(block, _BLOCK_BYTES // tile_bytes))
+
+    bands, panel_parts = _parts(geometry, panels, lines, len(across), num_threads)
+    # A band feeds a whole block, and more of them while it stays in cache.
+    line_bytes = row_pitch * itemsize * base.ceil_div(geometry.output_size[0], lines)
+    band_lines = max(base.ceil_div(block, len(across)), base.BAND_BYTES // line_bytes)
+    bands = base.round_up(base.ceil_div(lines, band_lines), bands)
+
+    ends = [lines * band // bands for band in range(bands + 1)]
+    reach = (form.points[0] - 1) * geometry.dilation[0] + 1
+    band_rows = max(int(down[end - 1] - down[start]) for start, end in pairwise(ends))
+    tiles = base.ceil_div(lines, bands) * len(across)
+    block = base.ceil_div(tiles, base.ceil_div(tiles, block))
+    transformed = form.positions * (block * (pixel_pitch + width) + 4 * line)
+    stored = math.prod(form.outputs) * len(across) * width
+    slack = base.scatter_slack(kernels, geometry.dtype, width)
+    per_thread = base.round_up((band_rows + reach) * row_pitch + transformed + stored + slack, line)
+    return _Blocking(bands, panel_parts, block, pixel_pitch, per_thread)
 
 
 class Winograd(Algorithm):
-    """F(2×2, 3×3) and F(4×4, 3×3): 2.25 and 4 times fewer multiplications than the definition.
+    """Minimal filtering by tiles: F(4×4, 3×3) takes 4 times fewer multiplications than the definition.
 
-    Lavin and Gray, "Fast algorithms for convolutional neural networks", arXiv 1509.09308. Weights are
-    transformed once, in float64. A non-finite input spreads over its whole tile.
+    Kernels of 1, 3, 5 or 7 taps along each axis (not 1×1), any dilation, stride 1. Lavin and Gray, "Fast
+    algorithms for convolutional neural networks", arXiv 1509.09308. Weights are transformed once, in
+    float64. A non-finite input spreads over its whole tile.
     """
 
     name = "winograd"
@@ -113,48 +230,51 @@ class Winograd(Algorithm):
 
     def unsupported(self, geometry: ConvGeometry) -> str | None:
         reason = super().unsupported(geometry)
-        if reason is None and geometry.kernel_size != (3, 3):
-            reason = f"it needs a 3×3 kernel, got {geometry.kernel_size[0]}×{geometry.kernel_size[1]}"
-        if reason is None and geometry.stride != (1, 1):
-            reason = f"it needs stride 1, got {geometry.stride}"
-        if reason is None and geometry.dilation != (1, 1):
-            reason = f"it needs dilation 1, got {geometry.dilation}"
+        if reason is None:
+            taps = geometry.kernel_size
+            if taps == (1, 1) or not all(size in _OUTPUTS for size in taps):
+                reason = f"it needs kernel axes of 1, 3, 5 or 7 taps, not 1×1, got {taps[0]}×{taps[1]}"
+            elif geometry.stride != (1, 1):
+                reason = f"it needs stride 1, got {geometry.stride}"
         return reason
 
     def multiplications(self, geometry: ConvGeometry) -> int:
         """The products of the transformed tiles; the transforms themselves are left out, as is usual."""
-        outputs = tile_outputs(geometry)
-        tiles = _tiles(geometry, outputs) if geometry.batch else 0
+        form = choose_form(geometry)
         channels = geometry.in_channels // geometry.groups * geometry.out_channels
-        return tiles * (outputs + 2) ** 2 * channels
+        return geometry.batch * _tiles(geometry, form) * form.positions * channels
 
     def workspace_bytes(self, geometry: ConvGeometry, num_threads: int, kernels: ModuleType) -> int:
         return _blocking(geometry, num_threads, kernels).per_thread * num_threads * geometry.dtype.itemsize
 
     def error_bound(self, geometry: ConvGeometry) -> float:
+        form = choose_form(geometry)
         channels = geometry.in_channels // geometry.groups
-        return _ERROR_GROWTH[tile_outputs(geometry)] * base.summation_error(channels, geometry.dtype)
+        growth = math.prod(_ERROR_GROWTH[pairs] for pairs in form.pairs)
+        return growth * base.summation_error(channels, geometry.dtype, form.depth)
 
     def pack(self, weight, bias, geometry: ConvGeometry, kernels: ModuleType, num_threads: int) -> Packed:
-        matrix = transforms(tile_outputs(geometry)).weight
+        form = choose_form(geometry)
         panels = base.pack_grouped(weight, geometry, kernels, num_threads)
-        shape = (
-            *panels.shape[:2],
-            len(matrix) ** 2,
-            geometry.in_channels // geometry.groups,
-            panels.shape[3],
+        transformed = base.aligned_empty(
+            (*panels.shape[:2], form.positions, geometry.in_channels // geometry.groups, panels.shape[3]),
+            geometry.dtype,
         )
-        transformed = base.aligned_empty(shape, geometry.dtype)
-        kernels.pack_winograd(panels, matrix, transformed, num_threads)
+        matrices = [transforms(*axis).weight for axis in zip(form.outputs, form.taps, strict=True)]
+        kernels.pack_winograd(panels, *matrices, transformed, num_threads)
         return Packed(kernels, geometry, transformed, base.pack_bias(bias, geometry, kernels))
 
     def run(self, x, packed: Packed, out, rectified: bool, workspace, num_threads: int) -> None:
         geometry = packed.geometry
         blocking = _blocking(geometry, num_threads, packed.kernels)
-        outputs = tile_outputs(geometry)
+        form = choose_form(geometry)
+        coefficients = (
+            transforms(*axis).coefficient.astype(geometry.dtype)
+            for axis in zip(form.outputs, form.taps, strict=True)
+        )
         packed.kernels.winograd(
-            x, packed.weight, packed.bias, geometry, outputs,
-            transforms(outputs).coefficient.astype(geometry.dtype), blocking.bands, blocking.panel_parts,
-            blocking.block_rows, blocking.block_columns, blocking.pixel_pitch, base.DEPTH, rectified, out,
-            workspace, blocking.per_thread, num_threads,
+            x, packed.weight, packed.bias, geometry, (form.pairs, form.outputs), *coefficients,
+            *_origins(geometry), blocking.bands, blocking.panel_parts, blocking.block,
+            blocking.pixel_pitch, form.depth, rectified, out, workspace,
+            blocking.per_thread, num_threads,
         )  # fmt: skip

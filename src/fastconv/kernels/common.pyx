@@ -21,19 +21,21 @@ cdef extern from "microkernel.h" nogil:
         const Py_ssize_t *offset, const Py_ssize_t *length, const double *b, Py_ssize_t b_stride,
         double *c, Py_ssize_t c_stride, int start, const double *bias, bint rectified) noexcept
     void winograd_input_f32(
-        int outputs, const float *d, Py_ssize_t row_pitch, Py_ssize_t pixel_pitch, Py_ssize_t channels,
-        float *v, Py_ssize_t position_stride, const float *coefficient) noexcept
+        int pairs_h, int pairs_w, const float *d, Py_ssize_t row_pitch, Py_ssize_t pixel_pitch,
+        Py_ssize_t channels, float *v, Py_ssize_t position_stride, const float *coefficient_h,
+        const float *coefficient_w) noexcept
     void winograd_input_f64(
-        int outputs, const double *d, Py_ssize_t row_pitch, Py_ssize_t pixel_pitch, Py_ssize_t channels,
-        double *v, Py_ssize_t position_stride, const double *coefficient) noexcept
+        int pairs_h, int pairs_w, const double *d, Py_ssize_t row_pitch, Py_ssize_t pixel_pitch,
+        Py_ssize_t channels, double *v, Py_ssize_t position_stride, const double *coefficient_h,
+        const double *coefficient_w) noexcept
     void winograd_output_f32(
-        int outputs, const float *m, Py_ssize_t position_stride, int columns, float *y,
-        Py_ssize_t row_pitch, Py_ssize_t pixel_pitch, const float *coefficient, const float *bias,
-        bint rectified) noexcept
+        int pairs_h, int outputs_h, int pairs_w, int outputs_w, const float *m, Py_ssize_t position_stride,
+        int columns, float *y, Py_ssize_t row_pitch, Py_ssize_t pixel_pitch, const float *coefficient_h,
+        const float *coefficient_w, const float *bias, bint rectified) noexcept
     void winograd_output_f64(
-        int outputs, const double *m, Py_ssize_t position_stride, int columns, double *y,
-        Py_ssize_t row_pitch, Py_ssize_t pixel_pitch, const double *coefficient, const double *bias,
-        bint rectified) noexcept
+        int pairs_h, int outputs_h, int pairs_w, int outputs_w, const double *m, Py_ssize_t position_stride,
+        int columns, double *y, Py_ssize_t row_pitch, Py_ssize_t pixel_pitch, const double *coefficient_h,
+        const double *coefficient_w, const double *bias, bint rectified) noexcept
     struct narrow:
         Py_ssize_t kernel_h, kernel_w, stride_w, dilation_w, pad_w, group_in, width, columns
         Py_ssize_t interior_begin, interior_end

@@ -37,44 +37,43 @@ def pack_weight(const real[:, :, :, ::1] weight, real[:, :, :, ::1] panels, int 
 
 
 cdef void transform_weight(
-    const real *g, Py_ssize_t tap_stride, const double *matrix, Py_ssize_t n, Py_ssize_t lanes, real *u,
-    Py_ssize_t position_stride
+    const real *g, Py_ssize_t tap_stride, const double[:, ::1] matrix_h, const double[:, ::1] matrix_w,
+    Py_ssize_t lanes, real *u, Py_ssize_t position_stride
 ) noexcept nogil:
-    """u = G g Gᵀ for `lanes` 3×3 kernels side by side, in float64."""
-    cdef double[8 * 3 * 64] half
-    cdef double[64] total
-    cdef Py_ssize_t i, j, k, lane
-    for i in range(n):
-        for j in range(3):
-            for lane in range(lanes):
-                half[(i * 3 + j) * lanes + lane] = (
-                    matrix[i * 3] * g[j * tap_stride + lane]
-                    + matrix[i * 3 + 1] * g[(3 + j) * tap_stride + lane]
-                    + matrix[i * 3 + 2] * g[(6 + j) * tap_stride + lane])
-    for i in range(n):
-        for j in range(n):
-            for lane in range(lanes):
-                total[lane] = 0
-            for k in range(3):
+    """u = G_h g G_wᵀ for `lanes` kernels side by side, in float64."""
+    cdef double[10 * 7 * 32] half  # the most points, taps and lanes
+    cdef double[32] total
+    cdef Py_ssize_t i, j, k, lane, points_w = matrix_w.shape[0], taps_w = matrix_w.shape[1]
+    for i in range(matrix_h.shape[0]):
+        for j in range(taps_w):
+            memset(total, 0, sizeof(total))
+            for k in range(matrix_h.shape[1]):
                 for lane in range(lanes):
-                    total[lane] += matrix[j * 3 + k] * half[(i * 3 + k) * lanes + lane]
+                    total[lane] += matrix_h[i, k] * g[(k * taps_w + j) * tap_stride + lane]
+            memcpy(half + (i * taps_w + j) * lanes, total, lanes * sizeof(double))
+    for i in range(matrix_h.shape[0]):
+        for j in range(points_w):
+            memset(total, 0, sizeof(total))
+            for k in range(taps_w):
+                for lane in range(lanes):
+                    total[lane] += matrix_w[j, k] * half[(i * taps_w + k) * lanes + lane]
             for lane in range(lanes):
-                u[(i * n + j) * position_stride + lane] = <real>total[lane]
+                u[(i * points_w + j) * position_stride + lane] = <real>total[lane]
 
 
 def pack_winograd(
-    const real[:, :, :, ::1] panels, const double[:, ::1] matrix, real[:, :, :, :, ::1] transformed,
-    int num_threads
+    const real[:, :, :, ::1] panels, const double[:, ::1] matrix_h, const double[:, ::1] matrix_w,
+    real[:, :, :, :, ::1] transformed, int num_threads
 ):
-    """Transform packed 3×3 weights: transformed[g, p, :, c, j] = vec(G w Gᵀ).
+    """Transform packed weights: transformed[g, p, :, c, j] = vec(G_h w G_wᵀ).
 
     Parameters
     ----------
-    panels : (groups, panels, 9·C_in/groups, PANEL), IN
+    panels : (groups, panels, k_h·k_w·C_in/groups, PANEL), IN
         As ``pack_weight`` made them.
-    matrix : (n, 3), IN
-        G.
-    transformed : (groups, panels, n², C_in/groups, PANEL), OUT
+    matrix_h, matrix_w : (n_h, k_h) and (n_w, k_w), IN
+        G of each axis.
+    transformed : (groups, panels, n_h·n_w, C_in/groups, PANEL), OUT
     """
     cdef Py_ssize_t item, g, p, c, width = panels.shape[3], channels = transformed.shape[3]
     cdef Py_ssize_t parts = panels.shape[1]
@@ -82,5 +81,5 @@ def pack_winograd(
         g = item // parts
         p = item % parts
         for c in range(channels):
-            transform_weight(&panels[g, p, c, 0], channels * width, &matrix[0, 0], matrix.shape[0], width,
+            transform_weight(&panels[g, p, c, 0], channels * width, matrix_h, matrix_w, width,
                              &transformed[g, p, 0, c, 0], channels * width)

@@ -1,162 +1,205 @@
-# Winograd convolution F(m×m, 3×3): n = m + 2, and for each tile of m×m outputs
+# Winograd convolution F(m_h×m_w, k_h×k_w): with n = m + k − 1 points on each axis, for each tile of outputs
 #
-#     Y = Aᵀ [ Σ_c (G g Gᵀ) ⊙ (Bᵀ d B) ] A
+#     Y = A_hᵀ [ Σ_c (G_h g G_wᵀ) ⊙ (B_hᵀ d B_w) ] A_w
 #
-# The sum over channels is n² independent matrix products, one a position of the transformed tile. Blocks
-# of tiles stay in cache: their transformed input V is made once, then each panel of weights is
-# multiplied with it and transformed back while its products M are hot.
+# An axis of one tap has one point and is left as it is. The sum over channels is n_h·n_w independent
+# matrix products, one a position of the transformed tile. The transformed input V of a block of tiles is
+# made once; then panel by panel of weights the products M are made, position after position, and
+# transformed back while they are in cache.
+#
+# Tiles lie on a grid of lines × across, numbered line by line; line_origin and across_origin give the
+# output pixel each begins at. A kernel dilated by d is d interleaved problems without dilation (its
+# polyphase components), whose tiles are just further lines: a tile then reads and writes every d-th pixel.
 from cython.parallel cimport prange, threadid
 
 
+cdef struct Tiling:
+    int pairs_h, pairs_w, outputs_h, outputs_w
+    Py_ssize_t positions, dilation_h, dilation_w, across, panels, depth
+    const Py_ssize_t *line_origin
+    const Py_ssize_t *across_origin
+
+
 cdef inline void transform_input(
-    int outputs, const real *d, Py_ssize_t row_pitch, Py_ssize_t pixel_pitch, Py_ssize_t channels, real *v,
-    Py_ssize_t position_stride, const real *coefficient
+    const Tiling *tiling, const real *d, Py_ssize_t row_pitch, Py_ssize_t pixel_pitch, Py_ssize_t channels,
+    real *v, Py_ssize_t position_stride, const real *coefficient_h, const real *coefficient_w
 ) noexcept nogil:
     if real is float:
-        winograd_input_f32(outputs, d, row_pitch, pixel_pitch, channels, v, position_stride, coefficient)
+        winograd_input_f32(tiling.pairs_h, tiling.pairs_w, d, row_pitch, pixel_pitch, channels, v,
+                           position_stride, coefficient_h, coefficient_w)
     else:
-        winograd_input_f64(outputs, d, row_pitch, pixel_pitch, channels, v, position_stride, coefficient)
+        winograd_input_f64(tiling.pairs_h, tiling.pairs_w, d, row_pitch, pixel_pitch, channels, v,
+                           position_stride, coefficient_h, coefficient_w)
 
 
 cdef inline void transform_output(
-    int outputs, const real *m, Py_ssize_t position_stride, int columns, real *y, Py_ssize_t row_pitch,
-    Py_ssize_t pixel_pitch, const real *coefficient, const real *bias, bint rectified
+    const Tiling *tiling, const real *m, Py_ssize_t position_stride, int columns, real *y,
+    Py_ssize_t row_pitch, Py_ssize_t pixel_pitch, const real *coefficient_h, const real *coefficient_w,
+    const real *bias, bint rectified
 ) noexcept nogil:
     if real is float:
-        winograd_output_f32(outputs, m, position_stride, columns, y, row_pitch, pixel_pitch, coefficient,
-                            bias, rectified)
+        winograd_output_f32(tiling.pairs_h, tiling.outputs_h, tiling.pairs_w, tiling.outputs_w, m,
+                            position_stride, columns, y, row_pitch, pixel_pitch, coefficient_h,
+                            coefficient_w, bias, rectified)
     else:
-        winograd_output_f64(outputs, m, position_stride, columns, y, row_pitch, pixel_pitch, coefficient,
-                            bias, rectified)
+        winograd_output_f64(tiling.pairs_h, tiling.outputs_h, tiling.pairs_w, tiling.outputs_w, m,
+                            position_stride, columns, y, row_pitch, pixel_pitch, coefficient_h,
+                            coefficient_w, bias, rectified)
+
+
+cdef inline Py_ssize_t padded_position(Py_ssize_t elements, const real *unused) noexcept nogil:
+    """Elements from one position to the next, an odd number of cache lines: a multiple of a power of two
+    would put all positions of a pixel into the same few cache sets."""
+    cdef Py_ssize_t line = 64 // <Py_ssize_t>sizeof(real)
+    return ((elements + line - 1) // line | 1) * line
 
 
 cdef void winograd_outputs(
-    int outputs, const real *products, Py_ssize_t tile_rows, Py_ssize_t tile_columns, Py_ssize_t channels,
-    const real *bias, bint rectified, const real *coefficient, real *out, const Py_ssize_t *out_stride,
-    Py_ssize_t rows, Py_ssize_t columns, real *block
+    const Tiling *tiling, const real *products, Py_ssize_t position_stride, Py_ssize_t first, Py_ssize_t last,
+    Py_ssize_t channels, const real *coefficient_h, const real *coefficient_w, const real *bias,
+    bint rectified, real *out, const Py_ssize_t *out_stride, Py_ssize_t rows, Py_ssize_t columns, real *block
 ) noexcept nogil:
-    """Transform a block of tiles of one panel back and store its first rows × columns pixels."""
-    cdef Py_ssize_t width = panel_width(bias), tiles = tile_rows * tile_columns, t, y, x
+    """Transform tiles first … last of one panel back and store the part of them that is in the image."""
+    cdef Py_ssize_t width = panel_width(bias), t = first, i, y, x, run, high, wide, row_pitch, pixel_pitch
     cdef Py_ssize_t whole = width // 2 if channels <= width // 2 else width
-    cdef bint in_place = (out_stride[2] == 1 and channels == whole and rows >= tile_rows * outputs
-                          and columns >= tile_columns * outputs)
-    cdef real *target = out if in_place else block
-    cdef Py_ssize_t row_pitch = out_stride[0] if in_place else tile_columns * outputs * whole
-    cdef Py_ssize_t pixel_pitch = out_stride[1] if in_place else whole
-    for t in range(tiles):
-        y, x = t // tile_columns * outputs, t % tile_columns * outputs
-        transform_output(outputs, products + t * width, tiles * width, whole,
-                         target + y * row_pitch + x * pixel_pitch, row_pitch, pixel_pitch, coefficient, bias,
-                         rectified)
-    if not in_place:
-        scatter_rows(block, row_pitch, pixel_pitch, min(rows, tile_rows * outputs),
-                     min(columns, tile_columns * outputs), channels, out, out_stride)
+    cdef Py_ssize_t step = tiling.outputs_w * tiling.dilation_w
+    cdef Py_ssize_t[3] stride = [out_stride[0] * tiling.dilation_h, out_stride[1] * tiling.dilation_w,
+                                 out_stride[2]]
+    cdef real *corner
+    cdef real *target
+    while t < last:
+        y, x = tiling.line_origin[t // tiling.across], tiling.across_origin[t % tiling.across]
+        run = 1
+        # Where pixels are not channels-last, tiles side by side are stored together, in longer runs.
+        while (stride[2] != 1 and t + run < last and (t + run) % tiling.across
+               and tiling.across_origin[(t + run) % tiling.across] == x + run * step):
+            run = run + 1
+        high = min(<Py_ssize_t>tiling.outputs_h, (rows - y + tiling.dilation_h - 1) // tiling.dilation_h)
+        wide = min(run * tiling.outputs_w, (columns - x + tiling.dilation_w - 1) // tiling.dilation_w)
+        corner = out + y * out_stride[0] + x * out_stride[1]
+        target, row_pitch, pixel_pitch = block, run * tiling.outputs_w * whole, whole
+        if (stride[2] == 1 and channels == whole and high == tiling.outputs_h
+                and wide == run * tiling.outputs_w):
+            target, row_pitch, pixel_pitch = corner, stride[0], stride[1]
+        for i in range(run):
+            transform_output(tiling, products + (t - first + i) * width, position_stride, whole,
+                             target + i * tiling.outputs_w * pixel_pitch, row_pitch, pixel_pitch,
+                             coefficient_h, coefficient_w, bias, rectified)
+        if target == block:
+            scatter_rows(block, row_pitch, pixel_pitch, high, wide, channels, corner, stride)
+        t += run
+
+
+cdef void winograd_products(
+    const Tiling *tiling, Py_ssize_t tiles, const real *v, Py_ssize_t v_position, Py_ssize_t pixel_pitch,
+    Py_ssize_t channels, const real *panel, Py_ssize_t columns, real *products, Py_ssize_t m_position
+) noexcept nogil:
+    """M of one panel: a product for each position and run of channels."""
+    cdef Py_ssize_t width = panel_width(panel), q, k, run, zero = 0
+    for q in range(tiling.positions):
+        for k from 0 <= k < channels by tiling.depth:
+            run = min(tiling.depth, channels - k)
+            gemm_rows(
+                tiles, columns, v + q * v_position + k, pixel_pitch, 1, &zero, &run,
+                panel + (q * channels + k) * width, width, products + q * m_position, width,
+                START_ZERO if k == 0 else START_OUTPUT, NULL, False)
 
 
 cdef void winograd_block(
-    const Problem *problem, int outputs, const real *band, Py_ssize_t row_pitch, Py_ssize_t pixel_pitch,
-    Py_ssize_t tile_rows, Py_ssize_t tile_columns, const real *packed, Py_ssize_t panels,
-    Py_ssize_t first_panel, Py_ssize_t last_panel, Py_ssize_t depth, const real *bias, bint rectified,
-    const real *coefficient, real *out, const Py_ssize_t *out_stride, Py_ssize_t rows, Py_ssize_t columns,
-    real *v, Py_ssize_t v_position, real *products
+    const Problem *problem, const Tiling *tiling, const real *band, Py_ssize_t row_pitch,
+    Py_ssize_t pixel_pitch, Py_ssize_t top, Py_ssize_t first, Py_ssize_t last, const real *packed,
+    Py_ssize_t first_panel, Py_ssize_t last_panel, const real *coefficient_h, const real *coefficient_w,
+    const real *bias, bint rectified, real *out, const Py_ssize_t *out_stride, Py_ssize_t rows,
+    Py_ssize_t columns, real *scratch
 ) noexcept nogil:
-    """A block of tile_rows × tile_columns tiles; rows × columns outputs are left from its corner on."""
-    cdef Py_ssize_t width = panel_width(packed), t, g, p, q, k, run, channels, whole, zero = 0
-    cdef Py_ssize_t positions = (outputs + 2) * (outputs + 2), tiles = tile_rows * tile_columns
-    cdef const real *b
-    for t in range(tiles):
+    """Tiles first … last; the band begins at row `top` of the padded input."""
+    cdef Py_ssize_t width = panel_width(packed), panels = tiling.panels, t, g, p, channels
+    cdef Py_ssize_t tiles = last - first
+    cdef Py_ssize_t v_position = padded_position(tiles * pixel_pitch, packed)
+    cdef Py_ssize_t m_position = padded_position(tiles * width, packed)
+    cdef real *products = scratch + tiling.positions * v_position
+    for t in range(first, last):
         transform_input(
-            outputs, band + (t // tile_columns * row_pitch + t % tile_columns * pixel_pitch) * outputs,
-            row_pitch, pixel_pitch, pixel_pitch, v + t * pixel_pitch, v_position, coefficient)
+            tiling, band + (tiling.line_origin[t // tiling.across] - top) * row_pitch
+            + tiling.across_origin[t % tiling.across] * pixel_pitch, tiling.dilation_h * row_pitch,
+            tiling.dilation_w * pixel_pitch, pixel_pitch, scratch + (t - first) * pixel_pitch, v_position,
+            coefficient_h, coefficient_w)
     for g in range(problem.groups):
         for p in range(first_panel, last_panel):
             channels = min(width, problem.group_out - p * width)
-            whole = width // 2 if channels <= width // 2 else width
-            b = packed + (g * panels + p) * positions * problem.group_in * width
-            for q in range(positions):
-                for k from 0 <= k < problem.group_in by depth:
-                    run = min(depth, problem.group_in - k)
-                    gemm_rows(
-                        tiles, whole, v + q * v_position + g * problem.group_in + k, pixel_pitch, 1, &zero,
-                        &run, b + (q * problem.group_in + k) * width, width, products + q * tiles * width,
-                        width, START_ZERO if k == 0 else START_OUTPUT, NULL, False)
+            winograd_products(
+                tiling, tiles, scratch + g * problem.group_in, v_position, pixel_pitch, problem.group_in,
+                packed + (g * panels + p) * tiling.positions * problem.group_in * width,
+                width // 2 if channels <= width // 2 else width, products, m_position)
             winograd_outputs(
-                outputs, products, tile_rows, tile_columns, channels, bias + (g * panels + p) * width,
-                rectified, coefficient, out + (g * problem.group_out + p * width) * out_stride[2], out_stride,
-                rows, columns, products + positions * tiles * width)
-
-
-cdef void winograd_band(
-    const Problem *problem, int outputs, const real *band, Py_ssize_t row_pitch, Py_ssize_t pixel_pitch,
-    Py_ssize_t tile_rows, Py_ssize_t tile_columns, Py_ssize_t block_rows, Py_ssize_t block_columns,
-    const real *packed, Py_ssize_t panels, Py_ssize_t first_panel, Py_ssize_t last_panel, Py_ssize_t depth,
-    const real *bias, bint rectified, const real *coefficient, real *out, const Py_ssize_t *out_stride,
-    Py_ssize_t rows, Py_ssize_t columns, real *v, Py_ssize_t v_position
-) noexcept nogil:
-    """A band of tiles, cut evenly into blocks of at most block_rows × block_columns."""
-    cdef Py_ssize_t down = (tile_rows + block_rows - 1) // block_rows
-    cdef Py_ssize_t across = (tile_columns + block_columns - 1) // block_columns, i, j, y, x
-    for i in range(down):
-        y = share(tile_rows, down, i)
-        for j in range(across):
-            x = share(tile_columns, across, j)
-            winograd_block(
-                problem, outputs, band + y * outputs * row_pitch + x * outputs * pixel_pitch, row_pitch,
-                pixel_pitch, share(tile_rows, down, i + 1) - y, share(tile_columns, across, j + 1) - x,
-                packed, panels, first_panel, last_panel, depth, bias, rectified, coefficient,
-                out + y * outputs * out_stride[0] + x * outputs * out_stride[1], out_stride,
-                rows - y * outputs, columns - x * outputs, v, v_position,
-                v + (outputs + 2) * (outputs + 2) * v_position)
+                tiling, products, m_position, first, last, channels, coefficient_h, coefficient_w,
+                bias + (g * panels + p) * width, rectified,
+                out + (g * problem.group_out + p * width) * out_stride[2], out_stride, rows, columns,
+                products + tiling.positions * m_position)
 
 
 def winograd(
-    const real[:, :, :, :] x, const real[:, :, :, :, ::1] packed, const real[::1] bias, geometry,
-    int outputs, const real[::1] coefficient, Py_ssize_t bands, Py_ssize_t panel_parts,
-    Py_ssize_t block_rows, Py_ssize_t block_columns, Py_ssize_t pixel_pitch, Py_ssize_t depth,
-    bint rectified,
+    const real[:, :, :, :] x, const real[:, :, :, :, ::1] packed, const real[::1] bias, geometry, form,
+    const real[::1] coefficient_h, const real[::1] coefficient_w, const Py_ssize_t[::1] line_origin,
+    const Py_ssize_t[::1] across_origin, Py_ssize_t bands, Py_ssize_t panel_parts, Py_ssize_t block,
+    Py_ssize_t pixel_pitch, Py_ssize_t depth, bint rectified,
     real[:, :, :, :] out, real[::1] workspace, Py_ssize_t per_thread, int num_threads
 ):
-    """Winograd convolution F(outputs×outputs, 3×3), stride 1.
+    """Winograd convolution F(m_h×m_w, k_h×k_w), stride 1.
 
     Parameters
     ----------
     x : (N, H, W, C_in), IN
-    packed : (groups, panels, n², C_in/groups, PANEL), IN
-        The weights transformed, G g Gᵀ.
+    packed : (groups, panels, n_h·n_w, C_in/groups, PANEL), IN
+        The weights transformed, G_h g G_wᵀ.
     bias : (groups · panels · PANEL), IN
-    coefficient : IN
+    form : ((pairs_h, pairs_w), (m_h, m_w))
+        Pairs of points and outputs of a tile on each axis; 0 pairs leave an axis as it is.
+    coefficient_h, coefficient_w : IN
         The constants of the one-dimensional transforms, as microkernel.h lists them.
-    bands, panel_parts : parts the rows of tiles of an image and the panels are cut into
-    block_rows, block_columns : tiles transformed at a time
+    line_origin, across_origin : IN
+        The output row each line of tiles begins at, ascending, and the column of each tile of a line.
+    bands, panel_parts : parts the lines of tiles of an image and the panels are cut into
+    block : the most tiles that are transformed at a time
     pixel_pitch : C_in in whole vectors
     depth : input channels multiplied at a time
     out : (N, H_out, W_out, C_out), OUT
     workspace : (num_threads · per_thread), scratch
     """
     cdef Problem problem = problem_of(geometry)
-    cdef Py_ssize_t item, items = x.shape[0] * bands * panel_parts, part, n, first, last
-    cdef Py_ssize_t rows = out.shape[1], columns = out.shape[2], panels = packed.shape[1], in_rows
-    cdef Py_ssize_t tile_rows = (rows + outputs - 1) // outputs
-    cdef Py_ssize_t tile_columns = (columns + outputs - 1) // outputs, in_columns = tile_columns * outputs + 2
-    # A little off a power of two: positions a multiple of 4 KiB apart would share cache sets.
-    cdef Py_ssize_t v_position = block_rows * block_columns * pixel_pitch + 64 // <Py_ssize_t>sizeof(real)
-    cdef Py_ssize_t row_pitch = in_columns * pixel_pitch, size = sizeof(real)
+    cdef Tiling tiling
+    (tiling.pairs_h, tiling.pairs_w), (tiling.outputs_h, tiling.outputs_w) = form
+    tiling.dilation_h, tiling.dilation_w = problem.dilation_h, problem.dilation_w
+    tiling.positions, tiling.panels = packed.shape[2], packed.shape[1]
+    tiling.line_origin, tiling.across_origin, tiling.across = (
+        &line_origin[0], &across_origin[0], across_origin.shape[0])
+    tiling.depth = depth
+    cdef Py_ssize_t item, items = x.shape[0] * bands * panel_parts, part, n, first, last, top, in_rows, parts
+    cdef Py_ssize_t i, tiles, lines = line_origin.shape[0], size = sizeof(real)
+    cdef Py_ssize_t points_h = tiling.outputs_h + problem.kernel_h - 1
+    cdef Py_ssize_t points_w = tiling.outputs_w + problem.kernel_w - 1
+    cdef Py_ssize_t in_columns = max(across_origin) + (points_w - 1) * problem.dilation_w + 1
     cdef Py_ssize_t[3] x_stride = [x.strides[1] // size, x.strides[2] // size, x.strides[3] // size]
     cdef Py_ssize_t[3] out_stride = [out.strides[1] // size, out.strides[2] // size, out.strides[3] // size]
     cdef real *scratch
     for item in prange(items, nogil=True, num_threads=num_threads, schedule="static"):
         part = item % panel_parts
         n = item // panel_parts // bands
-        first = share(tile_rows, bands, item // panel_parts % bands)
-        last = share(tile_rows, bands, item // panel_parts % bands + 1)
-        in_rows = (last - first) * outputs + 2
+        first = share(lines, bands, item // panel_parts % bands)
+        last = share(lines, bands, item // panel_parts % bands + 1)
+        top = line_origin[first]
+        in_rows = line_origin[last - 1] - top + (points_h - 1) * problem.dilation_h + 1
         scratch = &workspace[threadid() * per_thread]
         gather_band(
-            &x[n, 0, 0, 0], x_stride, x.shape[1], x.shape[2], x.shape[3], first * outputs - problem.pad_h,
-            -problem.pad_w, in_rows, in_columns, scratch, row_pitch, pixel_pitch)
-        winograd_band(
-            &problem, outputs, scratch, row_pitch, pixel_pitch, last - first, tile_columns, block_rows,
-            block_columns, &packed[0, 0, 0, 0, 0], panels, share(panels, panel_parts, part),
-            share(panels, panel_parts, part + 1), depth, &bias[0], rectified, &coefficient[0],
-            &out[n, first * outputs, 0, 0], out_stride, rows - first * outputs, columns,
-            scratch + in_rows * row_pitch, v_position)
+            &x[n, 0, 0, 0], x_stride, x.shape[1], x.shape[2], x.shape[3], top - problem.pad_h,
+            -problem.pad_w, in_rows, in_columns, scratch, in_columns * pixel_pitch, pixel_pitch)
+        tiles = (last - first) * tiling.across
+        parts = (tiles + block - 1) // block
+        for i in range(parts):
+            winograd_block(
+                &problem, &tiling, scratch, in_columns * pixel_pitch, pixel_pitch, top,
+                first * tiling.across + share(tiles, parts, i),
+                first * tiling.across + share(tiles, parts, i + 1), &packed[0, 0, 0, 0, 0],
+                share(tiling.panels, panel_parts, part), share(tiling.panels, panel_parts, part + 1),
+                &coefficient_h[0], &coefficient_w[0], &bias[0], rectified, &out[n, 0, 0, 0], out_stride,
+                out.shape[1], out.shape[2], scratch + in_rows * in_columns * pixel_pitch)
