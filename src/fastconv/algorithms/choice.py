@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 
-from fastconv.algorithms import base, fft
+from fastconv.algorithms import base, fft, winograd
 from fastconv.algorithms.base import Algorithm
 from fastconv.geometry import ConvGeometry
 
-# Winograd's transforms cost as much as they save with fewer channels a group than this.
-_MIN_WINOGRAD_CHANNELS = 16
+# How many times fewer operations Winograd must promise, weights and transforms counted, to be chosen.
+_MIN_WINOGRAD_SAVING = 1.1
 # From about half of DEPTH channels on, direct sums one tap at a time as well, and kn2col needs no halo copy:
 # ahead on the 1×7, strided and dilated layers of benchmarks/RESULTS.md.
 _MIN_KN2COL_CHANNELS = 128
@@ -49,16 +49,15 @@ def choose(
     usable = {name: algorithms[name] for name, error in errors.items() if rtol is None or error <= rtol}
     if not usable:
         raise ValueError(f"rtol must be at least {min(errors.values()):.1e} for this problem, got {rtol!r}")
-    channels = min(geometry.in_channels, geometry.out_channels) // geometry.groups
-    if "winograd" in usable and channels >= _MIN_WINOGRAD_CHANNELS and min(geometry.output_size) >= 4:
-        saved = geometry.multiplications / max(1, usable["winograd"].multiplications(geometry))
-        return "winograd", f"3×3 at stride 1 with {channels} channels: {saved:.1f}× fewer multiplications"
     kernel = "×".join(map(str, geometry.kernel_size))
+    if "winograd" in usable and winograd.saving(geometry) >= _MIN_WINOGRAD_SAVING:
+        fewer = geometry.multiplications / max(1, usable["winograd"].multiplications(geometry))
+        return "winograd", f"a {kernel} kernel at stride 1: {fewer:.1f}× fewer multiplications"
     taps = math.prod(geometry.kernel_size)
     if taps >= _MIN_FFT_TAPS and "fft" in usable and fft.cost(geometry) < _direct_cost(geometry):
         return "fft", f"a {kernel} kernel: the spectra take fewer operations than the {kernel} products"
     if "kn2col" in usable and taps > 1 and geometry.in_channels // geometry.groups >= _MIN_KN2COL_CHANNELS:
-        return "kn2col", f"{channels} channels fill a product for each tap, and it copies no padding"
+        return "kn2col", "its channels fill a product for each tap, and it copies no padding"
     if "direct" in usable:
         return "direct", "nothing does fewer operations here, and it moves the least memory"
     name = min(usable, key=lambda name: usable[name].multiplications(geometry))
