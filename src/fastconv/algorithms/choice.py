@@ -67,4 +67,6 @@ def choose(
 def _direct_cost(geometry: ConvGeometry) -> float:
     """Multiply–adds of the direct form, counted as they fill its vectors."""
     group_out = geometry.out_channels // geometry.groups
+    if geometry.groups > 1 and group_out < 16:
+        return 2 * geometry.multiplications  # vectors run over several groups, at half the rate
     return geometry.multiplications * base.round_up(group_out, 16) / group_out

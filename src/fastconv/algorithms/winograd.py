@@ -14,7 +14,7 @@ from fastconv.algorithms import base
 from fastconv.algorithms.base import Algorithm, Packed
 from fastconv.geometry import ConvGeometry
 
-# Interpolation points ±a beside 0 and ∞, by their number of pairs. They are within 1 % of those that
+# Interpolation points ±a beside 0 and ∞, by their number of pairs. They are within 3 % of those that
 # minimise the growth of rounding errors (the amplification Σ_q A_iq² |B_q|² |G_q|² of Barabasz et al., arXiv
 # 1803.10986): √½ and √2 lose several times less accuracy than 1 and 2, and all cost the same operations.
 _POINTS = {
