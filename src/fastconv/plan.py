@@ -16,9 +16,8 @@ from fastconv.geometry import ConvGeometry
 ACTIVATIONS = (None, "relu")
 LAYOUTS = ("NCHW", "NHWC")
 ALGORITHM_NAMES = ("auto", *ALGORITHMS, "fastest")
-# numpy.pad's names for the padding modes that copy pixels of the image.
-_PAD_MODES = {"reflect": "reflect", "replicate": "edge", "circular": "wrap"}
-PADDING_MODES = ("zeros", *_PAD_MODES)
+# numpy.pad's names for the padding modes.
+PADDING_MODES = {"zeros": "constant", "reflect": "reflect", "replicate": "edge", "circular": "wrap"}
 
 _fastest: dict[tuple, str] = {}
 
@@ -49,7 +48,7 @@ class Plan:
         padding_mode: str = "zeros", activation: str | None = None, layout: str = "NCHW",
         algorithm: str = "auto", num_threads: int | None = None, rtol: float | None = None,
     ):  # fmt: skip
-        checks.choice("padding_mode", padding_mode, PADDING_MODES)
+        checks.choice("padding_mode", padding_mode, tuple(PADDING_MODES))
         checks.choice("activation", activation, ACTIVATIONS)
         checks.choice("layout", layout, LAYOUTS)
         checks.choice("algorithm", algorithm, ALGORITHM_NAMES)
@@ -126,7 +125,7 @@ class Plan:
             return result
         if self.padding_mode != "zeros":
             x = np.pad(
-                x, self._in_layout(((0, 0), (0, 0), *self.geometry.padding)), _PAD_MODES[self.padding_mode]
+                x, self._in_layout(((0, 0), (0, 0), *self.geometry.padding)), PADDING_MODES[self.padding_mode]
             )
         x = checks.kernel_ready(x, dtype)
         target = np.empty_like(result) if out is not None and np.may_share_memory(x, out) else result

@@ -6,8 +6,8 @@
     ALGORITHMS ─┬─ direct     implicit GEMM on the input where it lies; depthwise form
                 ├─ im2col     patches lowered panel by panel, then GEMM
                 ├─ kn2col     k² shifted 1×1 products
-                ├─ winograd   F(2×2, 3×3), F(4×4, 3×3)
-                └─ fft        numpy.fft, overlap-add
+                ├─ winograd   F(m, r) on each axis, 3 to 7 taps, any dilation
+                └─ fft        numpy.fft, overlap-save
         │  pack(weight) once, run(x) often
         ▼
     kernels (one compiled module for each instruction-set level)

@@ -78,7 +78,7 @@ class Direct(Algorithm):
     """The definition, computed where the input lies.
 
     Nothing is lowered: a register tile of output pixels walks the taps of the (channels-last) input while
-    a panel of packed weights streams by; sums stay in registers for up to 512 terms. See Georganas et
+    a panel of packed weights streams by; sums stay in registers for up to 256 terms. See Georganas et
     al., "Anatomy of high-performance deep learning convolutions on SIMD architectures", SC 2018.
     """
 

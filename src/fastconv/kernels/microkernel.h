@@ -1,13 +1,15 @@
-/* The register-blocked inner kernels: the only C of this package.
+/* The register-blocked inner kernels: with its two parts the only C of this package.
  *
  * Written once with GCC's vector extensions. Their width follows the instruction set the including
  * file is compiled for, and the file includes itself twice to make the float32 (_f32) and float64
  * (_f64) versions.
  *
+ *   transpose         between channels-last and planar pixels
  *   gemm_tile         C[rows × columns]  (+)=  A[rows × K] · B[K × columns]   in registers
  *   winograd_input    V = Bᵀ d B   for one tile, vectors over channels
  *   winograd_output   Y = Aᵀ M A   for one tile, vectors over channels, with bias and activation
- *   and what depthwise.h adds: depthwise and narrow groups
+ *   depthwise.h       depthwise and narrow groups
+ *   spectral.h        complex products in the frequency domain
  */
 #ifndef FASTCONV_MICROKERNEL_H
 #define FASTCONV_MICROKERNEL_H
@@ -396,6 +398,7 @@ static void TYPED(winograd_output)(
 #undef WINOGRAD_MAX_POINTS
 
 #include "depthwise.h"
+#include "spectral.h"
 
 #undef vec
 #undef vec_mask

@@ -1,7 +1,7 @@
 # Products of spectra, summed over channels: the pointwise part of a convolution in the frequency domain.
 # Planes of (re, im) pairs come and go as Fourier transforms leave them, so nothing is transposed: vectors
 # lie along the frequencies, and the weights alone are packed, block of frequencies by block.
-cdef extern from "spectral.h" nogil:
+cdef extern from "microkernel.h" nogil:
     const int SPECTRAL_TILES, SPECTRAL_OUTPUTS
     void spectral_split_f32(const float *interleaved, float *split) noexcept
     void spectral_split_f64(const double *interleaved, double *split) noexcept

@@ -1,13 +1,8 @@
-/* The complex products of a convolution in the frequency domain, one vector of frequencies at a time.
+/* The complex products of a convolution in the frequency domain, one vector of frequencies at a time;
+ * microkernel.h includes this once for each element type.
  *
  * A block is LANES frequencies of one plane: interleaved, (re, im) pairs as a Fourier transform leaves
  * them, or split, LANES real parts and then LANES imaginary ones, as the products want them. */
-#ifndef FASTCONV_SPECTRAL_H
-#define FASTCONV_SPECTRAL_H
-
-#ifndef FASTCONV_MICROKERNEL_H /* a second inclusion would be one of its bodies */
-#include "microkernel.h"
-#endif
 
 /* Tiles × outputs a register block holds: its sums (two vectors each), a block of every tile's input and one
  * block of weights fill the register file (3 · 4 · 2 + 3 · 2 + 2 of 32; 2 · 2 · 2 + 2 · 2 + 2 of 16). */
@@ -18,28 +13,6 @@
 #define SPECTRAL_TILES 2
 #define SPECTRAL_OUTPUTS 2
 #endif
-
-#define REAL float
-#define MASK int32_t
-#define TYPED(name) name##_f32
-#include "spectral.h"
-#undef REAL
-#undef MASK
-#undef TYPED
-
-#define REAL double
-#define MASK int64_t
-#define TYPED(name) name##_f64
-#include "spectral.h"
-#undef REAL
-#undef MASK
-#undef TYPED
-
-#else /* the body, once for each element type */
-
-#define LANES ((int)(VECTOR_BYTES / sizeof(REAL)))
-#define vec TYPED(vec)
-#define vec_mask TYPED(vec_mask)
 
 /* One block, interleaved → split. */
 ALWAYS_INLINE void TYPED(spectral_split)(const REAL *interleaved, REAL *split)
@@ -111,9 +84,3 @@ static void TYPED(spectral_tile)(
     }
 #undef CASE
 }
-
-#undef vec
-#undef vec_mask
-#undef LANES
-
-#endif

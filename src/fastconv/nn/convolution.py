@@ -10,9 +10,7 @@ from fastconv import checks
 from fastconv.functional.convolution import conv2d, conv2d_input_grad, conv2d_weight_grad
 from fastconv.geometry import ConvGeometry
 from fastconv.nn.layer import EVALUATION, Field, Layer, Stored, boolean, parameter_dtype, register
-from fastconv.plan import ALGORITHM_NAMES
-
-_PADDING_MODES = {"zeros": "constant", "reflect": "reflect", "replicate": "edge", "circular": "wrap"}
+from fastconv.plan import ALGORITHM_NAMES, PADDING_MODES
 
 
 @register
@@ -79,7 +77,7 @@ class Conv2d(Layer):
                 f"groups must divide in_channels and out_channels, got groups={groups},"
                 f" in_channels={in_channels}, out_channels={out_channels}"
             )
-        checks.choice("padding_mode", padding_mode, tuple(_PADDING_MODES))
+        checks.choice("padding_mode", padding_mode, tuple(PADDING_MODES))
         checks.choice("algorithm", algorithm, ALGORITHM_NAMES)
         self.padding = padding
         self.padding_mode = padding_mode
@@ -164,7 +162,7 @@ class Conv2d(Layer):
         if self.padding_mode == "zeros":
             return self._gradients(grad_output, x, self.padding, mode)
         padding = self._geometry(x.shape).padding
-        padded = np.pad(x, ((0, 0), (0, 0), *padding), _PADDING_MODES[self.padding_mode])
+        padded = np.pad(x, ((0, 0), (0, 0), *padding), PADDING_MODES[self.padding_mode])
         (grad_padded,), grads = self._gradients(grad_output, padded, 0, mode)
         if grad_padded is not None:
             for axis in (0, 1):
@@ -192,7 +190,7 @@ class Conv2d(Layer):
 
 def _unpad(grad, axis, size, amounts, padding_mode):
     """The gradient before padding: each border line's is added to that of the line it was copied from."""
-    sources = np.pad(np.arange(size), amounts, _PADDING_MODES[padding_mode])
+    sources = np.pad(np.arange(size), amounts, PADDING_MODES[padding_mode])
     lines = np.moveaxis(grad, axis, 0)
     result = lines[amounts[0] : amounts[0] + size].copy(order="K")
     borders = (*range(amounts[0]), *range(amounts[0] + size, len(sources)))
