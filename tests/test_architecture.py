@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import re
 import subprocess
 import sys
@@ -111,22 +112,20 @@ def test_numpy_is_the_only_dependency(path):
         assert top != "pickle", "pickle executes what it reads"
 
 
-def run(code):
+def run(code, environment=None):
     return subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment
     ).stdout.split()
 
 
-def test_import_is_cheap():
-    # CPU time, and the best of several: what other processes do meanwhile is none of its cost. NumPy's own
-    # import, about 100 ms where the 50 ms were set, is the yardstick where the machine is in a slow phase.
-    code = (
-        "import time; start = time.process_time(); import numpy; middle = time.process_time();"
-        " import fastconv; print(middle - start, time.process_time() - middle)"
-    )
-    run(code)  # writes the bytecode and warms the file cache
-    costs = (map(float, run(code)) for _ in range(25))
-    assert any(ours <= max(0.050, numpys / 2) for numpys, ours in costs)
+def test_import_is_cheap(tmp_path):
+    # CPU time, and the best of several: what other processes do meanwhile is none of its cost. Bytecode is
+    # kept, as an installed package has it, also where the environment turns it off for a source tree.
+    code = "import time, numpy; t = time.process_time(); import fastconv; print(time.process_time() - t)"
+    environment = {**os.environ, "PYTHONPYCACHEPREFIX": str(tmp_path)}
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)
+    run(code, environment)  # writes the bytecode and warms the file cache
+    assert any(float(run(code, environment)[0]) <= 0.050 for _ in range(25))
 
 
 def test_import_brings_no_optional_library():

@@ -13,7 +13,8 @@ _MIN_WINOGRAD_SAVING = 1.1
 # From about half of DEPTH channels on, direct sums one tap at a time as well, and kn2col needs no halo copy:
 # ahead on the 1×7, strided and dilated layers of benchmarks/RESULTS.md.
 _MIN_KN2COL_CHANNELS = 128
-# Below this many taps the transforms of numpy.fft never paid (benchmarks/RESULTS.md), whatever the channels.
+# A cautious gate: no layer of benchmarks/RESULTS.md below it gains from FFT. With one channel or very many
+# the cost model alone would take it earlier, which nobody has validated.
 _MIN_FFT_TAPS = 49
 
 
