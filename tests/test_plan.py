@@ -178,3 +178,30 @@ def test_im2col_lowers_panel_by_panel():
     plan = fc.plan_conv2d(x_shape, weight, padding=1, algorithm="im2col", num_threads=1)
     patches = 64 * 9 * 112 * 112 * 4
     assert plan.workspace_bytes < patches / 4
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("activation", [None, "relu"])
+@pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
+def test_accumulate_adds_to_out_before_the_activation(algorithm, activation, layout):
+    rng = np.random.default_rng(3)
+    weight, bias = rng.standard_normal((37, 5, 3, 3)), rng.standard_normal(37)
+    shape = (2, 5, 11, 9) if layout == "NCHW" else (2, 11, 9, 5)
+    x = rng.standard_normal(shape)
+    plan = fc.plan_conv2d(shape, weight, bias, padding=1, algorithm=algorithm, layout=layout)
+    residual = rng.standard_normal(plan.output_shape)
+    expected = residual + plan(x)
+    if activation:
+        expected = np.maximum(expected, 0)
+        plan = fc.plan_conv2d(
+            shape, weight, bias, padding=1, algorithm=algorithm, layout=layout, activation=activation
+        )
+    out = residual.copy()
+    assert plan(x, out=out, accumulate=True) is out
+    np.testing.assert_allclose(out, expected, rtol=1e-12, atol=1e-12)
+
+
+def test_accumulate_without_out_is_refused():
+    plan = fc.plan_conv2d((1, 2, 4, 4), np.ones((3, 2, 1, 1), np.float32))
+    with pytest.raises(ValueError, match="^out must be given with accumulate=True, got None"):
+        plan(np.ones((1, 2, 4, 4), np.float32), accumulate=True)

@@ -10,7 +10,7 @@ import numpy as np
 
 from fastconv import checks, kernels, threads
 from fastconv.algorithms import ALGORITHMS, choose
-from fastconv.algorithms.base import aligned_empty
+from fastconv.algorithms.base import Epilogue, aligned_empty
 from fastconv.geometry import ConvGeometry
 
 ACTIVATIONS = (None, "relu")
@@ -93,7 +93,9 @@ class Plan:
         """Shape of the result in this plan's layout."""
         return self._in_layout(self.geometry.output_shape)
 
-    def __call__(self, x, out: np.ndarray | None = None, num_threads: int | None = None) -> np.ndarray:
+    def __call__(
+        self, x, out: np.ndarray | None = None, num_threads: int | None = None, *, accumulate: bool = False
+    ) -> np.ndarray:
         """Convolve ``x``.
 
         Parameters
@@ -104,6 +106,8 @@ class Plan:
             Where to write the result; any strides.
         num_threads : int, optional
             Default: the plan's.
+        accumulate : bool, default False
+            Add the result to ``out``, which must be given, before the activation: a residual connection.
 
         Returns
         -------
@@ -116,6 +120,8 @@ class Plan:
             raise ValueError(f"x must have shape {self.input_shape}, as planned, got {x.shape}")
         if checks.float_dtype("x", x.dtype) != dtype:
             raise TypeError(f"x must have dtype {dtype}, in which this plan computes, got {x.dtype}")
+        if accumulate and out is None:
+            raise ValueError("out must be given with accumulate=True, got None")
         # Resolved anew: in a forked child the plan's count is more than OpenMP can give.
         count = threads.resolve(self.num_threads if num_threads is None else num_threads)
         result = (
@@ -128,16 +134,23 @@ class Plan:
                 x, self._in_layout(((0, 0), (0, 0), *self.geometry.padding)), PADDING_MODES[self.padding_mode]
             )
         x = checks.kernel_ready(x, dtype)
-        target = np.empty_like(result) if out is not None and np.may_share_memory(x, out) else result
+        target = result
+        if accumulate or (out is not None and np.may_share_memory(x, out)):
+            target = np.empty_like(result)
+        rectified = self.activation == "relu"
         workspace = self._take_workspace(count)
         try:
             ALGORITHMS[self.algorithm].run(
-                self._channels_last(x), self._packed, self._channels_last(target), self.activation == "relu",
-                workspace.view(dtype), count,
+                self._channels_last(x), self._packed, self._channels_last(target),
+                Epilogue(rectified and not accumulate), workspace.view(dtype), count,
             )  # fmt: skip
         finally:
             self._workspaces.append(workspace)
-        if target is not result:
+        if accumulate:
+            result += target
+            if rectified:
+                np.maximum(result, 0, out=result)
+        elif target is not result:
             result[...] = target
         return result
 

@@ -37,6 +37,16 @@ class Packed(NamedTuple):
         return self.weight.nbytes + self.bias.nbytes + sum(array.nbytes for array in self.late or ())
 
 
+class Epilogue(NamedTuple):
+    """What happens to each output after its sum and its bias, while it is in registers.
+
+    ``accumulate`` adds what ``out`` held before; ``rectified`` then takes max(·, 0).
+    """
+
+    rectified: bool = False
+    accumulate: bool = False
+
+
 class Algorithm(ABC):
     """One way to compute a convolution.
 
@@ -89,13 +99,13 @@ class Algorithm(ABC):
         x: np.ndarray,
         packed: Packed,
         out: np.ndarray,
-        rectified: bool,
+        epilogue: Epilogue,
         workspace: np.ndarray,
         num_threads: int,
     ) -> None:
         """Compute x (N, H, W, C_in) → out (N, H_out, W_out, C_out), both of any strides.
 
-        ``workspace`` has at least ``workspace_bytes`` bytes; ``rectified`` asks for a final ReLU.
+        ``workspace`` has at least ``workspace_bytes`` bytes.
         """
 
 

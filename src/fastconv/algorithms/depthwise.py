@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from fastconv.algorithms import base
-from fastconv.algorithms.base import Packed
+from fastconv.algorithms.base import Epilogue, Packed
 from fastconv.geometry import ConvGeometry
 
 # Bytes of a group's planes gathered at a time: half an L1 cache, the rest is for weights and outputs.
@@ -123,17 +123,17 @@ def pack(weight, bias, geometry: ConvGeometry, kernels: ModuleType) -> Packed:
     return Packed(kernels, geometry, packed_weight, packed_bias)
 
 
-def run(x, packed: Packed, out, rectified: bool, workspace, num_threads: int) -> None:
+def run(x, packed: Packed, out, epilogue: Epilogue, workspace, num_threads: int) -> None:
     """Planes stay planes and pixels stay pixels; any other strides are gathered into pixels."""
     geometry, kernels = packed.geometry, packed.kernels
     blocking = _blocking(geometry, num_threads, kernels)
     if x.strides[2] == out.strides[2] == x.itemsize:
         kernels.depthwise_planes(
             x, packed.weight, packed.bias, geometry, blocking.offset, blocking.phase_pitch,
-            blocking.plane_bands, rectified, out, workspace, blocking.per_thread, num_threads,
+            blocking.plane_bands, epilogue.rectified, out, workspace, blocking.per_thread, num_threads,
         )  # fmt: skip
         return
     kernels.depthwise(
-        x, packed.weight, packed.bias, geometry, *_vectors(geometry, kernels), blocking.bands, rectified, out,
-        workspace, blocking.per_thread, num_threads,
+        x, packed.weight, packed.bias, geometry, *_vectors(geometry, kernels), blocking.bands,
+        epilogue.rectified, out, workspace, blocking.per_thread, num_threads,
     )  # fmt: skip

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from fastconv.algorithms import base, depthwise, pointwise
-from fastconv.algorithms.base import Algorithm, Packed
+from fastconv.algorithms.base import Algorithm, Epilogue, Packed
 from fastconv.geometry import ConvGeometry
 
 
@@ -100,16 +100,16 @@ class Direct(Algorithm):
         packed_weight = base.pack_grouped(weight, geometry, kernels, num_threads)
         return Packed(kernels, geometry, packed_weight, base.pack_bias(bias, geometry, kernels))
 
-    def run(self, x, packed: Packed, out, rectified: bool, workspace, num_threads: int) -> None:
+    def run(self, x, packed: Packed, out, epilogue: Epilogue, workspace, num_threads: int) -> None:
         geometry, kernels = packed.geometry, packed.kernels
         if depthwise.fits(geometry, kernels):
-            depthwise.run(x, packed, out, rectified, workspace, num_threads)
+            depthwise.run(x, packed, out, epilogue, workspace, num_threads)
             return
         blocking = _blocking(geometry, num_threads, kernels)
         weight = packed.weight
         if pointwise.fits(geometry):
             if pointwise.is_planar(x) and pointwise.is_planar(out):
-                pointwise.run(x, packed, out, rectified, workspace, blocking.per_thread, num_threads)
+                pointwise.run(x, packed, out, epilogue, workspace, blocking.per_thread, num_threads)
                 return
             weight = pointwise.panels(packed, num_threads)
         copy_band = any(pair != (0, 0) for pair in geometry.padding) or x.strides[3] != x.itemsize
@@ -120,6 +120,6 @@ class Direct(Algorithm):
             row_pitch, pixel_pitch = x.strides[1] // x.itemsize, x.strides[2] // x.itemsize
         kernels.direct(
             x, weight, packed.bias, geometry, *segments(geometry, row_pitch, pixel_pitch),
-            blocking.bands, blocking.panel_parts, copy_band, rectified, out, workspace,
+            blocking.bands, blocking.panel_parts, copy_band, epilogue.rectified, out, workspace,
             blocking.per_thread, num_threads,
         )  # fmt: skip

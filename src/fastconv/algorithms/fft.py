@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from fastconv.algorithms import base
-from fastconv.algorithms.base import Algorithm, Packed
+from fastconv.algorithms.base import Algorithm, Epilogue, Packed
 from fastconv.geometry import ConvGeometry
 
 # Bytes of spectra that one chunk of tiles may take, input and output together.
@@ -295,7 +295,7 @@ class Fft(Algorithm):
             packed_bias[:] = bias
         return Packed(kernels, geometry, packed_weight, packed_bias)
 
-    def run(self, x, packed: Packed, out, rectified: bool, workspace, num_threads: int) -> None:
+    def run(self, x, packed: Packed, out, epilogue: Epilogue, workspace, num_threads: int) -> None:
         geometry, kernels = packed.geometry, packed.kernels
         tiling, layout = _tiling(geometry), _layout(geometry, kernels)
         if workspace.size < layout.total(num_threads):
@@ -318,7 +318,7 @@ class Fft(Algorithm):
 
         def backward(items: Sequence[_Block], worker: int) -> None:
             for block in items:
-                _transform_back(after, block, packed, rectified, scratch[worker], results[block.image])
+                _transform_back(after, block, packed, epilogue, scratch[worker], results[block.image])
 
         total = geometry.batch * tiling.count
         for start in range(0, total, tiling.chunk):
@@ -425,7 +425,7 @@ def _multiply(
 
 
 def _transform_back(
-    spectra: np.ndarray, block: _Block, packed: Packed, rectified: bool, scratch: _Scratch, out: np.ndarray
+    spectra: np.ndarray, block: _Block, packed: Packed, epilogue: Epilogue, scratch: _Scratch, out: np.ndarray
 ) -> None:
     """Some channels of one tile of the output (C_out, H_out, W_out), with bias and ReLU."""
     geometry, tiling = packed.geometry, _tiling(packed.geometry)
@@ -440,5 +440,5 @@ def _transform_back(
     np.fft.irfft(halves[:, : (rows - 1) * down + 1 : down], n=tiling.size[1], norm="ortho", out=pixels)
     kept = pixels[:, :, : (columns - 1) * across + 1 : across]
     np.add(kept, packed.bias[block.channels, None, None], out=target)
-    if rectified:
+    if epilogue.rectified:
         np.maximum(target, 0, out=target)

@@ -7,7 +7,7 @@ from types import ModuleType
 from typing import NamedTuple
 
 from fastconv.algorithms import base
-from fastconv.algorithms.base import Algorithm, Packed
+from fastconv.algorithms.base import Algorithm, Epilogue, Packed
 from fastconv.geometry import ConvGeometry
 
 # Bytes of patches lowered at a time: with the band they come from, still within an L2 cache.
@@ -62,9 +62,10 @@ class Im2col(Algorithm):
         packed_weight = base.pack_grouped(weight, geometry, kernels, num_threads)
         return Packed(kernels, geometry, packed_weight, base.pack_bias(bias, geometry, kernels))
 
-    def run(self, x, packed: Packed, out, rectified: bool, workspace, num_threads: int) -> None:
+    def run(self, x, packed: Packed, out, epilogue: Epilogue, workspace, num_threads: int) -> None:
         blocking = _blocking(packed.geometry, num_threads, packed.kernels)
         packed.kernels.im2col(
             x, packed.weight, packed.bias, packed.geometry, blocking.bands, blocking.panel_pixels,
-            blocking.patch_pitch, base.DEPTH, rectified, out, workspace, blocking.per_thread, num_threads,
+            blocking.patch_pitch, base.DEPTH, epilogue.rectified, out, workspace, blocking.per_thread,
+            num_threads,
         )  # fmt: skip

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from fastconv.algorithms import base
-from fastconv.algorithms.base import Algorithm, Packed
+from fastconv.algorithms.base import Algorithm, Epilogue, Packed
 from fastconv.geometry import ConvGeometry
 
 
@@ -71,9 +71,9 @@ class Kn2col(Algorithm):
             kernels, geometry, base.pack_grouped(weight, geometry, kernels, num_threads), packed_bias
         )
 
-    def run(self, x, packed: Packed, out, rectified: bool, workspace, num_threads: int) -> None:
+    def run(self, x, packed: Packed, out, epilogue: Epilogue, workspace, num_threads: int) -> None:
         blocking = _blocking(packed.geometry, num_threads, packed.kernels)
         packed.kernels.kn2col(
             x, packed.weight, packed.bias, packed.geometry, blocking.bands, base.DEPTH,
-            x.strides[3] != x.itemsize, rectified, out, workspace, blocking.per_thread, num_threads,
+            x.strides[3] != x.itemsize, epilogue.rectified, out, workspace, blocking.per_thread, num_threads,
         )  # fmt: skip

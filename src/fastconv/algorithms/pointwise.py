@@ -7,7 +7,7 @@ from types import ModuleType
 import numpy as np
 
 from fastconv.algorithms import base
-from fastconv.algorithms.base import Packed
+from fastconv.algorithms.base import Epilogue, Packed
 from fastconv.geometry import ConvGeometry
 
 # With fewer pixels the last panel's empty columns cost more than a transposition.
@@ -47,10 +47,18 @@ def panels(packed: Packed, num_threads: int) -> np.ndarray:
     return packed.late[0]
 
 
-def run(x, packed: Packed, out, rectified: bool, workspace, per_thread: int, num_threads: int) -> None:
+def run(x, packed: Packed, out, epilogue: Epilogue, workspace, per_thread: int, num_threads: int) -> None:
     """Compute planar x (N, H, W, C_in) → planar out (N, H, W, C_out)."""
     planes = (image.transpose(0, 3, 1, 2).reshape(len(image), image.shape[3], -1) for image in (x, out))
     source, target = planes
     packed.kernels.pointwise(
-        source, packed.weight, packed.bias, base.DEPTH, rectified, target, workspace, per_thread, num_threads
+        source,
+        packed.weight,
+        packed.bias,
+        base.DEPTH,
+        epilogue.rectified,
+        target,
+        workspace,
+        per_thread,
+        num_threads,
     )

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from fastconv.algorithms import base
-from fastconv.algorithms.base import Algorithm, Packed
+from fastconv.algorithms.base import Algorithm, Epilogue, Packed
 from fastconv.geometry import ConvGeometry
 
 # Interpolation points ±a beside 0 and ∞, by their number of pairs. They are within 3 % of those that
@@ -266,7 +266,7 @@ class Winograd(Algorithm):
         kernels.pack_winograd(panels, *matrices, transformed, num_threads)
         return Packed(kernels, geometry, transformed, base.pack_bias(bias, geometry, kernels))
 
-    def run(self, x, packed: Packed, out, rectified: bool, workspace, num_threads: int) -> None:
+    def run(self, x, packed: Packed, out, epilogue: Epilogue, workspace, num_threads: int) -> None:
         geometry = packed.geometry
         blocking = _blocking(geometry, num_threads, packed.kernels)
         form = choose_form(geometry)
@@ -277,6 +277,6 @@ class Winograd(Algorithm):
         packed.kernels.winograd(
             x, packed.weight, packed.bias, geometry, (form.pairs, form.outputs), *coefficients,
             *_origins(geometry), blocking.bands, blocking.panel_parts, blocking.block,
-            blocking.pixel_pitch, form.depth, rectified, out, workspace,
+            blocking.pixel_pitch, form.depth, epilogue.rectified, out, workspace,
             blocking.per_thread, num_threads,
         )  # fmt: skip
