@@ -24,6 +24,7 @@ FLOORS = (
     "threads",
     "geometry",
     "algorithms",
+    "lowering",
     "plan",
     "functional",
     "comparison",

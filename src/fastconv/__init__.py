@@ -1,6 +1,6 @@
 """fastconv: convolution for CPUs, five algorithms behind one call, and layers that train.
 
-fc.conv2d, fc.plan_conv2d      compute a convolution; prepare one for many calls
+fc.conv1d/2d/3d, fc.plan_conv…  compute a convolution; prepare one for many calls
 fc.compare, fc.conv_matrix     see how it is computed
 fc.nn, fc.training             layers and models; losses, optimizers, the training loop
 fc.functional                  what layers are made of, gradients included
@@ -12,7 +12,17 @@ import importlib
 from fastconv import functional
 from fastconv.comparison import Comparison, compare
 from fastconv.environment import __version__, info
-from fastconv.functional import avg_pool2d, conv2d, conv_matrix, max_pool2d, plan_conv2d
+from fastconv.functional import (
+    avg_pool2d,
+    conv1d,
+    conv2d,
+    conv3d,
+    conv_matrix,
+    max_pool2d,
+    plan_conv1d,
+    plan_conv2d,
+    plan_conv3d,
+)
 from fastconv.plan import Plan
 from fastconv.threads import get_num_threads, set_num_threads
 
@@ -22,7 +32,9 @@ __all__ = [
     "__version__",
     "avg_pool2d",
     "compare",
+    "conv1d",
     "conv2d",
+    "conv3d",
     "conv_matrix",
     "count_parameters",
     "functional",
@@ -31,7 +43,9 @@ __all__ = [
     "load",
     "max_pool2d",
     "nn",
+    "plan_conv1d",
     "plan_conv2d",
+    "plan_conv3d",
     "receptive_field",
     "set_num_threads",
     "training",

@@ -13,7 +13,7 @@ import numpy as np
 from fastconv import checks
 
 _LAYOUTS = {1: "(N, C, W)", 2: "(N, C, H, W)", 3: "(N, C, D, H, W)"}
-_WEIGHTS = {
+WEIGHTS = {
     1: "(C_out, C_in/groups, k_w)",
     2: "(C_out, C_in/groups, k_h, k_w)",
     3: "(C_out, C_in/groups, k_d, k_h, k_w)",
@@ -172,7 +172,7 @@ def _is_plain(value: object) -> bool:
 def _create(input_shape, weight_shape, stride, padding, dilation, groups, dtype) -> ConvGeometry:
     rank = _spatial_rank(input_shape)
     input_shape = checks.shape("input_shape", input_shape, rank + 2, _LAYOUTS[rank])
-    weight_shape = checks.shape("weight", weight_shape, rank + 2, _WEIGHTS[rank])
+    weight_shape = checks.shape("weight", weight_shape, rank + 2, WEIGHTS[rank])
     dtype = checks.float_dtype("dtype", dtype)
     groups = checks.integer("groups", groups, 1)
     batch, in_channels, *input_size = input_shape

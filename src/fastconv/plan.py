@@ -8,13 +8,14 @@ from types import ModuleType
 
 import numpy as np
 
-from fastconv import checks, kernels, threads
+from fastconv import checks, kernels, lowering, threads
 from fastconv.algorithms import ALGORITHMS, choose
-from fastconv.algorithms.base import Epilogue, aligned_empty
+from fastconv.algorithms.base import Epilogue, Packed, aligned_empty
 from fastconv.geometry import ConvGeometry
 
 ACTIVATIONS = (None, "relu")
-LAYOUTS = ("NCHW", "NHWC")
+# By the number of spatial axes: channels first, channels last.
+LAYOUTS = {1: ("NCW", "NWC"), 2: ("NCHW", "NHWC"), 3: ("NCDHW", "NDHWC")}
 ALGORITHM_NAMES = ("auto", *ALGORITHMS, "fastest")
 # numpy.pad's names for the padding modes.
 PADDING_MODES = {"zeros": "constant", "reflect": "reflect", "replicate": "edge", "circular": "wrap"}
@@ -23,10 +24,10 @@ _fastest: dict[tuple, str] = {}
 
 
 class Plan:
-    """A prepared 2-D convolution; ``plan(x)`` computes it.
+    """A prepared convolution; ``plan(x)`` computes it.
 
-    Made by :func:`fastconv.plan_conv2d`. Calls may come from several threads at once: each takes scratch
-    memory of its own from the plan's, which is allocated once and kept.
+    Made by :func:`fastconv.plan_conv2d` and its 1-D and 3-D kin. Calls may come from several threads at
+    once: each takes scratch memory of its own from the plan's, which is allocated once and kept.
 
     Attributes
     ----------
@@ -45,30 +46,36 @@ class Plan:
 
     def __init__(
         self, geometry: ConvGeometry, weight: np.ndarray, bias: np.ndarray | None = None, *,
-        padding_mode: str = "zeros", activation: str | None = None, layout: str = "NCHW",
+        padding_mode: str = "zeros", activation: str | None = None, layout: str | None = None,
         algorithm: str = "auto", num_threads: int | None = None, rtol: float | None = None,
     ):  # fmt: skip
         checks.choice("padding_mode", padding_mode, tuple(PADDING_MODES))
         checks.choice("activation", activation, ACTIVATIONS)
-        checks.choice("layout", layout, LAYOUTS)
+        layouts = LAYOUTS[geometry.spatial_rank]
+        layout = layouts[0] if layout is None else layout
+        checks.choice("layout", layout, layouts)
         checks.choice("algorithm", algorithm, ALGORITHM_NAMES)
         if bias is not None and bias.shape != (geometry.out_channels,):
             raise ValueError(f"bias must have shape ({geometry.out_channels},), got {bias.shape}")
         self.geometry = geometry
         self.padding_mode, self.activation, self.layout = padding_mode, activation, layout
+        self._channels_first = layout == layouts[0]
         self.num_threads = threads.resolve(num_threads)
         self._inner = geometry if padding_mode == "zeros" else _padded(geometry, padding_mode)
         self._kernels = kernels.active()
-        self.algorithm, self.reason = _select(self._inner, algorithm, rtol, self.num_threads, self._kernels)
-        weight = weight.astype(geometry.dtype, copy=False)
-        self._packed = ALGORITHMS[self.algorithm].pack(
-            weight, bias, self._inner, self._kernels, self.num_threads
-        )
+        planar = lowering.planar(self._inner)
+        self.algorithm, self.reason = _select(planar, algorithm, rtol, self.num_threads, self._kernels)
+        # FFT cuts long rows into tiles of its own.
+        self._passes = lowering.passes(self._inner, self.algorithm != "fft")
+        self._geometries = tuple({part.geometry: None for part in self._passes})
+        self._bias = None if bias is None else bias.astype(geometry.dtype)
+        self._packed = self._pack(planar, weight.astype(geometry.dtype, copy=False), bias)
+        self._steps = tuple(map(self._step, self._passes))
         self._workspaces: list[np.ndarray] = []
 
     @property
     def packed_bytes(self) -> int:
-        return self._packed.nbytes
+        return sum(packed.nbytes for packed in self._packed)
 
     @property
     def workspace_bytes(self) -> int:
@@ -77,11 +84,11 @@ class Plan:
 
     @property
     def multiplications(self) -> int:
-        return ALGORITHMS[self.algorithm].multiplications(self._inner)
+        return sum(ALGORITHMS[self.algorithm].multiplications(part.geometry) for part in self._passes)
 
     @property
     def error_bound(self) -> float:
-        return ALGORITHMS[self.algorithm].error_bound(self._inner)
+        return ALGORITHMS[self.algorithm].error_bound(lowering.planar(self._inner))
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -138,14 +145,7 @@ class Plan:
         if accumulate or (out is not None and np.may_share_memory(x, out)):
             target = np.empty_like(result)
         rectified = self.activation == "relu"
-        workspace = self._take_workspace(count)
-        try:
-            ALGORITHMS[self.algorithm].run(
-                self._channels_last(x), self._packed, self._channels_last(target),
-                Epilogue(rectified and not accumulate), workspace.view(dtype), count,
-            )  # fmt: skip
-        finally:
-            self._workspaces.append(workspace)
+        self._run(self._channels_last(x), self._channels_last(target), rectified and not accumulate, count)
         if accumulate:
             result += target
             if rectified:
@@ -173,20 +173,63 @@ class Plan:
         return f"Plan({self.geometry}; {self.algorithm})"
 
     def _in_layout(self, nchw: tuple) -> tuple:
-        return nchw if self.layout == "NCHW" else (nchw[0], *nchw[2:], nchw[1])
+        return nchw if self._channels_first else (nchw[0], *nchw[2:], nchw[1])
 
     def _channels_last(self, array: np.ndarray) -> np.ndarray:
-        return array.transpose(0, 2, 3, 1) if self.layout == "NCHW" else array
+        return array.transpose(0, *range(2, array.ndim), 1) if self._channels_first else array
+
+    def _pack(self, planar: ConvGeometry, weight: np.ndarray, bias: np.ndarray | None) -> tuple[Packed, ...]:
+        """The weights of each depth of the kernel; the first has the bias, the others add none."""
+        slices = np.moveaxis(weight, 2, 0) if weight.ndim == 5 else [weight.reshape(planar.weight_shape)]
+        pack = ALGORITHMS[self.algorithm].pack
+        return tuple(
+            pack(np.ascontiguousarray(taps), None if depth else bias, planar, self._kernels, self.num_threads)
+            for depth, taps in enumerate(slices)
+        )
+
+    def _step(self, part: lowering.Pass) -> tuple[lowering.Pass, Packed, Epilogue]:
+        # The last has no bias where there are several.
+        bias = self._packed[0 if part.first else -1].bias
+        packed = self._packed[part.tap]._replace(geometry=part.geometry, bias=bias)
+        return part, packed, Epilogue(self.activation == "relu" and part.last, not part.first)
+
+    def _run(self, x: np.ndarray, out: np.ndarray, rectified: bool, num_threads: int) -> None:
+        """Compute x (N, *spatial, C_in) → out (N, *spatial, C_out), pass by pass."""
+        workspace = self._take_workspace(num_threads)
+        try:
+            for part, packed, epilogue in self._steps:
+                if not rectified:
+                    epilogue = Epilogue(False, epilogue.accumulate)
+                self._run_pass(part.read(x), packed, part.write(out), epilogue, workspace, num_threads)
+        finally:
+            self._workspaces.append(workspace)
+        for slices in lowering.untouched(self._inner):
+            out[:, slices] = 0 if self._bias is None else self._bias
+            if rectified:
+                np.maximum(out[:, slices], 0, out=out[:, slices])
+
+    def _run_pass(self, x, packed, out, epilogue, workspace, num_threads) -> None:
+        algorithm = ALGORITHMS[self.algorithm]
+        if not epilogue.accumulate:
+            algorithm.run(x, packed, out, epilogue, workspace.view(out.dtype), num_threads)
+            return
+        more = np.empty_like(out)
+        algorithm.run(x, packed, more, Epilogue(), workspace.view(out.dtype), num_threads)
+        out += more
+        if epilogue.rectified:
+            np.maximum(out, 0, out=out)
 
     def _new_output(self, x: np.ndarray) -> np.ndarray:
         shape, dtype = self.geometry.output_shape, self.geometry.dtype
-        if self.layout == "NHWC" or (not x.flags.c_contiguous and x.strides[1] == x.itemsize):
+        first = self._channels_first
+        if not first or (not x.flags.c_contiguous and x.strides[1] == x.itemsize):
             channels_last = np.empty((shape[0], *shape[2:], shape[1]), dtype)
-            return channels_last if self.layout == "NHWC" else channels_last.transpose(0, 3, 1, 2)
+            return np.moveaxis(channels_last, -1, 1) if first else channels_last
         return np.empty(shape, dtype)
 
     def _workspace_bytes(self, num_threads: int) -> int:
-        return ALGORITHMS[self.algorithm].workspace_bytes(self._inner, num_threads, self._kernels)
+        needed = ALGORITHMS[self.algorithm].workspace_bytes
+        return max((needed(geometry, num_threads, self._kernels) for geometry in self._geometries), default=0)
 
     def _take_workspace(self, num_threads: int) -> np.ndarray:
         # list.pop and list.append are atomic: concurrent calls never share a workspace. FFT takes and frees

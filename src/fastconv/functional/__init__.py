@@ -1,7 +1,16 @@
 """Functions on arrays: ndarray in, ndarray out, no state."""
 
 from fastconv.functional.activation import log_softmax, relu, relu_grad, softmax, softmax_grad
-from fastconv.functional.convolution import conv2d, conv2d_input_grad, conv2d_weight_grad, plan_conv2d
+from fastconv.functional.convolution import (
+    conv1d,
+    conv2d,
+    conv2d_input_grad,
+    conv2d_weight_grad,
+    conv3d,
+    plan_conv1d,
+    plan_conv2d,
+    plan_conv3d,
+)
 from fastconv.functional.linear import linear, linear_input_grad, linear_weight_grad
 from fastconv.functional.matrix import conv_matrix
 from fastconv.functional.normalization import (
@@ -25,9 +34,11 @@ __all__ = [
     "batch_norm_grad",
     "batch_norm_training",
     "batch_norm_training_grad",
+    "conv1d",
     "conv2d",
     "conv2d_input_grad",
     "conv2d_weight_grad",
+    "conv3d",
     "conv_matrix",
     "global_avg_pool2d",
     "linear",
@@ -36,7 +47,9 @@ __all__ = [
     "log_softmax",
     "max_pool2d",
     "max_pool2d_grad",
+    "plan_conv1d",
     "plan_conv2d",
+    "plan_conv3d",
     "relu",
     "relu_grad",
     "softmax",

@@ -1,4 +1,4 @@
-"""2-D convolution and its gradients: ndarray in, ndarray out."""
+"""Convolution in 1-D, 2-D and 3-D, and its gradients: ndarray in, ndarray out."""
 
 from __future__ import annotations
 
@@ -6,17 +6,50 @@ import numpy as np
 
 from fastconv import checks, kernels, threads
 from fastconv.algorithms.base import aligned_empty, panel_width, round_up
-from fastconv.geometry import ConvGeometry
-from fastconv.plan import Plan
+from fastconv.geometry import WEIGHTS, ConvGeometry
+from fastconv.plan import LAYOUTS, Plan
 
 # Output pixels the weight gradient lowers at a time, and the parts a batch's gradients are summed in.
 _GRAD_PIXELS = 256
 _GRAD_PARTS = 4
 
 
+def conv1d(
+    x, weight, bias=None, *, stride=1, padding=0, dilation=1, groups=1, padding_mode="zeros",
+    activation=None, layout="NCW", algorithm="auto", num_threads=None, out=None, rtol=None,
+) -> np.ndarray:  # fmt: skip
+    """One-dimensional convolution: an image of one row, by the same algorithms.
+
+    .. math:: y[n, m, j] = b[m] + \\sum_{c, v} x[n, c, j s + v d - p] w[m, c, v]
+
+    Parameters
+    ----------
+    x : array (N, C_in, W), or (N, W, C_in) with ``layout="NWC"``
+    weight : array (C_out, C_in/groups, k_w)
+    bias : array (C_out,), optional
+    stride, padding, dilation, groups, padding_mode, activation, algorithm, num_threads, out, rtol
+        As for :func:`conv2d`, with one spatial axis.
+    layout : {"NCW", "NWC"}
+
+    Returns
+    -------
+    ndarray (N, C_out, W_out), or (N, W_out, C_out)
+
+    Raises
+    ------
+    TypeError, ValueError
+        As :func:`conv2d`.
+    """
+    return _convolve(
+        1, x, weight, bias, out, stride=stride, padding=padding, dilation=dilation, groups=groups,
+        padding_mode=padding_mode, activation=activation, layout=layout, algorithm=algorithm,
+        num_threads=num_threads, rtol=rtol,
+    )  # fmt: skip
+
+
 def conv2d(
-    x, weight, bias=None, *, stride=1, padding=0, dilation=1, groups=1, padding_mode="zeros", activation=None,
-    layout="NCHW", algorithm="auto", num_threads=None, out=None, rtol=None,
+    x, weight, bias=None, *, stride=1, padding=0, dilation=1, groups=1, padding_mode="zeros",
+    activation=None, layout="NCHW", algorithm="auto", num_threads=None, out=None, rtol=None,
 ) -> np.ndarray:  # fmt: skip
     """Two-dimensional convolution (cross-correlation, as CNNs have it).
 
@@ -67,14 +100,57 @@ def conv2d(
     >>> fc.conv2d(np.ones((1, 3, 8, 8), np.float32), np.ones((4, 3, 3, 3), np.float32), padding="same").shape
     (1, 4, 8, 8)
     """
-    x = checks.float_array("x", x, 4, "(N, H, W, C)" if layout == "NHWC" else "(N, C, H, W)")
-    dtype = checks.float_dtype("x", x.dtype)
-    plan = plan_conv2d(
-        x.shape, weight, bias, stride=stride, padding=padding, dilation=dilation, groups=groups,
+    return _convolve(
+        2, x, weight, bias, out, stride=stride, padding=padding, dilation=dilation, groups=groups,
         padding_mode=padding_mode, activation=activation, layout=layout, algorithm=algorithm,
-        num_threads=num_threads, rtol=rtol, dtype=dtype,
+        num_threads=num_threads, rtol=rtol,
     )  # fmt: skip
-    return plan(x.astype(plan.geometry.dtype, order="K", copy=False), out=out)
+
+
+def conv3d(
+    x, weight, bias=None, *, stride=1, padding=0, dilation=1, groups=1, padding_mode="zeros",
+    activation=None, layout="NCDHW", algorithm="auto", num_threads=None, out=None, rtol=None,
+) -> np.ndarray:  # fmt: skip
+    """Three-dimensional convolution: 2-D convolutions of depth slices, summed over the kernel's depth.
+
+    .. math:: y[n, m, h, i, j] = b[m] + \\sum_{c, t, u, v}
+              x[n, c, h s + t d - p, i s + u d - p, j s + v d - p] w[m, c, t, u, v]
+
+    Parameters
+    ----------
+    x : array (N, C_in, D, H, W), or (N, D, H, W, C_in) with ``layout="NDHWC"``
+    weight : array (C_out, C_in/groups, k_d, k_h, k_w)
+    bias : array (C_out,), optional
+    stride, padding, dilation, groups, padding_mode, activation, algorithm, num_threads, out, rtol
+        As for :func:`conv2d`, with three spatial axes.
+    layout : {"NCDHW", "NDHWC"}
+
+    Returns
+    -------
+    ndarray (N, C_out, D_out, H_out, W_out), or (N, D_out, H_out, W_out, C_out)
+
+    Raises
+    ------
+    TypeError, ValueError
+        As :func:`conv2d`.
+    """
+    return _convolve(
+        3, x, weight, bias, out, stride=stride, padding=padding, dilation=dilation, groups=groups,
+        padding_mode=padding_mode, activation=activation, layout=layout, algorithm=algorithm,
+        num_threads=num_threads, rtol=rtol,
+    )  # fmt: skip
+
+
+def plan_conv1d(
+    input_shape, weight, bias=None, *, stride=1, padding=0, dilation=1, groups=1, padding_mode="zeros",
+    activation=None, layout="NCW", algorithm="auto", num_threads=None, rtol=None, dtype=None,
+) -> Plan:  # fmt: skip
+    """Prepare a :func:`conv1d`; as :func:`plan_conv2d`, with ``input_shape`` (N, C_in, W) or (N, W, C_in)."""
+    return _plan(
+        1, input_shape, weight, bias, dtype, stride=stride, padding=padding, dilation=dilation, groups=groups,
+        padding_mode=padding_mode, activation=activation, layout=layout, algorithm=algorithm,
+        num_threads=num_threads, rtol=rtol,
+    )  # fmt: skip
 
 
 def plan_conv2d(
@@ -102,21 +178,52 @@ def plan_conv2d(
     TypeError, ValueError
         As :func:`conv2d`.
     """
-    weight = checks.float_array("weight", weight, 4, "(C_out, C_in/groups, k_h, k_w)")
+    return _plan(
+        2, input_shape, weight, bias, dtype, stride=stride, padding=padding, dilation=dilation, groups=groups,
+        padding_mode=padding_mode, activation=activation, layout=layout, algorithm=algorithm,
+        num_threads=num_threads, rtol=rtol,
+    )  # fmt: skip
+
+
+def plan_conv3d(
+    input_shape, weight, bias=None, *, stride=1, padding=0, dilation=1, groups=1, padding_mode="zeros",
+    activation=None, layout="NCDHW", algorithm="auto", num_threads=None, rtol=None, dtype=None,
+) -> Plan:  # fmt: skip
+    """Prepare a :func:`conv3d`; as :func:`plan_conv2d`, with ``input_shape`` (N, C_in, D, H, W) or
+    (N, D, H, W, C_in).
+    """
+    return _plan(
+        3, input_shape, weight, bias, dtype, stride=stride, padding=padding, dilation=dilation, groups=groups,
+        padding_mode=padding_mode, activation=activation, layout=layout, algorithm=algorithm,
+        num_threads=num_threads, rtol=rtol,
+    )  # fmt: skip
+
+
+def _convolve(rank, x, weight, bias, out, *, layout, **options) -> np.ndarray:
+    """One call: a plan for this ``x`` alone."""
+    checks.choice("layout", layout, LAYOUTS[rank])
+    x = checks.float_array("x", x, rank + 2, f"({', '.join(layout)})")
+    plan = _plan(rank, x.shape, weight, bias, checks.float_dtype("x", x.dtype), layout=layout, **options)
+    return plan(x.astype(plan.geometry.dtype, order="K", copy=False), out=out)
+
+
+def _plan(
+    rank, input_shape, weight, bias, dtype, *, stride, padding, dilation, groups, layout, **options
+) -> Plan:
+    weight = checks.float_array("weight", weight, rank + 2, WEIGHTS[rank])
     bias = None if bias is None else checks.float_array("bias", bias, 1, "(C_out,)")
     given = [array.dtype for array in (weight, bias) if array is not None]
     if dtype is not None:
         given.append(checks.float_dtype("dtype", dtype))
-    checks.choice("layout", layout, ("NCHW", "NHWC"))
-    shape = checks.shape("input_shape", input_shape, 4, f"({', '.join(layout)})")
+    checks.choice("layout", layout, LAYOUTS[rank])
+    shape = checks.shape("input_shape", input_shape, rank + 2, f"({', '.join(layout)})")
+    if layout != LAYOUTS[rank][0]:
+        shape = (shape[0], shape[-1], *shape[1:-1])
     geometry = ConvGeometry.create(
-        shape if layout == "NCHW" else (shape[0], shape[3], shape[1], shape[2]), weight.shape, stride=stride,
-        padding=padding, dilation=dilation, groups=groups, dtype=np.result_type(np.float32, *given),
+        shape, weight.shape, stride=stride, padding=padding, dilation=dilation, groups=groups,
+        dtype=np.result_type(np.float32, *given),
     )  # fmt: skip
-    return Plan(
-        geometry, weight, bias, padding_mode=padding_mode, activation=activation, layout=layout,
-        algorithm=algorithm, num_threads=num_threads, rtol=rtol,
-    )  # fmt: skip
+    return Plan(geometry, weight, bias, layout=layout, **options)
 
 
 def conv2d_input_grad(

@@ -1,0 +1,206 @@
+"""Convolutions of one, two or three spatial axes as 2-D convolutions, which is what the algorithms compute.
+
+1-D   an image of one row. A row too long for the cache is cut into segments, the inner ones a batch whose
+      images overlap by the kernel's reach.
+2-D   itself.
+3-D   for each depth of the kernel, 2-D convolutions of the depth slices it meets (the batch), added to the
+      outputs: y[d] = Σ_i conv2d(x[d·s + i·dilation − p], w[:, :, i]). Slices of padding are left out.
+
+No input is copied, and nothing depends on the number of threads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+
+from fastconv.algorithms.base import BAND_BYTES, ceil_div
+from fastconv.geometry import ConvGeometry
+
+# Bytes of a segment's input or of the output slices computed together: the part of an L2 cache a band has.
+_PART_BYTES = BAND_BYTES
+# Outputs a segment has at least, so that every segment is computed in the same form of its algorithm.
+_SHORTEST = 256
+
+
+class Pass(NamedTuple):
+    """One 2-D convolution: a part of the input, with one slice of the weight, to a part of the output.
+
+    Attributes
+    ----------
+    geometry : ConvGeometry
+        Of two spatial axes.
+    tap : int
+        Depth of the kernel whose slice of the weight to use; 0 but in 3-D.
+    source, target : tuple of slice
+        The parts of an input (N, *spatial, C_in) and of an output (N, *spatial, C_out).
+    step : int
+        Input pixels from one image of the batch to the next, where they are segments of one row; else 0.
+    first, last : bool
+        Whether this is the first and the last contribution to these outputs.
+    """
+
+    geometry: ConvGeometry
+    tap: int = 0
+    source: tuple[slice, ...] = ()
+    target: tuple[slice, ...] = ()
+    step: int = 0
+    first: bool = True
+    last: bool = True
+
+    def read(self, x: np.ndarray) -> np.ndarray:
+        """The input of this pass, (batch, H, W, C_in), as a view of x (N, *spatial, C_in)."""
+        return self._images(x[self.source], self.step, self.geometry.input_size[1])
+
+    def write(self, out: np.ndarray) -> np.ndarray:
+        """The output of this pass, (batch, H_out, W_out, C_out), as a view of out (N, *spatial, C_out)."""
+        columns = self.geometry.output_size[1]
+        return self._images(out[self.target], columns if self.step else 0, columns)
+
+    def _images(self, part: np.ndarray, step: int, columns: int) -> np.ndarray:
+        if step:
+            _, pixel, channel = part.strides
+            shape = (self.geometry.batch, 1, columns, part.shape[2])
+            return np.lib.stride_tricks.as_strided(part, shape, (step * pixel, 0, pixel, channel))
+        return part[:, None] if part.ndim == 3 else part[0] if part.ndim == 5 else part
+
+
+def planar(geometry: ConvGeometry) -> ConvGeometry:
+    """The 2-D problem that stands for ``geometry`` where an algorithm is chosen and weights are packed."""
+    if geometry.spatial_rank == 1:
+        return replace(
+            geometry,
+            input_size=(1, *geometry.input_size),
+            kernel_size=(1, *geometry.kernel_size),
+            stride=(1, *geometry.stride),
+            dilation=(1, *geometry.dilation),
+            padding=((0, 0), *geometry.padding),
+        )
+    if geometry.spatial_rank == 3:
+        return replace(
+            geometry,
+            batch=geometry.batch * geometry.output_size[0],
+            input_size=geometry.input_size[1:],
+            kernel_size=geometry.kernel_size[1:],
+            stride=geometry.stride[1:],
+            dilation=geometry.dilation[1:],
+            padding=geometry.padding[1:],
+        )
+    return geometry
+
+
+@lru_cache(maxsize=1024)
+def passes(geometry: ConvGeometry, segmented: bool = True) -> tuple[Pass, ...]:
+    """The 2-D convolutions a problem consists of, in order.
+
+    Outputs that no pass writes lie in the padding of a 3-D problem: they are the bias alone.
+
+    Parameters
+    ----------
+    geometry : ConvGeometry
+        Of one to three spatial axes.
+    segmented : bool, default True
+        Whether long rows may be cut; not where an algorithm cuts them itself.
+    """
+    if geometry.spatial_rank == 1 and segmented:
+        return tuple(_segments(geometry)) or (Pass(planar(geometry)),)
+    if geometry.spatial_rank == 3:
+        return tuple(_slices(geometry))
+    return (Pass(planar(geometry)),)
+
+
+def _segments(geometry: ConvGeometry) -> Iterator[Pass]:
+    """Cut every row into segments of equal length; none where it is short or its padding is long."""
+    (size,), (outputs,), (stride,) = geometry.input_size, geometry.output_size, geometry.stride
+    ((low, high),) = geometry.padding
+    reach = geometry.dilation[0] * (geometry.kernel_size[0] - 1)
+    pixel_bytes = geometry.in_channels * geometry.dtype.itemsize
+    count = size * pixel_bytes // _PART_BYTES
+    if count < 2:
+        return
+    length = ceil_div(outputs, count)
+    # The last segment is at most `count` outputs shorter, so each meets the image.
+    if length < max(4 * count, _SHORTEST) or max(low, high, reach) > length * stride // 2:
+        return
+    if reach == 0 and (low or high):
+        return  # the padded ends of a 1×1 kernel's row would want another form than its middle
+    flat = planar(geometry)
+    for image in range(geometry.batch):
+        start = 0
+        while start < outputs:
+            begin = start * stride - low
+            # Those from here on that lie inside the image, ends included; at least this one.
+            inside = (size - begin - reach - 1) // stride + 1
+            batch = max(1, min(inside, outputs - start) // length if begin >= 0 else 1)
+            run = min(length, outputs - start)
+            end = begin + (run - 1) * stride + reach + 1
+            pads = (max(0, -begin), max(0, end - size))
+            segment = replace(
+                flat,
+                batch=batch,
+                input_size=(1, end - begin - sum(pads)),
+                padding=((0, 0), pads),
+            )
+            one = slice(image, image + 1)
+            yield Pass(
+                segment,
+                source=(one, slice(begin + pads[0], None)),
+                target=(one, slice(start, None)),
+                step=length * stride,
+            )
+            start += batch * run
+
+
+def _slices(geometry: ConvGeometry) -> Iterator[Pass]:
+    """For runs of output slices that meet the same depths of the kernel, one pass a depth."""
+    flat = planar(geometry)
+    out_bytes = geometry.output_bytes // max(1, geometry.batch * geometry.output_size[0])
+    most = max(1, 2 * _PART_BYTES // max(1, out_bytes))
+    stride, dilation, (low, _) = geometry.stride[0], geometry.dilation[0], geometry.padding[0]
+    for image in range(geometry.batch):
+        one = slice(image, image + 1)
+        for start, stop, taps in _runs(geometry, most):
+            for tap in taps:
+                begin = start * stride + tap * dilation - low
+                end = begin + (stop - start - 1) * stride + 1
+                yield Pass(
+                    replace(flat, batch=stop - start),
+                    tap,
+                    (one, slice(begin, end, stride)),
+                    (one, slice(start, stop)),
+                    first=tap == taps[0],
+                    last=tap == taps[-1],
+                )
+
+
+def untouched(geometry: ConvGeometry) -> tuple[slice, ...]:
+    """The output slices of a 3-D problem that see nothing but padding."""
+    if geometry.spatial_rank != 3:
+        return ()
+    met = _depths_met(geometry)
+    return tuple(slice(out, out + 1) for out in range(len(met)) if not met[out])
+
+
+def _depths_met(geometry: ConvGeometry) -> list[tuple[int, ...]]:
+    """For each output slice the depths of the kernel that meet the image."""
+    (size, *_), (stride, *_), (dilation, *_) = geometry.input_size, geometry.stride, geometry.dilation
+    (low, _), taps = geometry.padding[0], range(geometry.kernel_size[0])
+    return [
+        tuple(tap for tap in taps if 0 <= out * stride + tap * dilation - low < size)
+        for out in range(geometry.output_size[0])
+    ]
+
+
+def _runs(geometry: ConvGeometry, most: int) -> Iterator[tuple[int, int, tuple[int, ...]]]:
+    """(start, stop, depths of the kernel that meet the image) for at most ``most`` output slices each."""
+    met = _depths_met(geometry)
+    start = 0
+    for out in range(1, len(met) + 1):
+        if out == len(met) or met[out] != met[start] or out - start == most:
+            if met[start]:
+                yield start, out, met[start]
+            start = out
