@@ -1,7 +1,7 @@
 """Convolution and its gradients in float64, one kernel tap at a time: slow, and plain enough to believe.
 
 With strides s, dilations d and padding (low, high), tap (a, b) of output pixel (i, j) reads the padded
-input at (i·s_h + a·d_h, j·s_w + b·d_w).
+input at (i·s_h + a·d_h, j·s_w + b·d_w); so in one and three spatial axes.
 """
 
 from __future__ import annotations
@@ -46,18 +46,21 @@ def output_size(input_size, kernel_size, stride, padding, dilation):
 
 def _taps(kernel_size, output_size, stride, dilation):
     """For every kernel tap: its index and the window of the padded input that it meets."""
-    for a in range(kernel_size[0]):
-        for b in range(kernel_size[1]):
-            top, left = a * dilation[0], b * dilation[1]
-            rows = slice(top, top + (output_size[0] - 1) * stride[0] + 1, stride[0])
-            columns = slice(left, left + (output_size[1] - 1) * stride[1] + 1, stride[1])
-            yield (a, b), (..., rows, columns)
+    for tap in np.ndindex(*kernel_size):
+        starts = [t * d for t, d in zip(tap, dilation, strict=True)]
+        ends = [a + (n - 1) * s + 1 for a, n, s in zip(starts, output_size, stride, strict=True)]
+        yield (..., *tap), (..., *map(slice, starts, ends, stride))
 
 
 def _groups(array, axis, groups):
     """array with its channel axis split into (groups, channels of one group), in float64."""
     shape = (*array.shape[:axis], groups, array.shape[axis] // groups, *array.shape[axis + 1 :])
     return np.asarray(array, np.float64).reshape(shape)
+
+
+def _flat(array):
+    """(N, groups, C, pixels)"""
+    return array.reshape(*array.shape[:3], -1)
 
 
 def conv2d(
@@ -78,11 +81,11 @@ def conv2d(
     image = _groups(pad_image(x, padding, padding_mode), 1, groups)
     taps = _groups(weight, 0, groups)
     y = np.zeros((x.shape[0], groups, taps.shape[1], *size))
-    for (a, b), window in _taps(kernel_size, size, stride, dilation):
-        y += np.einsum("ngchw,gmc->ngmhw", image[window], taps[..., a, b], optimize=True)
+    for tap, window in _taps(kernel_size, size, stride, dilation):
+        y += np.einsum("ngc...,gmc->ngm...", image[window], taps[tap], optimize=True)
     y = y.reshape(x.shape[0], weight.shape[0], *size)
     if bias is not None:
-        y = y + np.asarray(bias, np.float64)[:, None, None]
+        y = y + np.asarray(bias, np.float64).reshape(-1, *[1] * len(size))
     return np.where(y < 0, 0.0, y) if relu else y
 
 
@@ -90,15 +93,15 @@ def conv2d_input_grad(
     grad_output, weight, input_shape, *, stride=(1, 1), padding=((0, 0), (0, 0)), dilation=(1, 1), groups=1
 ):
     """The gradient of sum(y·grad_output) for x: every tap scatters back to where it read."""
-    (top, bottom), (left, right) = padding
-    batch, channels, height, width = input_shape
+    batch, channels, *size = input_shape
+    padded_size = [low + n + high for n, (low, high) in zip(size, padding, strict=True)]
     taps = _groups(weight, 0, groups)
     grad = _groups(grad_output, 1, groups)
-    padded = np.zeros((batch, groups, channels // groups, height + top + bottom, width + left + right))
-    for (a, b), window in _taps(weight.shape[2:], grad_output.shape[2:], stride, dilation):
-        padded[window] += np.einsum("ngmhw,gmc->ngchw", grad, taps[..., a, b], optimize=True)
-    inner = padded[..., top : top + height, left : left + width]
-    return inner.reshape(input_shape)
+    padded = np.zeros((batch, groups, channels // groups, *padded_size))
+    for tap, window in _taps(weight.shape[2:], grad_output.shape[2:], stride, dilation):
+        padded[window] += np.einsum("ngm...,gmc->ngc...", grad, taps[tap], optimize=True)
+    inner = tuple(slice(low, low + n) for n, (low, _) in zip(size, padding, strict=True))
+    return padded[..., *inner].reshape(input_shape)
 
 
 def conv2d_weight_grad(
@@ -108,6 +111,6 @@ def conv2d_weight_grad(
     image = _groups(pad_image(x, padding), 1, groups)
     grad = _groups(grad_output, 1, groups)
     result = np.zeros((groups, weight_shape[0] // groups, *weight_shape[1:]))
-    for (a, b), window in _taps(weight_shape[2:], grad_output.shape[2:], stride, dilation):
-        result[..., a, b] = np.einsum("ngmhw,ngchw->gmc", grad, image[window], optimize=True)
+    for tap, window in _taps(weight_shape[2:], grad_output.shape[2:], stride, dilation):
+        result[tap] = np.einsum("ngmp,ngcp->gmc", _flat(grad), _flat(image[window]), optimize=True)
     return result.reshape(weight_shape)

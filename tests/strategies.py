@@ -17,11 +17,11 @@ MULTIPLICATIONS = 3_000_000
 class Case:
     """One convolution problem and the seed of its data; repr() is enough to reproduce it."""
 
-    x_shape: tuple[int, int, int, int]
-    weight_shape: tuple[int, int, int, int]
-    stride: tuple[int, int] = (1, 1)
-    padding: tuple[tuple[int, int], tuple[int, int]] = ((0, 0), (0, 0))
-    dilation: tuple[int, int] = (1, 1)
+    x_shape: tuple[int, ...]
+    weight_shape: tuple[int, ...]
+    stride: tuple[int, ...] = (1, 1)
+    padding: tuple[tuple[int, int], ...] = ((0, 0), (0, 0))
+    dilation: tuple[int, ...] = (1, 1)
     groups: int = 1
     seed: int = 0
 
@@ -93,6 +93,34 @@ def cases(draw, kernel_size=None, stride=None, dilation=None, channels=None, lar
         size[axis] = draw(st.integers(smallest, max(smallest, min(limit, affordable))))
     return Case(
         x_shape=(batch, in_channels, *size),
+        weight_shape=(out_channels, in_channels // groups, *kernel),
+        stride=step,
+        padding=padding,
+        dilation=spread,
+        groups=groups,
+        seed=draw(st.integers(0, 2**32 - 1)),
+    )
+
+
+@st.composite
+def ranked_cases(draw, rank):
+    """A valid problem of any number of spatial axes, small along each."""
+    in_channels, out_channels, groups = draw(channel_counts())
+    kernel, step, spread = (
+        draw(st.tuples(*[values] * rank))
+        for values in (st.integers(1, 5), st.integers(1, 3), st.integers(1, 3))
+    )
+    padding = draw(st.tuples(*[st.tuples(st.integers(0, 4), st.integers(0, 4))] * rank))
+    cost = out_channels * (in_channels // groups) * math.prod(kernel)
+    size = []
+    # The last axis first: its vector tails matter more than the number of rows or slices.
+    for k, s, d, pads in reversed(tuple(zip(kernel, step, spread, padding, strict=True))):
+        smallest = max(1, d * (k - 1) + 1 - sum(pads))
+        affordable = s * MULTIPLICATIONS // cost // 3
+        size.insert(0, draw(st.integers(smallest, max(smallest, min(30 // rank, affordable)))))
+        cost *= (size[0] + sum(pads) - d * (k - 1) - 1) // s + 1
+    return Case(
+        x_shape=(draw(st.integers(1, 2)), in_channels, *size),
         weight_shape=(out_channels, in_channels // groups, *kernel),
         stride=step,
         padding=padding,
