@@ -142,15 +142,10 @@ class Plan:
             )
         x = checks.kernel_ready(x, dtype)
         target = result
-        if accumulate or (out is not None and np.may_share_memory(x, out)):
-            target = np.empty_like(result)
-        rectified = self.activation == "relu"
-        self._run(self._channels_last(x), self._channels_last(target), rectified and not accumulate, count)
-        if accumulate:
-            result += target
-            if rectified:
-                np.maximum(result, 0, out=result)
-        elif target is not result:
+        if out is not None and np.may_share_memory(x, out):
+            target = result.copy(order="K") if accumulate else np.empty_like(result)
+        self._run(self._channels_last(x), self._channels_last(target), accumulate, count)
+        if target is not result:
             result[...] = target
         return result
 
@@ -193,24 +188,25 @@ class Plan:
         packed = self._packed[part.tap]._replace(geometry=part.geometry, bias=bias)
         return part, packed, Epilogue(self.activation == "relu" and part.last, not part.first)
 
-    def _run(self, x: np.ndarray, out: np.ndarray, rectified: bool, num_threads: int) -> None:
+    def _run(self, x: np.ndarray, out: np.ndarray, accumulate: bool, num_threads: int) -> None:
         """Compute x (N, *spatial, C_in) → out (N, *spatial, C_out), pass by pass."""
         workspace = self._take_workspace(num_threads)
         try:
             for part, packed, epilogue in self._steps:
-                if not rectified:
-                    epilogue = Epilogue(False, epilogue.accumulate)
+                if accumulate:
+                    epilogue = Epilogue(epilogue.rectified, True)
                 self._run_pass(part.read(x), packed, part.write(out), epilogue, workspace, num_threads)
         finally:
             self._workspaces.append(workspace)
         for slices in lowering.untouched(self._inner):
-            out[:, slices] = 0 if self._bias is None else self._bias
-            if rectified:
+            bias = 0 if self._bias is None else self._bias
+            np.add(out[:, slices] if accumulate else 0, bias, out=out[:, slices])
+            if self.activation == "relu":
                 np.maximum(out[:, slices], 0, out=out[:, slices])
 
     def _run_pass(self, x, packed, out, epilogue, workspace, num_threads) -> None:
         algorithm = ALGORITHMS[self.algorithm]
-        if not epilogue.accumulate:
+        if not epilogue.accumulate or algorithm.accumulates(packed):
             algorithm.run(x, packed, out, epilogue, workspace.view(out.dtype), num_threads)
             return
         more = np.empty_like(out)

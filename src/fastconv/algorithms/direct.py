@@ -100,6 +100,9 @@ class Direct(Algorithm):
         packed_weight = base.pack_grouped(weight, geometry, kernels, num_threads)
         return Packed(kernels, geometry, packed_weight, base.pack_bias(bias, geometry, kernels))
 
+    def accumulates(self, packed: Packed) -> bool:
+        return not depthwise.fits(packed.geometry, packed.kernels)
+
     def run(self, x, packed: Packed, out, epilogue: Epilogue, workspace, num_threads: int) -> None:
         geometry, kernels = packed.geometry, packed.kernels
         if depthwise.fits(geometry, kernels):
@@ -120,6 +123,6 @@ class Direct(Algorithm):
             row_pitch, pixel_pitch = x.strides[1] // x.itemsize, x.strides[2] // x.itemsize
         kernels.direct(
             x, weight, packed.bias, geometry, *segments(geometry, row_pitch, pixel_pitch),
-            blocking.bands, blocking.panel_parts, copy_band, epilogue.rectified, out, workspace,
+            blocking.bands, blocking.panel_parts, copy_band, *epilogue, out, workspace,
             blocking.per_thread, num_threads,
         )  # fmt: skip

@@ -62,10 +62,12 @@ class Im2col(Algorithm):
         packed_weight = base.pack_grouped(weight, geometry, kernels, num_threads)
         return Packed(kernels, geometry, packed_weight, base.pack_bias(bias, geometry, kernels))
 
+    def accumulates(self, packed: Packed) -> bool:
+        return True
+
     def run(self, x, packed: Packed, out, epilogue: Epilogue, workspace, num_threads: int) -> None:
         blocking = _blocking(packed.geometry, num_threads, packed.kernels)
         packed.kernels.im2col(
             x, packed.weight, packed.bias, packed.geometry, blocking.bands, blocking.panel_pixels,
-            blocking.patch_pitch, base.DEPTH, epilogue.rectified, out, workspace, blocking.per_thread,
-            num_threads,
+            blocking.patch_pitch, base.DEPTH, *epilogue, out, workspace, blocking.per_thread, num_threads,
         )  # fmt: skip

@@ -71,9 +71,12 @@ class Kn2col(Algorithm):
             kernels, geometry, base.pack_grouped(weight, geometry, kernels, num_threads), packed_bias
         )
 
+    def accumulates(self, packed: Packed) -> bool:
+        return True
+
     def run(self, x, packed: Packed, out, epilogue: Epilogue, workspace, num_threads: int) -> None:
         blocking = _blocking(packed.geometry, num_threads, packed.kernels)
         packed.kernels.kn2col(
             x, packed.weight, packed.bias, packed.geometry, blocking.bands, base.DEPTH,
-            x.strides[3] != x.itemsize, epilogue.rectified, out, workspace, blocking.per_thread, num_threads,
+            x.strides[3] != x.itemsize, *epilogue, out, workspace, blocking.per_thread, num_threads,
         )  # fmt: skip

@@ -127,7 +127,7 @@ cdef inline void gemm_rows(
     for t in range(tiles):
         first = share(rows, tiles, t)
         count = share(rows, tiles, t + 1) - first
-        tile_bias = bias + first if start == START_ROW_BIAS else bias
+        tile_bias = bias + first if start & START_ROW_BIAS else bias
         if real is float:
             gemm_tile_f32(count, columns, a + first * a_stride, a_stride, segments, offset, length, b,
                           b_stride, c + first * c_stride, c_stride, start, tile_bias, rectified)

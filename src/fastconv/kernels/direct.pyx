@@ -12,14 +12,16 @@ cdef void direct_band(
     const Problem *problem, const real *band, Py_ssize_t row_pitch, Py_ssize_t pixel_pitch,
     const Py_ssize_t *offset, const Py_ssize_t *length, const Py_ssize_t *chunk, Py_ssize_t chunks,
     const real *packed, Py_ssize_t reduction, Py_ssize_t panels, Py_ssize_t first_panel,
-    Py_ssize_t last_panel, const real *bias, bint rectified, real *out, const Py_ssize_t *out_stride,
-    Py_ssize_t rows, Py_ssize_t columns, real *scratch
+    Py_ssize_t last_panel, const real *bias, bint rectified, bint accumulate, real *out,
+    const Py_ssize_t *out_stride, Py_ssize_t rows, Py_ssize_t columns, real *scratch
 ) noexcept nogil:
     """All groups and the given panels for `rows` output rows; `scratch` holds rows · columns · PANEL."""
     cdef Py_ssize_t width = panel_width(packed), g, p, q, y, count, depth, runs = rows, run = columns
     cdef bint in_place = out_stride[2] == 1
     cdef Py_ssize_t c_row = out_stride[0] if in_place else columns * width
     cdef Py_ssize_t c_pixel = out_stride[1] if in_place else width
+    cdef int start = START_BIAS | START_OUTPUT if accumulate else START_BIAS
+    cdef real *target
     cdef real *c
     cdef const real *b
     if (problem.kernel_h * problem.kernel_w * problem.stride_h * problem.stride_w == 1
@@ -28,7 +30,10 @@ cdef void direct_band(
     for g in range(problem.groups):
         for p in range(first_panel, last_panel):
             count = min(width, problem.group_out - p * width)
-            c = out + (g * problem.group_out + p * width) * out_stride[2] if in_place else scratch
+            target = out + (g * problem.group_out + p * width) * out_stride[2]
+            c = target if in_place else scratch
+            if accumulate and not in_place:
+                gather_band(target, out_stride, rows, columns, count, 0, 0, rows, columns, c, c_row, width)
             b = packed + (g * panels + p) * reduction * width
             for q in range(chunks):
                 for y in range(runs):
@@ -36,21 +41,20 @@ cdef void direct_band(
                         run, count, band + y * problem.stride_h * row_pitch + g * problem.group_in,
                         problem.stride_w * pixel_pitch, chunk[q + 1] - chunk[q], offset + chunk[q],
                         length + chunk[q], b, width, c + y * c_row, c_pixel,
-                        START_BIAS if q == 0 else START_OUTPUT, bias + (g * panels + p) * width,
+                        start if q == 0 else START_OUTPUT, bias + (g * panels + p) * width,
                         rectified and q == chunks - 1)
                 depth = 0
                 for y in range(chunk[q], chunk[q + 1]):
                     depth += length[y]
                 b += depth * width
             if not in_place:
-                scatter_rows(c, c_row, width, rows, columns, count,
-                             out + (g * problem.group_out + p * width) * out_stride[2], out_stride)
+                scatter_rows(c, c_row, width, rows, columns, count, target, out_stride)
 
 
 def direct(
     const real[:, :, :, :] x, const real[:, :, :, ::1] packed, const real[::1] bias, geometry,
     const Py_ssize_t[::1] offset, const Py_ssize_t[::1] length, const Py_ssize_t[::1] chunk,
-    Py_ssize_t bands, Py_ssize_t panel_parts, bint copy_band, bint rectified,
+    Py_ssize_t bands, Py_ssize_t panel_parts, bint copy_band, bint rectified, bint accumulate,
     real[:, :, :, :] out, real[::1] workspace, Py_ssize_t per_thread, int num_threads
 ):
     """Direct convolution.
@@ -65,6 +69,7 @@ def direct(
     bands, panel_parts : parts the output rows of an image and the panels are cut into
     copy_band : bool
         Copy each band with its zero halo; else x is read where it lies and must have no padding.
+    rectified, accumulate : the epilogue, out = max(conv + bias + out, 0)
     out : (N, H_out, W_out, C_out), OUT
     workspace : (num_threads · per_thread), scratch
     """
@@ -99,5 +104,5 @@ def direct(
         direct_band(
             &problem, band, row_pitch, pixel_pitch, &offset[0], &length[0], &chunk[0], chunks,
             &packed[0, 0, 0, 0], packed.shape[2], panels, share(panels, panel_parts, part),
-            share(panels, panel_parts, part + 1), &bias[0], rectified, &out[n, first, 0, 0], out_stride,
-            rows, columns, scratch)
+            share(panels, panel_parts, part + 1), &bias[0], rectified, accumulate, &out[n, first, 0, 0],
+            out_stride, rows, columns, scratch)

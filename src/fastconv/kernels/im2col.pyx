@@ -28,16 +28,37 @@ cdef void lower_pixels(
                 target += run
 
 
+cdef void move_block(
+    real *block, Py_ssize_t first, Py_ssize_t count, Py_ssize_t columns, Py_ssize_t channels, real *out,
+    const Py_ssize_t *out_stride, bint store
+) noexcept nogil:
+    """Store a block of output pixels first … first + count, or load it, a row of the image at a time."""
+    cdef Py_ssize_t width = panel_width(block), done = 0, offset, run
+    cdef real *target
+    while done < count:
+        offset = (first + done) % columns
+        run = min(columns - offset, count - done)
+        target = out + (first + done) // columns * out_stride[0] + offset * out_stride[1]
+        if store:
+            scatter_rows(block + done * width, 0, width, 1, run, channels, target, out_stride)
+        else:
+            gather_band(target, out_stride, 1, run, channels, 0, 0, 1, run, block + done * width, 0, width)
+        done += run
+
+
 cdef void im2col_band(
     const Problem *problem, const real *band, Py_ssize_t row_pitch, Py_ssize_t pixel_pitch,
     const real *packed, Py_ssize_t reduction, Py_ssize_t panels, const real *bias, bint rectified,
-    real *out, const Py_ssize_t *out_stride, Py_ssize_t rows, Py_ssize_t columns,
+    bint accumulate, real *out, const Py_ssize_t *out_stride, Py_ssize_t rows, Py_ssize_t columns,
     Py_ssize_t panel_pixels, Py_ssize_t patch_pitch, Py_ssize_t depth, real *patches
 ) noexcept nogil:
-    """All groups and panels for `rows` output rows; the product's block lies behind the patches."""
-    cdef Py_ssize_t width = panel_width(packed), g, p, k, first, count, channels, done, run, offset, zero = 0
-    cdef real *block = patches + panel_pixels * patch_pitch
+    """All groups and panels for `rows` output rows; a block of results, if needed, lies behind the patches."""
+    cdef Py_ssize_t width = panel_width(packed), g, p, k, first, count, channels, run, zero = 0
+    cdef bint in_place = out_stride[2] == 1 and out_stride[0] == columns * out_stride[1]
+    cdef int start = START_BIAS | START_OUTPUT if accumulate else START_BIAS
+    cdef Py_ssize_t c_pixel = out_stride[1] if in_place else width
     cdef real *target
+    cdef real *c
     for g in range(problem.groups):
         for first from 0 <= first < rows * columns by panel_pixels:
             count = min(panel_pixels, rows * columns - first)
@@ -45,27 +66,25 @@ cdef void im2col_band(
                          patches, patch_pitch)
             for p in range(panels):
                 channels = min(width, problem.group_out - p * width)
+                target = out + (g * problem.group_out + p * width) * out_stride[2]
+                c = target + first * c_pixel if in_place else patches + panel_pixels * patch_pitch
+                if accumulate and not in_place:
+                    move_block(c, first, count, columns, channels, target, out_stride, False)
                 for k from 0 <= k < reduction by depth:
                     run = min(depth, reduction - k)
                     gemm_rows(
                         count, channels, patches + k, patch_pitch, 1, &zero, &run,
-                        packed + ((g * panels + p) * reduction + k) * width, width, block, width,
-                        START_BIAS if k == 0 else START_OUTPUT, bias + (g * panels + p) * width,
+                        packed + ((g * panels + p) * reduction + k) * width, width, c, c_pixel,
+                        start if k == 0 else START_OUTPUT, bias + (g * panels + p) * width,
                         rectified and k + run == reduction)
-                done = 0
-                while done < count:  # a row of the image at a time
-                    offset = (first + done) % columns
-                    run = min(columns - offset, count - done)
-                    target = (out + (first + done) // columns * out_stride[0] + offset * out_stride[1]
-                              + (g * problem.group_out + p * width) * out_stride[2])
-                    scatter_rows(block + done * width, 0, width, 1, run, channels, target, out_stride)
-                    done += run
+                if not in_place:
+                    move_block(c, first, count, columns, channels, target, out_stride, True)
 
 
 def im2col(
     const real[:, :, :, :] x, const real[:, :, :, ::1] packed, const real[::1] bias, geometry,
     Py_ssize_t bands, Py_ssize_t panel_pixels, Py_ssize_t patch_pitch, Py_ssize_t depth, bint rectified,
-    real[:, :, :, :] out, real[::1] workspace, Py_ssize_t per_thread, int num_threads
+    bint accumulate, real[:, :, :, :] out, real[::1] workspace, Py_ssize_t per_thread, int num_threads
 ):
     """im2col, panel by panel.
 
@@ -77,6 +96,7 @@ def im2col(
     bands : parts the output rows of an image are cut into
     panel_pixels, patch_pitch : output pixels lowered at a time, and elements from one's patch to the next's
     depth : rows of a panel of weights multiplied at a time
+    rectified, accumulate : the epilogue, out = max(conv + bias + out, 0)
     out : (N, H_out, W_out, C_out), OUT
     workspace : (num_threads · per_thread), scratch
     """
@@ -100,5 +120,5 @@ def im2col(
             scratch, row_pitch, x.shape[3])
         im2col_band(
             &problem, scratch, row_pitch, x.shape[3], &packed[0, 0, 0, 0], packed.shape[2],
-            packed.shape[1], &bias[0], rectified, &out[n, first, 0, 0], out_stride, rows, columns,
+            packed.shape[1], &bias[0], rectified, accumulate, &out[n, first, 0, 0], out_stride, rows, columns,
             panel_pixels, patch_pitch, depth, scratch + in_rows * row_pitch)

@@ -52,6 +52,19 @@ cdef void kn2col_band(
                                 pixel_pitch, START_OUTPUT, NULL, False)
 
 
+cdef void begin_pixels(
+    real *pixels, Py_ssize_t count, Py_ssize_t pitch, const real *bias, Py_ssize_t channels, bint accumulate
+) noexcept nogil:
+    """Where the sums start: the bias, and what was there before."""
+    cdef Py_ssize_t i, c
+    for i in range(count):
+        if accumulate:
+            for c in range(channels):
+                pixels[i * pitch + c] += bias[c]
+        else:
+            memcpy(pixels + i * pitch, bias, channels * sizeof(real))
+
+
 cdef void finish_pixels(real *pixels, Py_ssize_t count, Py_ssize_t pitch, Py_ssize_t channels) noexcept nogil:
     """ReLU in place; a NaN stays."""
     cdef Py_ssize_t i, c
@@ -63,7 +76,7 @@ cdef void finish_pixels(real *pixels, Py_ssize_t count, Py_ssize_t pitch, Py_ssi
 
 def kn2col(
     const real[:, :, :, :] x, const real[:, :, :, ::1] packed, const real[::1] bias, geometry,
-    Py_ssize_t bands, Py_ssize_t depth, bint copy_band, bint rectified,
+    Py_ssize_t bands, Py_ssize_t depth, bint copy_band, bint rectified, bint accumulate,
     real[:, :, :, :] out, real[::1] workspace, Py_ssize_t per_thread, int num_threads
 ):
     """kn2col, a band of output rows at a time.
@@ -77,13 +90,14 @@ def kn2col(
     depth : input channels multiplied at a time
     copy_band : bool
         Copy each band channels-last first; else x's channels must be contiguous.
+    rectified, accumulate : the epilogue, out = max(conv + bias + out, 0)
     out : (N, H_out, W_out, C_out), OUT
         Accumulated in place where its channels are contiguous, else in the workspace.
     workspace : (num_threads · per_thread), scratch
     """
     cdef Problem problem = problem_of(geometry)
     cdef Py_ssize_t item, items = x.shape[0] * bands, columns = out.shape[2], channels = out.shape[3]
-    cdef Py_ssize_t n, first, last, top, bottom, y, i, size = sizeof(real)
+    cdef Py_ssize_t n, first, last, top, bottom, y, size = sizeof(real)
     cdef Py_ssize_t[3] x_stride = [x.strides[1] // size, x.strides[2] // size, x.strides[3] // size]
     cdef Py_ssize_t[3] out_stride = [out.strides[1] // size, out.strides[2] // size, out.strides[3] // size]
     cdef Py_ssize_t[3] a_stride = [x_stride[0], x_stride[1], x_stride[2]]
@@ -111,9 +125,11 @@ def kn2col(
             sums = sums + (bottom - top) * a_stride[0]
         if in_place:
             sums = &out[n, first, 0, 0]
+        elif accumulate:
+            gather_band(&out[n, first, 0, 0], out_stride, last - first, columns, channels, 0, 0, last - first,
+                        columns, sums, row_pitch, pixel_pitch)
         for y in range(last - first):
-            for i in range(columns):
-                memcpy(sums + y * row_pitch + i * pixel_pitch, &bias[0], channels * sizeof(real))
+            begin_pixels(sums + y * row_pitch, columns, pixel_pitch, &bias[0], channels, accumulate)
         kn2col_band(
             &problem, source, a_stride, top - first * problem.stride_h + problem.pad_h, bottom - top,
             x.shape[2], &packed[0, 0, 0, 0], packed.shape[1], depth, sums, row_pitch, pixel_pitch,

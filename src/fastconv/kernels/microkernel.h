@@ -35,9 +35,10 @@
 /* How many rows of B ahead of their use they are asked for: weights seldom wait in the L1 cache. */
 #define PREFETCH_ROWS 24
 
-/* What a tile's sum is added to. With START_OUTPUT the new terms are summed first and then added, so a long
- * sum is a sum of short ones, whose rounding errors grow far slower. */
-enum { START_ZERO, START_BIAS, START_ROW_BIAS, START_OUTPUT };
+/* What a tile's sum is added to: flags, START_OUTPUT combines with either bias. With START_OUTPUT the new
+ * terms are summed first and then added, so a long sum is a sum of short ones, whose rounding errors grow
+ * far slower. */
+enum { START_ZERO = 0, START_BIAS = 1, START_ROW_BIAS = 2, START_OUTPUT = 4 };
 
 /* A depthwise or narrow-group problem on channels-last pixels; strides and pitches count elements. */
 struct narrow {
@@ -162,9 +163,9 @@ ALWAYS_INLINE void TYPED(gemm_tile_sized)(
     vec acc[TILE_ROWS][2];
     _Pragma("GCC unroll 16") for (int r = 0; r < rows; r++)
         _Pragma("GCC unroll 2") for (int v = 0; v < vectors; v++)
-            acc[r][v] = start == START_BIAS       ? TYPED(load)(bias + v * LANES)
-                        : start == START_ROW_BIAS ? TYPED(broadcast)(bias[r])
-                                                  : (vec){0};
+            acc[r][v] = start & START_BIAS       ? TYPED(load)(bias + v * LANES)
+                        : start & START_ROW_BIAS ? TYPED(broadcast)(bias[r])
+                                                 : (vec){0};
 
     for (ptrdiff_t s = 0; s < segments; s++) {
         /* Rows are addressed as a base plus 0, 1, 2, 3 or 4 strides, which x86 does without an
@@ -195,7 +196,7 @@ ALWAYS_INLINE void TYPED(gemm_tile_sized)(
         _Pragma("GCC unroll 2") for (int v = 0; v < vectors; v++)
         {
             REAL *at = c + r * c_stride + v * LANES;
-            const vec sum = start == START_OUTPUT ? TYPED(load)(at) + acc[r][v] : acc[r][v];
+            const vec sum = start & START_OUTPUT ? TYPED(load)(at) + acc[r][v] : acc[r][v];
             TYPED(store)(at, rectified ? TYPED(rectify)(sum) : sum);
         }
 }
@@ -216,7 +217,7 @@ static void TYPED(gemm_tile)(
     if (columns != vectors * LANES) { /* a ragged tile goes through a buffer of whole vectors */
         REAL whole[TILE_ROWS * 2 * LANES] __attribute__((aligned(VECTOR_BYTES)));
         memset(whole, 0, sizeof whole);
-        for (int r = 0; start == START_OUTPUT && r < rows; r++)
+        for (int r = 0; start & START_OUTPUT && r < rows; r++)
             memcpy(whole + r * vectors * LANES, c + r * c_stride, columns * sizeof(REAL));
         TYPED(gemm_tile)(rows, vectors * LANES, a, a_stride, segments, offset, length, b, b_stride, whole,
                          vectors * LANES, start, bias, rectified);

@@ -8,11 +8,12 @@ from libc.string cimport memcpy, memset
 
 cdef void pointwise_panel(
     const real *x, Py_ssize_t channel_stride, Py_ssize_t channels, const real *weight, const real *bias,
-    Py_ssize_t out_channels, bint rectified, Py_ssize_t depth, real *out, Py_ssize_t out_stride,
-    Py_ssize_t pixels, real *panel
+    Py_ssize_t out_channels, bint rectified, bint accumulate, Py_ssize_t depth, real *out,
+    Py_ssize_t out_stride, Py_ssize_t pixels, real *panel
 ) noexcept nogil:
     """All output channels of at most PANEL pixels; x's part is copied together first."""
     cdef Py_ssize_t width = panel_width(x), k, c, run, piece, zero = 0
+    cdef int start = START_ROW_BIAS | START_OUTPUT if accumulate else START_ROW_BIAS
     cdef Py_ssize_t pieces = (channels + depth - 1) // depth
     for piece in range(pieces):  # the same pieces, and so the same bits, as on channels-last images
         k = share(channels, pieces, piece)
@@ -22,12 +23,13 @@ cdef void pointwise_panel(
             memset(panel + c * width + pixels, 0, (width - pixels) * sizeof(real))
         gemm_rows(
             out_channels, pixels, weight + k, channels, 1, &zero, &run, panel, width, out, out_stride,
-            START_ROW_BIAS if k == 0 else START_OUTPUT, bias, rectified and k + run == channels)
+            start if k == 0 else START_OUTPUT, bias, rectified and k + run == channels)
 
 
 def pointwise(
     const real[:, :, :] x, const real[:, ::1] weight, const real[::1] bias, Py_ssize_t depth,
-    bint rectified, real[:, :, :] out, real[::1] workspace, Py_ssize_t per_thread, int num_threads
+    bint rectified, bint accumulate, real[:, :, :] out, real[::1] workspace, Py_ssize_t per_thread,
+    int num_threads
 ):
     """1×1 convolution, stride 1, no padding, one group, of planar images.
 
@@ -37,6 +39,7 @@ def pointwise(
     weight : (C_out, C_in), IN
     bias : (at least C_out), IN
     depth : input channels multiplied at a time
+    rectified, accumulate : the epilogue, out = max(conv + bias + out, 0)
     out : (N, C_out, H·W), pixels contiguous, OUT
     workspace : (num_threads · per_thread), scratch, depth · PANEL for each thread
     """
@@ -47,5 +50,5 @@ def pointwise(
         first = item % parts * width
         pointwise_panel(
             &x[n, 0, first], x.strides[1] // size, x.shape[1], &weight[0, 0], &bias[0], out.shape[1],
-            rectified, depth, &out[n, 0, first], out.strides[1] // size, min(width, pixels - first),
-            &workspace[threadid() * per_thread])
+            rectified, accumulate, depth, &out[n, 0, first], out.strides[1] // size,
+            min(width, pixels - first), &workspace[threadid() * per_thread])
