@@ -219,9 +219,9 @@ class Plan:
         shape, dtype = self.geometry.output_shape, self.geometry.dtype
         first = self._channels_first
         if not first or (not x.flags.c_contiguous and x.strides[1] == x.itemsize):
-            channels_last = np.empty((shape[0], *shape[2:], shape[1]), dtype)
+            channels_last = aligned_empty((shape[0], *shape[2:], shape[1]), dtype)
             return np.moveaxis(channels_last, -1, 1) if first else channels_last
-        return np.empty(shape, dtype)
+        return aligned_empty(shape, dtype)
 
     def _workspace_bytes(self, num_threads: int) -> int:
         needed = ALGORITHMS[self.algorithm].workspace_bytes

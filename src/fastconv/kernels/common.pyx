@@ -116,6 +116,20 @@ cdef inline Py_ssize_t covered(
     return (outputs - 1) * stride + (kernel - 1) * dilation + 1
 
 
+cdef inline void gemm_tile(
+    Py_ssize_t rows, Py_ssize_t columns, const real *a, Py_ssize_t a_stride, Py_ssize_t segments,
+    const Py_ssize_t *offset, const Py_ssize_t *length, const real *b, Py_ssize_t b_stride,
+    real *c, Py_ssize_t c_stride, int start, const real *bias, bint rectified
+) noexcept nogil:
+    """At most TILE_ROWS rows and one panel's columns."""
+    if real is float:
+        gemm_tile_f32(rows, columns, a, a_stride, segments, offset, length, b, b_stride, c, c_stride, start,
+                      bias, rectified)
+    else:
+        gemm_tile_f64(rows, columns, a, a_stride, segments, offset, length, b, b_stride, c, c_stride, start,
+                      bias, rectified)
+
+
 cdef inline void gemm_rows(
     Py_ssize_t rows, Py_ssize_t columns, const real *a, Py_ssize_t a_stride, Py_ssize_t segments,
     const Py_ssize_t *offset, const Py_ssize_t *length, const real *b, Py_ssize_t b_stride,
@@ -128,9 +142,5 @@ cdef inline void gemm_rows(
         first = share(rows, tiles, t)
         count = share(rows, tiles, t + 1) - first
         tile_bias = bias + first if start & START_ROW_BIAS else bias
-        if real is float:
-            gemm_tile_f32(count, columns, a + first * a_stride, a_stride, segments, offset, length, b,
-                          b_stride, c + first * c_stride, c_stride, start, tile_bias, rectified)
-        else:
-            gemm_tile_f64(count, columns, a + first * a_stride, a_stride, segments, offset, length, b,
-                          b_stride, c + first * c_stride, c_stride, start, tile_bias, rectified)
+        gemm_tile(count, columns, a + first * a_stride, a_stride, segments, offset, length, b, b_stride,
+                  c + first * c_stride, c_stride, start, tile_bias, rectified)

@@ -8,6 +8,33 @@
 from cython.parallel cimport prange, threadid
 
 
+# Register tiles that share a panel before the next panel is taken: their inputs stay in the L1 cache or near
+# it, and their outputs, of which each panel writes a few lines, in the L2 cache.
+cdef Py_ssize_t BLOCK_TILES = 16
+
+
+cdef void direct_tiles(
+    const real *a, Py_ssize_t a_row, Py_ssize_t a_pixel, const Py_ssize_t *offset, const Py_ssize_t *length,
+    const Py_ssize_t *chunk, Py_ssize_t chunks, const real *panel, Py_ssize_t count, const real *bias,
+    bint rectified, bint accumulate, real *c, Py_ssize_t c_row, Py_ssize_t c_pixel, Py_ssize_t columns,
+    Py_ssize_t first_tile, Py_ssize_t last_tile
+) noexcept nogil:
+    """`count` columns of one panel for tiles first … last, numbered along rows of `columns` pixels."""
+    cdef Py_ssize_t width = panel_width(a), across = (columns + TILE_ROWS - 1) // TILE_ROWS, q, s, t, y, x
+    cdef int start = START_BIAS | START_OUTPUT if accumulate else START_BIAS
+    for q in range(chunks):
+        for t in range(first_tile, last_tile):
+            y = t // across
+            x = share(columns, across, t - y * across)
+            gemm_tile(
+                share(columns, across, t - y * across + 1) - x, count, a + y * a_row + x * a_pixel, a_pixel,
+                chunk[q + 1] - chunk[q], offset + chunk[q], length + chunk[q], panel, width,
+                c + y * c_row + x * c_pixel, c_pixel, start if q == 0 else START_OUTPUT, bias,
+                rectified and q == chunks - 1)
+        for s in range(chunk[q], chunk[q + 1]):
+            panel += length[s] * width
+
+
 cdef void direct_band(
     const Problem *problem, const real *band, Py_ssize_t row_pitch, Py_ssize_t pixel_pitch,
     const Py_ssize_t *offset, const Py_ssize_t *length, const Py_ssize_t *chunk, Py_ssize_t chunks,
@@ -16,39 +43,33 @@ cdef void direct_band(
     const Py_ssize_t *out_stride, Py_ssize_t rows, Py_ssize_t columns, real *scratch
 ) noexcept nogil:
     """All groups and the given panels for `rows` output rows; `scratch` holds rows · columns · PANEL."""
-    cdef Py_ssize_t width = panel_width(packed), g, p, q, y, count, depth, runs = rows, run = columns
+    cdef Py_ssize_t width = panel_width(packed), g, p, i, count, runs = rows, run = columns, tiles, blocks
     cdef bint in_place = out_stride[2] == 1
     cdef Py_ssize_t c_row = out_stride[0] if in_place else columns * width
     cdef Py_ssize_t c_pixel = out_stride[1] if in_place else width
-    cdef int start = START_BIAS | START_OUTPUT if accumulate else START_BIAS
     cdef real *target
     cdef real *c
-    cdef const real *b
     if (problem.kernel_h * problem.kernel_w * problem.stride_h * problem.stride_w == 1
             and row_pitch == columns * pixel_pitch and c_row == columns * c_pixel):
         runs, run = 1, rows * columns  # a 1×1 kernel sees one long row
-    for g in range(problem.groups):
-        for p in range(first_panel, last_panel):
-            count = min(width, problem.group_out - p * width)
-            target = out + (g * problem.group_out + p * width) * out_stride[2]
-            c = target if in_place else scratch
-            if accumulate and not in_place:
-                gather_band(target, out_stride, rows, columns, count, 0, 0, rows, columns, c, c_row, width)
-            b = packed + (g * panels + p) * reduction * width
-            for q in range(chunks):
-                for y in range(runs):
-                    gemm_rows(
-                        run, count, band + y * problem.stride_h * row_pitch + g * problem.group_in,
-                        problem.stride_w * pixel_pitch, chunk[q + 1] - chunk[q], offset + chunk[q],
-                        length + chunk[q], b, width, c + y * c_row, c_pixel,
-                        start if q == 0 else START_OUTPUT, bias + (g * panels + p) * width,
-                        rectified and q == chunks - 1)
-                depth = 0
-                for y in range(chunk[q], chunk[q + 1]):
-                    depth += length[y]
-                b += depth * width
-            if not in_place:
-                scatter_rows(c, c_row, width, rows, columns, count, target, out_stride)
+    tiles = runs * ((run + TILE_ROWS - 1) // TILE_ROWS)
+    blocks = (tiles + BLOCK_TILES - 1) // BLOCK_TILES if in_place else 1
+    for i in range(blocks):
+        for g in range(problem.groups):
+            for p in range(first_panel, last_panel):
+                count = min(width, problem.group_out - p * width)
+                target = out + (g * problem.group_out + p * width) * out_stride[2]
+                c = target if in_place else scratch
+                if accumulate and not in_place:
+                    gather_band(target, out_stride, rows, columns, count, 0, 0, rows, columns, c, c_row,
+                                width)
+                direct_tiles(
+                    band + g * problem.group_in, problem.stride_h * row_pitch, problem.stride_w * pixel_pitch,
+                    offset, length, chunk, chunks, packed + (g * panels + p) * reduction * width, count,
+                    bias + (g * panels + p) * width, rectified, accumulate, c, c_row, c_pixel, run,
+                    share(tiles, blocks, i), share(tiles, blocks, i + 1))
+                if not in_place:
+                    scatter_rows(c, c_row, width, rows, columns, count, target, out_stride)
 
 
 def direct(

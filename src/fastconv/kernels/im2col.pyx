@@ -52,7 +52,7 @@ cdef void im2col_band(
     bint accumulate, real *out, const Py_ssize_t *out_stride, Py_ssize_t rows, Py_ssize_t columns,
     Py_ssize_t panel_pixels, Py_ssize_t patch_pitch, Py_ssize_t depth, real *patches
 ) noexcept nogil:
-    """All groups and panels for `rows` output rows; if need be, a block of results lies behind the patches."""
+    """All groups and panels for `rows` output rows; a block of results may lie behind the patches."""
     cdef Py_ssize_t width = panel_width(packed), g, p, k, first, count, channels, run, zero = 0
     cdef bint in_place = out_stride[2] == 1 and out_stride[0] == columns * out_stride[1]
     cdef int start = START_BIAS | START_OUTPUT if accumulate else START_BIAS
