@@ -29,7 +29,9 @@ def _vectors(geometry: ConvGeometry, kernels: ModuleType) -> Vectors:
     group_in, group_out = (n // geometry.groups for n in (geometry.in_channels, geometry.out_channels))
     first = np.arange(0, geometry.out_channels, lanes)
     first[-1] = max(0, geometry.out_channels - lanes)  # the last vector overlaps the one before
-    start = np.minimum(first // group_out * group_in, max(0, geometry.in_channels - lanes))
+    start = first // group_out * group_in
+    if group_out % lanes:  # else a vector lies in one group, and its channels are broadcast one by one
+        start = np.minimum(start, max(0, geometry.in_channels - lanes))
     channel = (first[:, None] + np.arange(lanes)) // group_out * group_in - start[:, None]
     channel = channel[:, None, :] + np.arange(group_in)[:, None]
     index = np.dtype(f"i{geometry.dtype.itemsize}")
@@ -40,13 +42,17 @@ def _vectors(geometry: ConvGeometry, kernels: ModuleType) -> Vectors:
 
 @lru_cache(maxsize=1024)
 def fits(geometry: ConvGeometry, kernels: ModuleType) -> bool:
-    """Whether each vector of output channels reads at most a vector of input channels."""
+    """Whether each vector of output channels reads at most a vector of input channels, or is a whole group."""
     lanes = kernels.vector_bytes() // geometry.dtype.itemsize
     group_in, group_out = (n // geometry.groups for n in (geometry.in_channels, geometry.out_channels))
     if geometry.groups == 1 or group_in == 1:
         return geometry.groups > 1
-    if group_in > lanes // 2 or geometry.reduction > base.DEPTH:
-        return False  # a group of a whole vector is better off as a product of matrices
+    if geometry.reduction > base.DEPTH:
+        return False
+    if group_out == lanes:
+        return True  # wider groups are better off as a product of matrices
+    if group_in > lanes // 2:
+        return False
     first = _vectors(geometry, kernels).start[0]
     last = np.minimum(first + lanes, geometry.out_channels) - 1
     return bool(((last // group_out - first // group_out + 1) * group_in <= lanes).all())
@@ -134,6 +140,6 @@ def run(x, packed: Packed, out, epilogue: Epilogue, workspace, num_threads: int)
         )  # fmt: skip
         return
     kernels.depthwise(
-        x, packed.weight, packed.bias, geometry, *_vectors(geometry, kernels), blocking.bands,
-        epilogue.rectified, out, workspace, blocking.per_thread, num_threads,
+        x, packed.weight, packed.bias, geometry, *_vectors(geometry, kernels), blocking.bands, False,
+        *epilogue, out, workspace, blocking.per_thread, num_threads,
     )  # fmt: skip

@@ -12,6 +12,7 @@ ctypedef fused real:
 
 cdef extern from "microkernel.h" nogil:
     const int VECTOR_BYTES, TILE_ROWS, START_ZERO, START_BIAS, START_ROW_BIAS, START_OUTPUT
+    const int NARROW_PLAIN, NARROW_SHUFFLED, NARROW_BROADCAST
     void gemm_tile_f32(
         int rows, int columns, const float *a, Py_ssize_t a_stride, Py_ssize_t segments,
         const Py_ssize_t *offset, const Py_ssize_t *length, const float *b, Py_ssize_t b_stride,
@@ -42,11 +43,14 @@ cdef extern from "microkernel.h" nogil:
         Py_ssize_t a_row, a_pixel, w_stride, y_row, y_pixel, vectors
         const Py_ssize_t *start
         const Py_ssize_t *base
-        bint shuffled, rectified
+        int mode
+        bint rectified, accumulate
     struct planes:
         Py_ssize_t taps, stride_w, pad_w, phase_pitch, columns
         Py_ssize_t a_row, w_stride, y_plane, y_row
-        bint rectified
+        bint rectified, accumulate
+    bint narrow_sized_f32(const narrow *s) noexcept
+    bint narrow_sized_f64(const narrow *s) noexcept
     void narrow_rows_f32(
         const narrow *s, int rows, Py_ssize_t first, Py_ssize_t last, const float *a, const float *w,
         const float *bias, const int32_t *lanes, float *y) noexcept

@@ -6,12 +6,15 @@
  * Both sum a group's products in the order (kernel row, input channel, kernel column) onto the bias, so
  * that the layout of the input never changes a bit of the result. */
 
-/* Output pixels of a register tile: with two rows, 14 sums, 6 weights (of 3×3) and an input. */
+/* Output pixels of a register tile: with two rows, 14 sums, 6 weights (of 3×3) and an input. At stride 2 a tile of
+ * five reads as many input columns, and more would not stay in the L1 cache. */
 #if defined(__AVX512F__)
 #define NARROW_PIXELS 7
+#define NARROW_MOST(step) ((step) == 1 ? 7 : 5)
 #define PLANE_ROWS 4
 #else
 #define NARROW_PIXELS 4
+#define NARROW_MOST(step) 4
 #define PLANE_ROWS 2
 #endif
 
@@ -22,44 +25,70 @@
 #define KEEP_IN_REGISTER(v) ((void)0)
 #endif
 
-/* The input channel that each output channel of a vector reads: a shuffle of the LANES that are loaded. */
-ALWAYS_INLINE vec TYPED(narrow_load)(const int shuffled, const REAL *at, vec_mask index)
+/* What each output channel of a vector multiplies: its own channel of the LANES that are loaded, one of them
+ * that a shuffle finds, or, where the vector is a whole group, the same one for all. */
+ALWAYS_INLINE vec TYPED(narrow_load)(const int mode, const REAL *at, vec_mask index)
 {
+    if (mode == NARROW_BROADCAST)
+        return TYPED(broadcast)(*at);
     const vec v = TYPED(load)(at);
-    return shuffled ? __builtin_shuffle(v, index) : v;
+    return mode == NARROW_SHUFFLED ? __builtin_shuffle(v, index) : v;
 }
 
-/* One row of the input, whose kernel row is `i` for the first row of sums and `i − 1` for the second:
- * every input vector is loaded and shuffled once and multiplied into all sums that it is part of. */
-ALWAYS_INLINE void TYPED(narrow_input_row)(
-    const int first, const int second, const int pixels, const int taps, const int step, const int shuffled,
-    const struct narrow *s, ptrdiff_t i, const REAL *a, const REAL *w, const vec_mask *index,
-    vec (*sum)[NARROW_PIXELS])
+/* What becomes of a sum; where it is added to the output, the first `kept` lanes had theirs added before. */
+ALWAYS_INLINE void TYPED(narrow_store)(const struct narrow *s, REAL *y, vec sum, ptrdiff_t kept)
 {
-    for (ptrdiff_t c = 0; c < (shuffled ? s->group_in : 1); c++) {
-        const REAL *at = a, *row = w + (i * s->group_in + c) * s->kernel_w * s->w_stride;
-        const vec_mask lanes = shuffled ? index[c] : (vec_mask){0};
+    const vec old = s->accumulate ? TYPED(load)(y) : sum;
+    if (s->accumulate)
+        sum += old;
+    if (s->rectified)
+        sum = TYPED(rectify)(sum);
+    if (s->accumulate) {
+        vec_mask lane;
+        for (int l = 0; l < LANES; l++)
+            lane[l] = l;
+        const vec_mask done = lane < (MASK)kept;
+        sum = (vec)(((vec_mask)old & done) | ((vec_mask)sum & ~done));
+    }
+    TYPED(store)(y, sum);
+}
+
+/* One row of the input, whose kernel row is `i` for the first row of sums and `i − step` for the second: every
+ * input vector is loaded once and multiplied into all sums that it is part of. */
+ALWAYS_INLINE void TYPED(narrow_input_row)(
+    const int first, const int second, const int pixels, const int taps, const int step, const int mode,
+    const struct narrow *s, const struct inside *in, ptrdiff_t i, const REAL *a, const REAL *w,
+    const vec_mask *index, vec (*sum)[NARROW_PIXELS])
+{
+    const ptrdiff_t begin = in->first_column, end = in->last_column;
+    const ptrdiff_t channels = mode == NARROW_PLAIN ? 1 : s->group_in, tap_row = channels * taps * s->w_stride;
+    for (ptrdiff_t c = 0; c < channels; c++) {
+        const REAL *at = mode == NARROW_BROADCAST ? a + c : a;
+        const REAL *row = w + i * tap_row + c * taps * s->w_stride;
+        const vec_mask lanes = mode == NARROW_SHUFFLED ? index[c] : (vec_mask){0};
         vec weight[2][7];
         _Pragma("GCC unroll 7") for (int j = 0; j < taps; j++)
         {
             if (first)
                 weight[0][j] = TYPED(load)(row + j * s->w_stride);
             if (second)
-                weight[1][j] = TYPED(load)(row + (j - s->group_in * s->kernel_w) * s->w_stride);
+                weight[1][j] = TYPED(load)(row - step * tap_row + j * s->w_stride);
         }
         _Pragma("GCC unroll 32") for (int q = 0; q < (pixels - 1) * step + taps; q++)
         {
-            vec v = TYPED(narrow_load)(shuffled, at, lanes);
-            KEEP_IN_REGISTER(v);
-            _Pragma("GCC unroll 7") for (int p = 0; p < pixels; p++)
-            {
-                const int j = q - p * step;
-                if (j < 0 || j >= taps)
-                    continue;
-                if (first)
-                    sum[0][p] += v * weight[0][j];
-                if (second)
-                    sum[1][p] += v * weight[1][j];
+            if (q >= begin && q < end) {
+                vec v = TYPED(narrow_load)(mode, at, lanes);
+                KEEP_IN_REGISTER(v);
+                _Pragma("GCC unroll 7") for (int p = 0; p < pixels; p++)
+                {
+                    const int j = q - p * step;
+                    if (j < 0 || j >= taps)
+                        continue;
+                    if (first)
+                        sum[0][p] += v * weight[0][j];
+                    if (second)
+                        sum[1][p] += v * weight[1][j];
+                }
             }
             at += s->a_pixel;
             __asm__("" : "+r"(at)); /* keeps GCC from holding a multiple of the pitch for every q */
@@ -68,35 +97,112 @@ ALWAYS_INLINE void TYPED(narrow_input_row)(
 }
 
 ALWAYS_INLINE void TYPED(narrow_tile)(
-    const int rows, const int pixels, const int taps, const int step, const int shuffled,
-    const struct narrow *s, ptrdiff_t first, ptrdiff_t last, const REAL *a, const REAL *w, const REAL *bias,
-    const vec_mask *index, REAL *y)
+    const int rows, const int pixels, const int taps, const int step, const int mode, const struct narrow *s,
+    const struct inside *in, const REAL *a, const REAL *w, const REAL *bias, const vec_mask *index,
+    ptrdiff_t kept, REAL *y)
 {
     vec sum[2][NARROW_PIXELS];
     _Pragma("GCC unroll 2") for (int r = 0; r < rows; r++)
         _Pragma("GCC unroll 7") for (int p = 0; p < pixels; p++) sum[r][p] = TYPED(load)(bias);
-#define INPUT_ROW(one, two, i) \
-    TYPED(narrow_input_row)(one, two, pixels, taps, step, shuffled, s, i, a + (i) * s->a_row, w, index, sum)
+#define INPUT_ROW(one, two) \
+    TYPED(narrow_input_row)(one, two, pixels, taps, step, mode, s, in, i, a + i * s->a_row, w, index, sum)
     if (rows == 2) {
-        INPUT_ROW(1, 0, 0);
-        for (ptrdiff_t i = 1; i < s->kernel_h; i++)
-            INPUT_ROW(1, 1, i);
-        INPUT_ROW(0, 1, s->kernel_h);
-    } else
-        for (ptrdiff_t i = first; i < last; i++)
-            INPUT_ROW(1, 0, i);
+        _Pragma("GCC unroll 9") for (int i = 0; i < taps + step; i++)
+            if (i >= in->first_row && i < in->last_row) {
+                if (i < step)
+                    INPUT_ROW(1, 0);
+                else if (i < taps)
+                    INPUT_ROW(1, 1);
+                else
+                    INPUT_ROW(0, 1);
+            }
+    } else {
+        const ptrdiff_t last = in->last_row < s->kernel_h ? in->last_row : s->kernel_h;
+        for (ptrdiff_t i = in->first_row > 0 ? in->first_row : 0; i < last; i++)
+            INPUT_ROW(1, 0);
+    }
 #undef INPUT_ROW
+    const int as_it_is = !s->accumulate && !s->rectified;
     _Pragma("GCC unroll 2") for (int r = 0; r < rows; r++)
         _Pragma("GCC unroll 7") for (int p = 0; p < pixels; p++)
-            TYPED(store)(y + r * s->y_row + p * s->y_pixel,
-                         s->rectified ? TYPED(rectify)(sum[r][p]) : sum[r][p]);
+        {
+            REAL *at = y + r * s->y_row + p * s->y_pixel;
+            if (as_it_is)
+                TYPED(store)(at, sum[r][p]);
+            else
+                TYPED(narrow_store)(s, at, sum[r][p], kept);
+        }
 }
 
-/* Any kernel row, dilation and stride, and the kernel columns first_j ≤ j < last_j: borders too. */
+/* A tile of any number of pixels; one of two rows is of a square kernel with equal strides. */
+#define NARROW_RUN(name, rows, taps, step, mode)                                                           \
+    static void TYPED(name)(                                                                               \
+        const struct narrow *s, ptrdiff_t pixels, const struct inside *in, const REAL *a, const REAL *w,   \
+        const REAL *bias, const vec_mask *index, ptrdiff_t kept, REAL *y)                                  \
+    {                                                                                                      \
+        switch (pixels) {                                                                                  \
+            NARROW_CASE(rows, 1, taps, step, mode)                                                         \
+            NARROW_CASE(rows, 2, taps, step, mode)                                                         \
+            NARROW_CASE(rows, 3, taps, step, mode)                                                         \
+            NARROW_CASE(rows, 4, taps, step, mode)                                                         \
+            NARROW_WIDE_CASES(rows, taps, step, mode)                                                      \
+        }                                                                                                  \
+    }
+#define NARROW_CASE(rows, pixels, taps, step, mode)                                                        \
+    case pixels:                                                                                           \
+        if ((pixels) <= NARROW_MOST(step))                                                                 \
+            TYPED(narrow_tile)(rows, pixels, taps, step, mode, s, in, a, w, bias, index, kept, y);         \
+        break;
+#if NARROW_PIXELS > 4
+#define NARROW_WIDE_CASES(rows, taps, step, mode) \
+    NARROW_CASE(rows, 5, taps, step, mode)        \
+    NARROW_CASE(rows, 6, taps, step, mode)        \
+    NARROW_CASE(rows, 7, taps, step, mode)
+#else
+#define NARROW_WIDE_CASES(rows, taps, step, mode)
+#endif
+#define NARROW_RUNS(name, taps, mode)               \
+    NARROW_RUN(name##_s1, 1, taps, 1, mode)         \
+    NARROW_RUN(name##_s1_pair, 2, taps, 1, mode)    \
+    NARROW_RUN(name##_s2, 1, taps, 2, mode)         \
+    NARROW_RUN(name##_s2_pair, 2, taps, 2, mode)
+NARROW_RUNS(narrow_3, 3, NARROW_PLAIN)
+NARROW_RUNS(narrow_5, 5, NARROW_PLAIN)
+NARROW_RUNS(narrow_7, 7, NARROW_PLAIN)
+NARROW_RUNS(narrow_shuffled_3, 3, NARROW_SHUFFLED)
+NARROW_RUNS(narrow_broadcast_3, 3, NARROW_BROADCAST)
+#undef NARROW_RUNS
+#undef NARROW_RUN
+#undef NARROW_CASE
+#undef NARROW_WIDE_CASES
+
+/* Whether tiles are made for this kernel width, stride and dilation; all other problems are `any`. */
+static int TYPED(narrow_sized)(const struct narrow *s)
+{
+    return s->dilation_w == 1 && s->stride_w <= 2 && s->kernel_w % 2 == 1 && s->kernel_w >= 3 &&
+           s->kernel_w <= (s->mode == NARROW_PLAIN ? 7 : 3);
+}
+
+typedef void TYPED(narrow_run)(
+    const struct narrow *, ptrdiff_t, const struct inside *, const REAL *, const REAL *, const REAL *,
+    const vec_mask *, ptrdiff_t, REAL *);
+
+static TYPED(narrow_run) * TYPED(narrow_run_for)(const struct narrow *s, int rows)
+{
+#define RUNS(name) {TYPED(name##_s1), TYPED(name##_s1_pair), TYPED(name##_s2), TYPED(name##_s2_pair)}
+    static TYPED(narrow_run) *const runs[5][4] = {
+        RUNS(narrow_3), RUNS(narrow_5), RUNS(narrow_7), RUNS(narrow_shuffled_3), RUNS(narrow_broadcast_3),
+    };
+#undef RUNS
+    const int kind = s->mode == NARROW_PLAIN ? (int)s->kernel_w / 2 - 1 : s->mode == NARROW_SHUFFLED ? 3 : 4;
+    return runs[kind][2 * (s->stride_w - 1) + rows - 1];
+}
+
+/* Any kernel, dilation and stride: a row of pixels, whose kernel columns first_j ≤ j < last_j lie inside. */
 ALWAYS_INLINE void TYPED(narrow_any_tile)(
-    const int pixels, const int shuffled, const struct narrow *s, ptrdiff_t first, ptrdiff_t last,
+    const int pixels, const int mode, const struct narrow *s, ptrdiff_t first, ptrdiff_t last,
     ptrdiff_t first_j, ptrdiff_t last_j, const REAL *a, const REAL *w, const REAL *bias,
-    const vec_mask *index, REAL *y)
+    const vec_mask *index, ptrdiff_t kept, REAL *y)
 {
     vec sum[NARROW_PIXELS];
     _Pragma("GCC unroll 7") for (int p = 0; p < pixels; p++) sum[p] = TYPED(load)(bias);
@@ -105,157 +211,75 @@ ALWAYS_INLINE void TYPED(narrow_any_tile)(
             for (ptrdiff_t j = first_j; j < last_j; j++) {
                 const REAL *at = a + i * s->a_row + j * s->dilation_w * s->a_pixel;
                 const vec weight = TYPED(load)(w + ((i * s->group_in + c) * s->kernel_w + j) * s->w_stride);
+                const vec_mask lanes = mode == NARROW_SHUFFLED ? index[c] : (vec_mask){0};
+                at = mode == NARROW_BROADCAST ? at + c : at;
                 _Pragma("GCC unroll 7") for (int p = 0; p < pixels; p++)
-                    sum[p] += TYPED(narrow_load)(shuffled, at + p * s->stride_w * s->a_pixel, index[c]) * weight;
+                    sum[p] += TYPED(narrow_load)(mode, at + p * s->stride_w * s->a_pixel, lanes) * weight;
             }
     _Pragma("GCC unroll 7") for (int p = 0; p < pixels; p++)
-        TYPED(store)(y + p * s->y_pixel, s->rectified ? TYPED(rectify)(sum[p]) : sum[p]);
+        TYPED(narrow_store)(s, y + p * s->y_pixel, sum[p], kept);
 }
-
-/* A tile of any number of pixels whose whole window lies in the input. */
-#define NARROW_RUN(name, rows, taps, step, shuffled)                                                      \
-    static void TYPED(name)(                                                                              \
-        const struct narrow *s, ptrdiff_t pixels, ptrdiff_t first, ptrdiff_t last, const REAL *a,         \
-        const REAL *w, const REAL *bias, const vec_mask *index, REAL *y)                                  \
-    {                                                                                                     \
-        switch (pixels) {                                                                                 \
-            NARROW_CASE(rows, 1, taps, step, shuffled)                                                    \
-            NARROW_CASE(rows, 2, taps, step, shuffled)                                                    \
-            NARROW_CASE(rows, 3, taps, step, shuffled)                                                    \
-            NARROW_CASE(rows, 4, taps, step, shuffled)                                                    \
-            NARROW_WIDE_CASES(rows, taps, step, shuffled)                                                 \
-        }                                                                                                 \
-    }
-#define NARROW_CASE(rows, pixels, taps, step, shuffled)                                                    \
-    case pixels:                                                                                           \
-        TYPED(narrow_tile)(rows, pixels, taps, step, shuffled, s, first, last, a, w, bias, index, y);      \
-        break;
-#if NARROW_PIXELS > 4
-#define NARROW_WIDE_CASES(rows, taps, step, shuffled) \
-    NARROW_CASE(rows, 5, taps, step, shuffled)        \
-    NARROW_CASE(rows, 6, taps, step, shuffled)        \
-    NARROW_CASE(rows, 7, taps, step, shuffled)
-#else
-#define NARROW_WIDE_CASES(rows, taps, step, shuffled)
-#endif
-NARROW_RUN(narrow_3s1, 1, 3, 1, 0)
-NARROW_RUN(narrow_5s1, 1, 5, 1, 0)
-NARROW_RUN(narrow_7s1, 1, 7, 1, 0)
-NARROW_RUN(narrow_3s1_pair, 2, 3, 1, 0)
-NARROW_RUN(narrow_5s1_pair, 2, 5, 1, 0)
-NARROW_RUN(narrow_7s1_pair, 2, 7, 1, 0)
-NARROW_RUN(narrow_3s2, 1, 3, 2, 0)
-NARROW_RUN(narrow_5s2, 1, 5, 2, 0)
-NARROW_RUN(narrow_7s2, 1, 7, 2, 0)
-NARROW_RUN(narrow_grouped_3s1, 1, 3, 1, 1)
-NARROW_RUN(narrow_grouped_3s1_pair, 2, 3, 1, 1)
-NARROW_RUN(narrow_grouped_3s2, 1, 3, 2, 1)
-
-/* One pixel at a border, with `taps` of the kernel's columns in the input. */
-#define NARROW_EDGE(name, rows, taps, shuffled)                                                          \
-    static void TYPED(name)(                                                                              \
-        const struct narrow *s, ptrdiff_t pixels, ptrdiff_t first, ptrdiff_t last, const REAL *a,         \
-        const REAL *w, const REAL *bias, const vec_mask *index, REAL *y)                                  \
-    {                                                                                                     \
-        (void)pixels;                                                                                     \
-        TYPED(narrow_tile)(rows, 1, taps, 1, shuffled, s, first, last, a, w, bias, index, y);             \
-    }
-NARROW_EDGE(narrow_edge_2, 1, 2, 0)
-NARROW_EDGE(narrow_edge_3, 1, 3, 0)
-NARROW_EDGE(narrow_edge_4, 1, 4, 0)
-NARROW_EDGE(narrow_edge_5, 1, 5, 0)
-NARROW_EDGE(narrow_edge_6, 1, 6, 0)
-NARROW_EDGE(narrow_edge_2_pair, 2, 2, 0)
-NARROW_EDGE(narrow_edge_3_pair, 2, 3, 0)
-NARROW_EDGE(narrow_edge_4_pair, 2, 4, 0)
-NARROW_EDGE(narrow_edge_5_pair, 2, 5, 0)
-NARROW_EDGE(narrow_edge_6_pair, 2, 6, 0)
-NARROW_EDGE(narrow_grouped_edge_2, 1, 2, 1)
-NARROW_EDGE(narrow_grouped_edge_2_pair, 2, 2, 1)
-#undef NARROW_EDGE
-#undef NARROW_RUN
-#undef NARROW_CASE
-#undef NARROW_WIDE_CASES
 
 static void TYPED(narrow_any)(
     const struct narrow *s, ptrdiff_t count, ptrdiff_t first, ptrdiff_t last, ptrdiff_t first_j,
-    ptrdiff_t last_j, const REAL *a, const REAL *w, const REAL *bias, const vec_mask *index, REAL *y)
+    ptrdiff_t last_j, const REAL *a, const REAL *w, const REAL *bias, const vec_mask *index, ptrdiff_t kept,
+    REAL *y)
 {
-#define TILE(pixels, shuffled) \
-    TYPED(narrow_any_tile)(pixels, shuffled, s, first, last, first_j, last_j, a, w, bias, index, y)
-    for (; count >= 4; count -= 4, a += 4 * s->stride_w * s->a_pixel, y += 4 * s->y_pixel)
-        if (s->shuffled)
-            TILE(4, 1);
-        else
-            TILE(4, 0);
-    for (; count > 0; count--, a += s->stride_w * s->a_pixel, y += s->y_pixel)
-        if (s->shuffled)
-            TILE(1, 1);
-        else
-            TILE(1, 0);
+#define TILE(pixels, mode) \
+    TYPED(narrow_any_tile)(pixels, mode, s, first, last, first_j, last_j, a, w, bias, index, kept, y)
+#define TILES(mode)                                                                       \
+    for (; count >= 4; count -= 4, a += 4 * s->stride_w * s->a_pixel, y += 4 * s->y_pixel) \
+        TILE(4, mode);                                                                    \
+    for (; count > 0; count--, a += s->stride_w * s->a_pixel, y += s->y_pixel)             \
+        TILE(1, mode)
+    if (s->mode == NARROW_PLAIN) {
+        TILES(NARROW_PLAIN);
+    } else if (s->mode == NARROW_SHUFFLED) {
+        TILES(NARROW_SHUFFLED);
+    } else {
+        TILES(NARROW_BROADCAST);
+    }
+#undef TILES
 #undef TILE
 }
 
 /* All output channels of `rows` ≤ 2 rows of outputs, a tile of pixels at a time, so that the input lines which a
  * vector shares with the next one are read while they are in the L1 cache.
  *
- * `a` is where kernel row 0 of the first output row would begin at column 0 of the input; only its kernel
- * rows first ≤ i < last lie in the input (with two rows: all of both). Vector v holds the output channels
- * from start[v] on, made from the LANES input channels from base[v] on; lanes[v] has group_in shuffles. */
+ * `a` is where kernel row 0 of the first output row would begin at column 0 of the input, of whose kernel
+ * rows only first ≤ i < last lie in the input; two rows only where tiles of them are made. Vector v holds the output
+ * channels from start[v] on, made from the LANES input channels from base[v] on; lanes[v] has group_in
+ * shuffles. */
 static void TYPED(narrow_rows)(
     const struct narrow *s, int rows, ptrdiff_t first, ptrdiff_t last, const REAL *a, const REAL *w,
     const REAL *bias, const MASK *lanes, REAL *y)
 {
-    typedef void narrow_run(const struct narrow *, ptrdiff_t, ptrdiff_t, ptrdiff_t, const REAL *, const REAL *,
-                            const REAL *, const vec_mask *, REAL *);
-    static narrow_run *const runs[4][3] = {
-        {TYPED(narrow_3s1), TYPED(narrow_3s2), TYPED(narrow_3s1_pair)},
-        {TYPED(narrow_5s1), TYPED(narrow_5s2), TYPED(narrow_5s1_pair)},
-        {TYPED(narrow_7s1), TYPED(narrow_7s2), TYPED(narrow_7s1_pair)},
-        {TYPED(narrow_grouped_3s1), TYPED(narrow_grouped_3s2), TYPED(narrow_grouped_3s1_pair)},
-    };
-    static narrow_run *const edges[6][2] = {
-        {TYPED(narrow_edge_2), TYPED(narrow_edge_2_pair)},
-        {TYPED(narrow_edge_3), TYPED(narrow_edge_3_pair)},
-        {TYPED(narrow_edge_4), TYPED(narrow_edge_4_pair)},
-        {TYPED(narrow_edge_5), TYPED(narrow_edge_5_pair)},
-        {TYPED(narrow_edge_6), TYPED(narrow_edge_6_pair)},
-        {TYPED(narrow_grouped_edge_2), TYPED(narrow_grouped_edge_2_pair)},
-    };
-    const int sized = s->dilation_w == 1 && s->stride_w <= 2 && s->kernel_w % 2 == 1 && s->kernel_w >= 3 &&
-                      s->kernel_w <= (s->shuffled ? 3 : 7);
+    const int sized = TYPED(narrow_sized)(s);
+    TYPED(narrow_run) *run = sized ? TYPED(narrow_run_for)(s, rows) : NULL;
+    const ptrdiff_t most = sized ? NARROW_MOST(s->stride_w) : NARROW_PIXELS, d = s->dilation_w;
     vec_mask index[LANES];
     ptrdiff_t pixels;
     for (ptrdiff_t x = 0; x < s->columns; x += pixels) {
-        const ptrdiff_t tiles = (s->interior_end - x + NARROW_PIXELS - 1) / NARROW_PIXELS;
-        const ptrdiff_t left = x * s->stride_w - s->pad_w, d = s->dilation_w;
-        ptrdiff_t first_j = 0, last_j = s->kernel_w;
-        narrow_run *run = NULL;
-        if (x >= s->interior_begin && x < s->interior_end) {
-            pixels = (s->interior_end - x + tiles - 1) / tiles;
-            if (sized)
-                run = runs[s->shuffled ? 3 : s->kernel_w / 2 - 1][rows == 2 ? 2 : s->stride_w - 1];
-        } else {
-            pixels = 1;
-            first_j = left < 0 ? (d - 1 - left) / d : 0;
-            last_j = left < s->width ? (s->width - left + d - 1) / d : 0;
-            last_j = last_j < s->kernel_w ? last_j : s->kernel_w;
-            if (sized && last_j - first_j >= 2)
-                run = edges[s->shuffled ? 5 : last_j - first_j - 2][rows - 1];
-        }
+        const ptrdiff_t left = x * s->stride_w - s->pad_w;
+        const int interior = x >= s->interior_begin && x < s->interior_end;
+        const ptrdiff_t run_end = sized ? s->columns : interior ? s->interior_end : x + 1;
+        const ptrdiff_t tiles = (run_end - x + most - 1) / most;
+        pixels = (run_end - x + tiles - 1) / tiles;
+        const struct inside in = {first, last, -left, s->width - left};
+        ptrdiff_t first_j = left < 0 ? (d - 1 - left) / d : 0;
+        ptrdiff_t last_j = left < s->width ? (s->width - left + d - 1) / d : 0;
+        last_j = last_j < s->kernel_w ? last_j : s->kernel_w;
         for (ptrdiff_t v = 0; v < s->vectors; v++) {
             const REAL *at = a + left * s->a_pixel + s->base[v];
-            const ptrdiff_t c = s->start[v];
+            const ptrdiff_t c = s->start[v], kept = v > 0 ? s->start[v - 1] + LANES - c : 0;
             REAL *to = y + x * s->y_pixel + c;
-            if (s->shuffled)
+            if (s->mode == NARROW_SHUFFLED)
                 memcpy(index, lanes + v * s->group_in * LANES, s->group_in * sizeof(vec_mask));
-            if (run)
-                run(s, pixels, first, last, at + first_j * s->a_pixel, w + first_j * s->w_stride + c, bias + c,
-                    index, to);
+            if (sized)
+                run(s, pixels, &in, at, w + c, bias + c, index, kept, to);
             else
-                for (int r = 0; r < rows; r++)
-                    TYPED(narrow_any)(s, pixels, first, last, first_j, last_j, at + r * s->a_row, w + c, bias + c,
-                                      index, to + r * s->y_row);
+                TYPED(narrow_any)(s, pixels, first, last < s->kernel_h ? last : s->kernel_h, first_j, last_j, at,
+                                  w + c, bias + c, index, kept, to);
         }
     }
 }
@@ -375,4 +399,5 @@ static void TYPED(plane_rows)(
 
 #undef KEEP_IN_REGISTER
 #undef NARROW_PIXELS
+#undef NARROW_MOST
 #undef PLANE_ROWS

@@ -1,6 +1,6 @@
 # Depthwise convolution and groups of a few channels on channels-last pixels: vectors run over output
 # channels, and every input vector is multiplied into all sums it is part of, shuffled where a group has
-# several channels or several outputs:
+# several channels or several outputs, broadcast where a group fills a vector of outputs:
 #
 #     out[y, x, m] = Σ_i Σ_c Σ_j  x[y·s_h + i·d_h − p_h, x·s_w + j·d_w − p_w, g(m)·C + c] · w[(i, c, j), m]
 #
@@ -19,6 +19,13 @@ cdef inline void narrow_rows(
         narrow_rows_f64(s, rows, first, last, a, w, bias, <const int64_t *>lanes, y)
 
 
+cdef inline bint narrow_sized(const narrow *s, const real *unused) noexcept nogil:
+    if real is float:
+        return narrow_sized_f32(s)
+    else:
+        return narrow_sized_f64(s)
+
+
 cdef struct Source:
     # Where the input of a band lies: row `top` of output row 0's window, and how far the rows go.
     Py_ssize_t top, height, row_pitch
@@ -33,16 +40,18 @@ cdef void narrow_band(
     cdef Py_ssize_t width = VECTOR_BYTES // <Py_ssize_t>sizeof(real), y = 0, top, first, last, count
     cdef Py_ssize_t d = problem.dilation_h
     cdef bint in_place = out_stride[2] == 1 and channels >= width
-    cdef bint pairs = problem.stride_h == 1 and d == 1 and s.stride_w == 1
+    cdef bint square = problem.kernel_h == s.kernel_w and problem.stride_h == s.stride_w
+    cdef bint pairs = square and d == 1 and narrow_sized(s, x)
     s.y_pixel = out_stride[1] if in_place else max(width, channels)
     s.y_row = out_stride[0] if in_place else s.columns * s.y_pixel
     while y < rows:
         top = source.top + y * problem.stride_h
         first = (d - 1 - top) // d if top < 0 else 0
-        last = min(problem.kernel_h, (source.height - top + d - 1) // d if top < source.height else 0)
-        count = 1
-        if pairs and y + 1 < rows and top >= 0 and top + problem.kernel_h < source.height:
-            count = 2
+        last = (source.height - top + d - 1) // d if top < source.height else 0
+        count = 2 if pairs and y + 1 < rows else 1
+        if s.accumulate and not in_place:
+            gather_band(out + y * out_stride[0], out_stride, count, s.columns, channels, 0, 0, count, s.columns,
+                        block, s.y_row, s.y_pixel)
         narrow_rows(s, count, first, last, x + top * source.row_pitch, w, bias, lanes,
                     out + y * out_stride[0] if in_place else block)
         if not in_place:
@@ -54,8 +63,8 @@ cdef void narrow_band(
 cdef void narrow_item(
     const Problem *problem, const real *x, const Py_ssize_t *x_shape, const Py_ssize_t *x_stride,
     const real *w, Py_ssize_t w_stride, const real *bias, const Py_ssize_t *start, Py_ssize_t vectors,
-    const void *lanes, bint rectified, Py_ssize_t first, Py_ssize_t last, real *out,
-    const Py_ssize_t *out_shape, const Py_ssize_t *out_stride, real *scratch
+    const void *lanes, bint rectified, bint accumulate, bint copy_band, Py_ssize_t first, Py_ssize_t last,
+    real *out, const Py_ssize_t *out_shape, const Py_ssize_t *out_stride, real *scratch
 ) noexcept nogil:
     """Output rows first … last of one image; shapes and strides are (H, W, C), `out` is its row `first`."""
     cdef Py_ssize_t width = VECTOR_BYTES // <Py_ssize_t>sizeof(real), left
@@ -66,11 +75,15 @@ cdef void narrow_item(
     cdef narrow s
     s.kernel_h, s.kernel_w = problem.kernel_h, problem.kernel_w
     s.stride_w, s.dilation_w, s.group_in = problem.stride_w, problem.dilation_w, problem.group_in
-    s.shuffled, s.rectified = problem.group_in * problem.group_out > 1, rectified
+    s.mode, s.rectified, s.accumulate = NARROW_SHUFFLED, rectified, accumulate
+    if problem.group_in * problem.group_out == 1:
+        s.mode = NARROW_PLAIN
+    elif problem.group_out % width == 0:
+        s.mode = NARROW_BROADCAST
     s.columns, s.w_stride = out_shape[1], w_stride
     s.vectors, s.start, s.base = vectors, start, start + vectors
     s.width, s.pad_w, s.a_pixel = x_shape[1], problem.pad_w, x_stride[1]
-    if x_stride[2] != 1 or x_shape[2] < width:
+    if copy_band or x_stride[2] != 1 or x_shape[2] < width:
         s.width, s.pad_w, s.a_pixel = in_columns, 0, max(width, x_shape[2])
         gather_band(x, x_stride, x_shape[0], x_shape[1], x_shape[2], source.top, -problem.pad_w, in_rows,
                     in_columns, scratch, in_columns * s.a_pixel, s.a_pixel)
@@ -87,8 +100,8 @@ cdef void narrow_item(
 
 def depthwise(
     const real[:, :, :, :] x, const real[:, ::1] packed, const real[::1] bias, geometry,
-    const Py_ssize_t[:, ::1] start, const unsigned char[::1] lanes, Py_ssize_t bands, bint rectified,
-    real[:, :, :, :] out, real[::1] workspace, Py_ssize_t per_thread, int num_threads
+    const Py_ssize_t[:, ::1] start, const unsigned char[::1] lanes, Py_ssize_t bands, bint copy_band,
+    bint rectified, bint accumulate, real[:, :, :, :] out, real[::1] workspace, Py_ssize_t per_thread, int num_threads
 ):
     """Convolution in groups so narrow that a vector of outputs reads at most a vector of input channels.
 
@@ -102,6 +115,8 @@ def depthwise(
     lanes : bytes of an integer array (vectors, C_in/groups, LANES), IN
         Which of those channels each lane reads; its items are as wide as those of x.
     bands : parts the output rows of an image are cut into
+    copy_band : bool
+        Copy each band with its zero halo in any case, so that padding takes part in the products.
     out : (N, H_out, W_out, C_out), OUT
     workspace : (num_threads · per_thread), scratch
     """
@@ -114,6 +129,6 @@ def depthwise(
         first = share(out.shape[1], bands, item % bands)
         narrow_item(
             &problem, &x[n, 0, 0, 0], &x.shape[1], x_stride, &packed[0, 0], packed.shape[1], &bias[0],
-            &start[0, 0], start.shape[1], &lanes[0], rectified, first,
+            &start[0, 0], start.shape[1], &lanes[0], rectified, accumulate, copy_band, first,
             share(out.shape[1], bands, item % bands + 1), &out[n, first, 0, 0], &out.shape[1], out_stride,
             &workspace[threadid() * per_thread])

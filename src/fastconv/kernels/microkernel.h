@@ -40,21 +40,29 @@
  * far slower. */
 enum { START_ZERO = 0, START_BIAS = 1, START_ROW_BIAS = 2, START_OUTPUT = 4 };
 
+/* How the lanes of a vector of outputs find their input channels in a narrow problem. */
+enum { NARROW_PLAIN, NARROW_SHUFFLED, NARROW_BROADCAST };
+
 /* A depthwise or narrow-group problem on channels-last pixels; strides and pitches count elements. */
 struct narrow {
     ptrdiff_t kernel_h, kernel_w, stride_w, dilation_w, pad_w, group_in, width, columns;
     ptrdiff_t interior_begin, interior_end; /* the output columns whose whole window lies in the input */
     ptrdiff_t a_row, a_pixel, w_stride, y_row, y_pixel; /* a_row: from one kernel row to the next */
-    ptrdiff_t vectors;                                  /* of output channels, the last may overlap */
+    ptrdiff_t vectors;                                  /* of output channels, which may overlap */
     const ptrdiff_t *start, *base;
-    int shuffled, rectified;
+    int mode, rectified, accumulate;
+};
+
+/* The rows and columns of a tile's input that lie in the image, counted from the tile's first. */
+struct inside {
+    ptrdiff_t first_row, last_row, first_column, last_column;
 };
 
 /* The same on planes: rows of the gathered input are cut into stride_w phases. */
 struct planes {
     ptrdiff_t taps, stride_w, pad_w, phase_pitch, columns;
     ptrdiff_t a_row, w_stride, y_plane, y_row; /* a_row: from one output row to the next */
-    int rectified;
+    int rectified, accumulate;
 };
 
 #define ALWAYS_INLINE static inline __attribute__((always_inline))
