@@ -21,21 +21,19 @@ cdef extern from "microkernel.h" nogil:
         const Py_ssize_t *offset, const Py_ssize_t *length, const double *b, Py_ssize_t b_stride,
         double *c, Py_ssize_t c_stride, int start, const double *bias, bint rectified) noexcept
     void winograd_input_f32(
-        int pairs_h, int pairs_w, const float *d, Py_ssize_t row_pitch, Py_ssize_t pixel_pitch,
-        Py_ssize_t channels, float *v, Py_ssize_t position_stride, const float *coefficient_h,
-        const float *coefficient_w) noexcept
+        int pairs_h, int pairs_w, const float *const *pixel, Py_ssize_t channels, float *v,
+        Py_ssize_t position_stride, const float *coefficient_h, const float *coefficient_w) noexcept
     void winograd_input_f64(
-        int pairs_h, int pairs_w, const double *d, Py_ssize_t row_pitch, Py_ssize_t pixel_pitch,
-        Py_ssize_t channels, double *v, Py_ssize_t position_stride, const double *coefficient_h,
-        const double *coefficient_w) noexcept
+        int pairs_h, int pairs_w, const double *const *pixel, Py_ssize_t channels, double *v,
+        Py_ssize_t position_stride, const double *coefficient_h, const double *coefficient_w) noexcept
     void winograd_output_f32(
         int pairs_h, int outputs_h, int pairs_w, int outputs_w, const float *m, Py_ssize_t position_stride,
         int columns, float *y, Py_ssize_t row_pitch, Py_ssize_t pixel_pitch, const float *coefficient_h,
-        const float *coefficient_w, const float *bias, bint rectified) noexcept
+        const float *coefficient_w, const float *bias, bint accumulate, bint rectified) noexcept
     void winograd_output_f64(
         int pairs_h, int outputs_h, int pairs_w, int outputs_w, const double *m, Py_ssize_t position_stride,
         int columns, double *y, Py_ssize_t row_pitch, Py_ssize_t pixel_pitch, const double *coefficient_h,
-        const double *coefficient_w, const double *bias, bint rectified) noexcept
+        const double *coefficient_w, const double *bias, bint accumulate, bint rectified) noexcept
     struct narrow:
         Py_ssize_t kernel_h, kernel_w, stride_w, dilation_w, pad_w, group_in, width, columns
         Py_ssize_t interior_begin, interior_end
