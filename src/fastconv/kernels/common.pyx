@@ -15,11 +15,13 @@ cdef extern from "microkernel.h" nogil:
     void gemm_tile_f32(
         int rows, int columns, const float *a, Py_ssize_t a_stride, Py_ssize_t segments,
         const Py_ssize_t *offset, const Py_ssize_t *length, const float *b, Py_ssize_t b_stride,
-        float *c, Py_ssize_t c_stride, int start, const float *bias, bint rectified) noexcept
+        float *c, Py_ssize_t c_stride, int start, const float *bias, bint rectified,
+        const float *ahead) noexcept
     void gemm_tile_f64(
         int rows, int columns, const double *a, Py_ssize_t a_stride, Py_ssize_t segments,
         const Py_ssize_t *offset, const Py_ssize_t *length, const double *b, Py_ssize_t b_stride,
-        double *c, Py_ssize_t c_stride, int start, const double *bias, bint rectified) noexcept
+        double *c, Py_ssize_t c_stride, int start, const double *bias, bint rectified,
+        const double *ahead) noexcept
     void winograd_input_f32(
         int pairs_h, int pairs_w, const float *const *pixel, Py_ssize_t channels, float *v,
         Py_ssize_t position_stride, const float *coefficient_h, const float *coefficient_w) noexcept

@@ -157,7 +157,7 @@ static void TYPED(transpose)(
 ALWAYS_INLINE void TYPED(gemm_tile_sized)(
     const int rows, const int vectors, const REAL *a, ptrdiff_t a_stride, ptrdiff_t segments,
     const ptrdiff_t *offset, const ptrdiff_t *length, const REAL *b, ptrdiff_t b_stride, REAL *c,
-    ptrdiff_t c_stride, int start, const REAL *bias, int rectified)
+    ptrdiff_t c_stride, int start, const REAL *bias, int rectified, const REAL *ahead)
 {
     vec acc[TILE_ROWS][2];
     _Pragma("GCC unroll 16") for (int r = 0; r < rows; r++)
@@ -182,6 +182,8 @@ ALWAYS_INLINE void TYPED(gemm_tile_sized)(
                 bv[v] = TYPED(load)(b + v * LANES);
                 __builtin_prefetch(b + PREFETCH_ROWS * b_stride + v * LANES);
             }
+            __builtin_prefetch(ahead, 0, 2);
+            ahead += LANES;
             _Pragma("GCC unroll 16") for (int r = 0; r < rows; r++)
             {
                 const vec av = TYPED(broadcast)(base[r / 5][r % 5 * a_stride + k]);
@@ -206,11 +208,12 @@ ALWAYS_INLINE void TYPED(gemm_tile_sized)(
  * elements of each row of A and k₀(s) = length[0] + … + length[s − 1]. B's rows hold whole vectors
  * (zero beyond `columns`), and so does `bias`, of which START_BIAS takes a
  * value a column, START_ROW_BIAS one a row. The order of summation is that of k alone, so a result
- * does not depend on how rows were gathered into tiles. */
+ * does not depend on how rows were gathered into tiles. A vector at `ahead` is brought to the L2 cache with
+ * each k: what will be needed after this tile. */
 static void TYPED(gemm_tile)(
     int rows, int columns, const REAL *a, ptrdiff_t a_stride, ptrdiff_t segments, const ptrdiff_t *offset,
     const ptrdiff_t *length, const REAL *b, ptrdiff_t b_stride, REAL *c, ptrdiff_t c_stride, int start,
-    const REAL *bias, int rectified)
+    const REAL *bias, int rectified, const REAL *ahead)
 {
     const int vectors = columns > LANES ? 2 : 1;
     if (columns != vectors * LANES) { /* a ragged tile goes through a buffer of whole vectors */
@@ -219,14 +222,14 @@ static void TYPED(gemm_tile)(
         for (int r = 0; start & START_OUTPUT && r < rows; r++)
             memcpy(whole + r * vectors * LANES, c + r * c_stride, columns * sizeof(REAL));
         TYPED(gemm_tile)(rows, vectors * LANES, a, a_stride, segments, offset, length, b, b_stride, whole,
-                         vectors * LANES, start, bias, rectified);
+                         vectors * LANES, start, bias, rectified, ahead);
         for (int r = 0; r < rows; r++)
             memcpy(c + r * c_stride, whole + r * vectors * LANES, columns * sizeof(REAL));
         return;
     }
 #define TILE(rows, vectors)                                                                             \
     TYPED(gemm_tile_sized)(rows, vectors, a, a_stride, segments, offset, length, b, b_stride, c, c_stride, \
-                           start, bias, rectified);                                                     \
+                           start, bias, rectified, ahead);                                              \
     return
 #define CASE(r)                                                                                         \
     case r: TILE(r, 2);                                                                                 \
