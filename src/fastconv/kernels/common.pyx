@@ -116,12 +116,16 @@ cdef inline Py_ssize_t covered(
     return (outputs - 1) * stride + (kernel - 1) * dilation + 1
 
 
-cdef inline void gemm_rows(
+cdef inline void gemm_rows_ahead(
     Py_ssize_t rows, Py_ssize_t columns, const real *a, Py_ssize_t a_stride, Py_ssize_t segments,
     const Py_ssize_t *offset, const Py_ssize_t *length, const real *b, Py_ssize_t b_stride,
-    real *c, Py_ssize_t c_stride, int start, const real *bias, bint rectified
+    real *c, Py_ssize_t c_stride, int start, const real *bias, bint rectified, const real *ahead,
+    Py_ssize_t ahead_share
 ) noexcept nogil:
-    """gemm_tile for any number of rows, cut into tiles of nearly equal height (17 is 9 + 8, not 14 + 3)."""
+    """gemm_tile for any number of rows, cut into tiles of nearly equal height (17 is 9 + 8, not 14 + 3).
+
+    Of what lies `ahead` each tile fetches `ahead_share` elements; 0 if there is nothing.
+    """
     cdef Py_ssize_t tiles = (rows + TILE_ROWS - 1) // TILE_ROWS, t, first, count
     cdef const real *tile_bias
     for t in range(tiles):
@@ -130,7 +134,18 @@ cdef inline void gemm_rows(
         tile_bias = bias + first if start & START_ROW_BIAS else bias
         if real is float:
             gemm_tile_f32(count, columns, a + first * a_stride, a_stride, segments, offset, length, b,
-                          b_stride, c + first * c_stride, c_stride, start, tile_bias, rectified)
+                          b_stride, c + first * c_stride, c_stride, start, tile_bias, rectified, ahead)
         else:
             gemm_tile_f64(count, columns, a + first * a_stride, a_stride, segments, offset, length, b,
-                          b_stride, c + first * c_stride, c_stride, start, tile_bias, rectified)
+                          b_stride, c + first * c_stride, c_stride, start, tile_bias, rectified, ahead)
+        ahead += ahead_share
+
+
+cdef inline void gemm_rows(
+    Py_ssize_t rows, Py_ssize_t columns, const real *a, Py_ssize_t a_stride, Py_ssize_t segments,
+    const Py_ssize_t *offset, const Py_ssize_t *length, const real *b, Py_ssize_t b_stride,
+    real *c, Py_ssize_t c_stride, int start, const real *bias, bint rectified
+) noexcept nogil:
+    """gemm_rows_ahead with nothing ahead."""
+    gemm_rows_ahead(rows, columns, a, a_stride, segments, offset, length, b, b_stride, c, c_stride, start,
+                    bias, rectified, b, 0)

@@ -121,15 +121,21 @@ cdef void winograd_products(
     const Tiling *tiling, Py_ssize_t tiles, const real *v, Py_ssize_t v_position, Py_ssize_t v_tile,
     Py_ssize_t channels, const real *panel, Py_ssize_t columns, real *products, Py_ssize_t m_position
 ) noexcept nogil:
-    """M of one panel: a product for each position and run of channels."""
+    """M of one panel: a product for each position and run of channels.
+
+    Each meets its weights for the first time, and they come from far: two tiles fetch half of the next
+    product's each, so that memory is as busy as the processor.
+    """
     cdef Py_ssize_t width = panel_width(panel), q, k, run, zero = 0
+    cdef const real *weights
     for q in range(tiling.positions):
         for k from 0 <= k < channels by tiling.depth:
             run = min(tiling.depth, channels - k)
-            gemm_rows(
-                tiles, columns, v + q * v_position + k, v_tile, 1, &zero, &run,
-                panel + (q * channels + k) * width, width, products + q * m_position, width,
-                START_ZERO if k == 0 else START_OUTPUT, NULL, False)
+            weights = panel + (q * channels + k) * width
+            gemm_rows_ahead(
+                tiles, columns, v + q * v_position + k, v_tile, 1, &zero, &run, weights, width,
+                products + q * m_position, width, START_ZERO if k == 0 else START_OUTPUT, NULL, False,
+                weights + run * width, run * width // 2)
 
 
 cdef void winograd_block(
