@@ -214,7 +214,9 @@ def _blocking(geometry: ConvGeometry, num_threads: int, kernels: ModuleType) -> 
     transformed = form.positions * (block * (pixel_pitch + width) + 4 * line)
     stored = math.prod(form.outputs) * len(across) * width
     slack = base.scatter_slack(kernels, geometry.dtype, width)
-    per_thread = base.round_up((band_rows + reach) * row_pitch + transformed + stored + slack, line)
+    per_thread = base.round_up(
+        (band_rows + reach) * row_pitch + pixel_pitch + transformed + stored + slack, line
+    )
     return _Blocking(bands, panel_parts, block, pixel_pitch, per_thread)
 
 
@@ -266,6 +268,9 @@ class Winograd(Algorithm):
         kernels.pack_winograd(panels, *matrices, transformed, num_threads)
         return Packed(kernels, geometry, transformed, base.pack_bias(bias, geometry, kernels))
 
+    def accumulates(self, packed: Packed) -> bool:
+        return True
+
     def run(self, x, packed: Packed, out, epilogue: Epilogue, workspace, num_threads: int) -> None:
         geometry = packed.geometry
         blocking = _blocking(geometry, num_threads, packed.kernels)
@@ -277,6 +282,6 @@ class Winograd(Algorithm):
         packed.kernels.winograd(
             x, packed.weight, packed.bias, geometry, (form.pairs, form.outputs), *coefficients,
             *_origins(geometry), blocking.bands, blocking.panel_parts, blocking.block,
-            blocking.pixel_pitch, form.depth, epilogue.rectified, out, workspace,
+            blocking.pixel_pitch, form.depth, *epilogue, out, workspace,
             blocking.per_thread, num_threads,
         )  # fmt: skip

@@ -16,27 +16,27 @@ cdef extern from "microkernel.h" nogil:
     void gemm_tile_f32(
         int rows, int columns, const float *a, Py_ssize_t a_stride, Py_ssize_t segments,
         const Py_ssize_t *offset, const Py_ssize_t *length, const float *b, Py_ssize_t b_stride,
-        float *c, Py_ssize_t c_stride, int start, const float *bias, bint rectified) noexcept
+        float *c, Py_ssize_t c_stride, int start, const float *bias, bint rectified,
+        const float *ahead) noexcept
     void gemm_tile_f64(
         int rows, int columns, const double *a, Py_ssize_t a_stride, Py_ssize_t segments,
         const Py_ssize_t *offset, const Py_ssize_t *length, const double *b, Py_ssize_t b_stride,
-        double *c, Py_ssize_t c_stride, int start, const double *bias, bint rectified) noexcept
+        double *c, Py_ssize_t c_stride, int start, const double *bias, bint rectified,
+        const double *ahead) noexcept
     void winograd_input_f32(
-        int pairs_h, int pairs_w, const float *d, Py_ssize_t row_pitch, Py_ssize_t pixel_pitch,
-        Py_ssize_t channels, float *v, Py_ssize_t position_stride, const float *coefficient_h,
-        const float *coefficient_w) noexcept
+        int pairs_h, int pairs_w, const float *const *pixel, Py_ssize_t channels, float *v,
+        Py_ssize_t position_stride, const float *coefficient_h, const float *coefficient_w) noexcept
     void winograd_input_f64(
-        int pairs_h, int pairs_w, const double *d, Py_ssize_t row_pitch, Py_ssize_t pixel_pitch,
-        Py_ssize_t channels, double *v, Py_ssize_t position_stride, const double *coefficient_h,
-        const double *coefficient_w) noexcept
+        int pairs_h, int pairs_w, const double *const *pixel, Py_ssize_t channels, double *v,
+        Py_ssize_t position_stride, const double *coefficient_h, const double *coefficient_w) noexcept
     void winograd_output_f32(
         int pairs_h, int outputs_h, int pairs_w, int outputs_w, const float *m, Py_ssize_t position_stride,
         int columns, float *y, Py_ssize_t row_pitch, Py_ssize_t pixel_pitch, const float *coefficient_h,
-        const float *coefficient_w, const float *bias, bint rectified) noexcept
+        const float *coefficient_w, const float *bias, bint accumulate, bint rectified) noexcept
     void winograd_output_f64(
         int pairs_h, int outputs_h, int pairs_w, int outputs_w, const double *m, Py_ssize_t position_stride,
         int columns, double *y, Py_ssize_t row_pitch, Py_ssize_t pixel_pitch, const double *coefficient_h,
-        const double *coefficient_w, const double *bias, bint rectified) noexcept
+        const double *coefficient_w, const double *bias, bint accumulate, bint rectified) noexcept
     struct narrow:
         Py_ssize_t kernel_h, kernel_w, stride_w, dilation_w, pad_w, group_in, width, columns
         Py_ssize_t interior_begin, interior_end
@@ -123,23 +123,27 @@ cdef inline Py_ssize_t covered(
 cdef inline void gemm_tile(
     Py_ssize_t rows, Py_ssize_t columns, const real *a, Py_ssize_t a_stride, Py_ssize_t segments,
     const Py_ssize_t *offset, const Py_ssize_t *length, const real *b, Py_ssize_t b_stride,
-    real *c, Py_ssize_t c_stride, int start, const real *bias, bint rectified
+    real *c, Py_ssize_t c_stride, int start, const real *bias, bint rectified, const real *ahead
 ) noexcept nogil:
-    """At most TILE_ROWS rows and one panel's columns."""
+    """At most TILE_ROWS rows and one panel's columns; what lies `ahead` is fetched, b if there is nothing."""
     if real is float:
         gemm_tile_f32(rows, columns, a, a_stride, segments, offset, length, b, b_stride, c, c_stride, start,
-                      bias, rectified)
+                      bias, rectified, ahead)
     else:
         gemm_tile_f64(rows, columns, a, a_stride, segments, offset, length, b, b_stride, c, c_stride, start,
-                      bias, rectified)
+                      bias, rectified, ahead)
 
 
-cdef inline void gemm_rows(
+cdef inline void gemm_rows_ahead(
     Py_ssize_t rows, Py_ssize_t columns, const real *a, Py_ssize_t a_stride, Py_ssize_t segments,
     const Py_ssize_t *offset, const Py_ssize_t *length, const real *b, Py_ssize_t b_stride,
-    real *c, Py_ssize_t c_stride, int start, const real *bias, bint rectified
+    real *c, Py_ssize_t c_stride, int start, const real *bias, bint rectified, const real *ahead,
+    Py_ssize_t ahead_share
 ) noexcept nogil:
-    """gemm_tile for any number of rows, cut into tiles of nearly equal height (17 is 9 + 8, not 14 + 3)."""
+    """gemm_tile for any number of rows, cut into tiles of nearly equal height (17 is 9 + 8, not 14 + 3).
+
+    Of what lies `ahead` each tile fetches `ahead_share` elements; 0 if there is nothing.
+    """
     cdef Py_ssize_t tiles = (rows + TILE_ROWS - 1) // TILE_ROWS, t, first, count
     cdef const real *tile_bias
     for t in range(tiles):
@@ -147,4 +151,15 @@ cdef inline void gemm_rows(
         count = share(rows, tiles, t + 1) - first
         tile_bias = bias + first if start & START_ROW_BIAS else bias
         gemm_tile(count, columns, a + first * a_stride, a_stride, segments, offset, length, b, b_stride,
-                  c + first * c_stride, c_stride, start, tile_bias, rectified)
+                  c + first * c_stride, c_stride, start, tile_bias, rectified, ahead)
+        ahead += ahead_share
+
+
+cdef inline void gemm_rows(
+    Py_ssize_t rows, Py_ssize_t columns, const real *a, Py_ssize_t a_stride, Py_ssize_t segments,
+    const Py_ssize_t *offset, const Py_ssize_t *length, const real *b, Py_ssize_t b_stride,
+    real *c, Py_ssize_t c_stride, int start, const real *bias, bint rectified
+) noexcept nogil:
+    """gemm_rows_ahead with nothing ahead."""
+    gemm_rows_ahead(rows, columns, a, a_stride, segments, offset, length, b, b_stride, c, c_stride, start,
+                    bias, rectified, b, 0)

@@ -1,4 +1,4 @@
-/* The register-blocked inner kernels: with its two parts the only C of this package.
+/* The register-blocked inner kernels: with its three parts the only C of this package.
  *
  * Written once with GCC's vector extensions. Their width follows the instruction set the including
  * file is compiled for, and the file includes itself twice to make the float32 (_f32) and float64
@@ -6,10 +6,9 @@
  *
  *   transpose         between channels-last and planar pixels
  *   gemm_tile         C[rows × columns]  (+)=  A[rows × K] · B[K × columns]   in registers
- *   winograd_input    V = Bᵀ d B   for one tile, vectors over channels
- *   winograd_output   Y = Aᵀ M A   for one tile, vectors over channels, with bias and activation
  *   depthwise.h       depthwise and narrow groups
  *   spectral.h        complex products in the frequency domain
+ *   winograd.h        the transforms of tiles
  */
 #ifndef FASTCONV_MICROKERNEL_H
 #define FASTCONV_MICROKERNEL_H
@@ -166,7 +165,7 @@ static void TYPED(transpose)(
 ALWAYS_INLINE void TYPED(gemm_tile_sized)(
     const int rows, const int vectors, const REAL *a, ptrdiff_t a_stride, ptrdiff_t segments,
     const ptrdiff_t *offset, const ptrdiff_t *length, const REAL *b, ptrdiff_t b_stride, REAL *c,
-    ptrdiff_t c_stride, int start, const REAL *bias, int rectified)
+    ptrdiff_t c_stride, int start, const REAL *bias, int rectified, const REAL *ahead)
 {
     vec acc[TILE_ROWS][2];
     _Pragma("GCC unroll 16") for (int r = 0; r < rows; r++)
@@ -191,6 +190,8 @@ ALWAYS_INLINE void TYPED(gemm_tile_sized)(
                 bv[v] = TYPED(load)(b + v * LANES);
                 __builtin_prefetch(b + PREFETCH_ROWS * b_stride + v * LANES);
             }
+            __builtin_prefetch(ahead, 0, 2);
+            ahead += LANES;
             _Pragma("GCC unroll 16") for (int r = 0; r < rows; r++)
             {
                 const vec av = TYPED(broadcast)(base[r / 5][r % 5 * a_stride + k]);
@@ -215,11 +216,12 @@ ALWAYS_INLINE void TYPED(gemm_tile_sized)(
  * elements of each row of A and k₀(s) = length[0] + … + length[s − 1]. B's rows hold whole vectors
  * (zero beyond `columns`), and so does `bias`, of which START_BIAS takes a
  * value a column, START_ROW_BIAS one a row. The order of summation is that of k alone, so a result
- * does not depend on how rows were gathered into tiles. */
+ * does not depend on how rows were gathered into tiles. A vector at `ahead` is brought to the L2 cache with
+ * each k: what will be needed after this tile. */
 static void TYPED(gemm_tile)(
     int rows, int columns, const REAL *a, ptrdiff_t a_stride, ptrdiff_t segments, const ptrdiff_t *offset,
     const ptrdiff_t *length, const REAL *b, ptrdiff_t b_stride, REAL *c, ptrdiff_t c_stride, int start,
-    const REAL *bias, int rectified)
+    const REAL *bias, int rectified, const REAL *ahead)
 {
     const int vectors = columns > LANES ? 2 : 1;
     if (columns != vectors * LANES) { /* a ragged tile goes through a buffer of whole vectors */
@@ -228,14 +230,14 @@ static void TYPED(gemm_tile)(
         for (int r = 0; start & START_OUTPUT && r < rows; r++)
             memcpy(whole + r * vectors * LANES, c + r * c_stride, columns * sizeof(REAL));
         TYPED(gemm_tile)(rows, vectors * LANES, a, a_stride, segments, offset, length, b, b_stride, whole,
-                         vectors * LANES, start, bias, rectified);
+                         vectors * LANES, start, bias, rectified, ahead);
         for (int r = 0; r < rows; r++)
             memcpy(c + r * c_stride, whole + r * vectors * LANES, columns * sizeof(REAL));
         return;
     }
 #define TILE(rows, vectors)                                                                             \
     TYPED(gemm_tile_sized)(rows, vectors, a, a_stride, segments, offset, length, b, b_stride, c, c_stride, \
-                           start, bias, rectified);                                                     \
+                           start, bias, rectified, ahead);                                              \
     return
 #define CASE(r)                                                                                         \
     case r: TILE(r, 2);                                                                                 \
@@ -250,164 +252,9 @@ static void TYPED(gemm_tile)(
 #undef TILE
 }
 
-/* Winograd's one-dimensional transforms for the points 0, ±a₁, …, ±a_P, ∞ (n = 2P + 2 of them).
- *
- * With r(t) = Π_p (t − a_p²) and q_p(t) = r(t) / (t − a_p²), the rows of Bᵀ are the coefficients of
- *     point 0: r(x²),   point ±a_p: x² q_p(x²) ± a_p x q_p(x²),   ∞: x r(x²),
- * so each pair shares its even and its odd half. `coefficient` holds, in this order,
- *     r: P values (the leading 1 is left out), q_p: P − 1 values each, a_p^i: i = 0 … 7 for each p.
- *
- * A tile is transformed along one axis and then along the other. Both passes are the same function: it
- * takes `lines` lines of n vectors, `step` elements apart, line after line `next` elements apart. */
-#define WINOGRAD_MAX_POINTS 10
-#define R_COEFFICIENT(j) TYPED(broadcast)(coefficient[j])
-#define Q_COEFFICIENT(p, j) TYPED(broadcast)(coefficient[pairs + (p) * (pairs - 1) + (j)])
-#define POWER(p, i) TYPED(broadcast)(coefficient[pairs * pairs + (p) * 8 + (i)])
-
-ALWAYS_INLINE void TYPED(winograd_input_sized)(
-    const int pairs, ptrdiff_t lines, const REAL *d, ptrdiff_t d_step, ptrdiff_t d_next, REAL *v,
-    ptrdiff_t v_step, ptrdiff_t v_next, const REAL *coefficient)
-{
-    const int n = 2 * pairs + 2;
-    for (ptrdiff_t line = 0; line < lines; line++, d += d_next, v += v_next) {
-        vec x[WINOGRAD_MAX_POINTS];
-        _Pragma("GCC unroll 10") for (int i = 0; i < n; i++) x[i] = TYPED(load)(d + i * d_step);
-        vec even = x[n - 2], odd = x[n - 1];
-        _Pragma("GCC unroll 4") for (int j = 0; j < pairs; j++)
-        {
-            even += R_COEFFICIENT(j) * x[2 * j];
-            odd += R_COEFFICIENT(j) * x[2 * j + 1];
-        }
-        TYPED(store)(v, even);
-        TYPED(store)(v + (n - 1) * v_step, odd);
-        _Pragma("GCC unroll 4") for (int p = 0; p < pairs; p++)
-        {
-            even = x[n - 2], odd = x[n - 3];
-            _Pragma("GCC unroll 4") for (int j = 0; j < pairs - 1; j++)
-            {
-                even += Q_COEFFICIENT(p, j) * x[2 * j + 2];
-                odd += Q_COEFFICIENT(p, j) * x[2 * j + 1];
-            }
-            TYPED(store)(v + (2 * p + 1) * v_step, even + POWER(p, 1) * odd);
-            TYPED(store)(v + (2 * p + 2) * v_step, even - POWER(p, 1) * odd);
-        }
-    }
-}
-
-/* y_i = Σ_points α^i m(α), the point ∞ counting for the last i alone; then bias, if any, and activation. */
-ALWAYS_INLINE void TYPED(winograd_output_sized)(
-    const int pairs, const int outputs, ptrdiff_t lines, const REAL *m, ptrdiff_t m_step, ptrdiff_t m_next,
-    REAL *y, ptrdiff_t y_step, ptrdiff_t y_next, const REAL *coefficient, const REAL *bias, int rectified)
-{
-    const int n = 2 * pairs + 2;
-    for (ptrdiff_t line = 0; line < lines; line++, m += m_next, y += y_next) {
-        const vec zero = TYPED(load)(m), infinite = TYPED(load)(m + (n - 1) * m_step);
-        vec plus[WINOGRAD_MAX_POINTS / 2], minus[WINOGRAD_MAX_POINTS / 2];
-        _Pragma("GCC unroll 4") for (int p = 0; p < pairs; p++)
-        {
-            const vec a = TYPED(load)(m + (2 * p + 1) * m_step), b = TYPED(load)(m + (2 * p + 2) * m_step);
-            plus[p] = a + b;
-            minus[p] = a - b;
-        }
-        _Pragma("GCC unroll 8") for (int i = 0; i < outputs; i++)
-        {
-            vec sum = i == 0 ? zero + plus[0] : POWER(0, i) * (i % 2 ? minus[0] : plus[0]);
-            _Pragma("GCC unroll 4") for (int p = 1; p < pairs; p++)
-                sum += i == 0 ? plus[p] : POWER(p, i) * (i % 2 ? minus[p] : plus[p]);
-            if (i == outputs - 1)
-                sum += infinite;
-            if (bias) {
-                sum += TYPED(load)(bias);
-                sum = rectified ? TYPED(rectify)(sum) : sum;
-            }
-            TYPED(store)(y + i * y_step, sum);
-        }
-    }
-}
-
-static void TYPED(winograd_input_lines)(
-    int pairs, ptrdiff_t lines, const REAL *d, ptrdiff_t d_step, ptrdiff_t d_next, REAL *v, ptrdiff_t v_step,
-    ptrdiff_t v_next, const REAL *coefficient)
-{
-#define CASE(pairs)                                                                                     \
-    case pairs:                                                                                         \
-        TYPED(winograd_input_sized)(pairs, lines, d, d_step, d_next, v, v_step, v_next, coefficient);  \
-        return;
-    switch (pairs) {
-        CASE(1) CASE(2) CASE(3) CASE(4)
-    }
-#undef CASE
-}
-
-static void TYPED(winograd_output_lines)(
-    int pairs, int outputs, ptrdiff_t lines, const REAL *m, ptrdiff_t m_step, ptrdiff_t m_next, REAL *y,
-    ptrdiff_t y_step, ptrdiff_t y_next, const REAL *coefficient, const REAL *bias, int rectified)
-{
-#define CASE(pairs, outputs)                                                                            \
-    case pairs * 8 + outputs:                                                                           \
-        TYPED(winograd_output_sized)(pairs, outputs, lines, m, m_step, m_next, y, y_step, y_next,      \
-                                     coefficient, bias, rectified);                                     \
-        return;
-    switch (pairs * 8 + outputs) { /* F(2, 3), F(2, 5), F(4, 3), F(2, 7), F(4, 5), F(4, 7) */
-        CASE(1, 2) CASE(2, 2) CASE(2, 4) CASE(3, 2) CASE(3, 4) CASE(4, 4)
-    }
-#undef CASE
-}
-
-/* One tile of V. Without pairs an axis has one point and is left as it is; one axis at least has some.
- * `channels` is rounded up to whole vectors in d and in v. */
-static void TYPED(winograd_input)(
-    int pairs_h, int pairs_w, const REAL *d, ptrdiff_t row_pitch, ptrdiff_t pixel_pitch, ptrdiff_t channels,
-    REAL *v, ptrdiff_t position_stride, const REAL *coefficient_h, const REAL *coefficient_w)
-{
-    const int n_h = 2 * pairs_h + 2, n_w = 2 * pairs_w + 2;
-    const ptrdiff_t vectors = (channels + LANES - 1) / LANES;
-    REAL half[WINOGRAD_MAX_POINTS * WINOGRAD_MAX_POINTS * LANES] __attribute__((aligned(VECTOR_BYTES)));
-    if (pairs_h == 0)
-        TYPED(winograd_input_lines)(pairs_w, vectors, d, pixel_pitch, LANES, v, position_stride, LANES,
-                                    coefficient_w);
-    else if (pairs_w == 0)
-        TYPED(winograd_input_lines)(pairs_h, vectors, d, row_pitch, LANES, v, position_stride, LANES,
-                                    coefficient_h);
-    else
-        for (ptrdiff_t c = 0; c < vectors * LANES; c += LANES) {
-            TYPED(winograd_input_lines)(pairs_w, n_h, d + c, pixel_pitch, row_pitch, half, LANES,
-                                        n_w * LANES, coefficient_w);
-            TYPED(winograd_input_lines)(pairs_h, n_w, half, n_w * LANES, LANES, v + c,
-                                        n_w * position_stride, position_stride, coefficient_h);
-        }
-}
-
-/* One tile of Y: `columns` is rounded up to whole vectors in m, in y and in bias. */
-static void TYPED(winograd_output)(
-    int pairs_h, int outputs_h, int pairs_w, int outputs_w, const REAL *m, ptrdiff_t position_stride,
-    int columns, REAL *y, ptrdiff_t row_pitch, ptrdiff_t pixel_pitch, const REAL *coefficient_h,
-    const REAL *coefficient_w, const REAL *bias, int rectified)
-{
-    const int n_h = 2 * pairs_h + 2, n_w = 2 * pairs_w + 2;
-    REAL half[WINOGRAD_MAX_POINTS * WINOGRAD_MAX_POINTS * LANES] __attribute__((aligned(VECTOR_BYTES)));
-    for (int c = 0; c < columns; c += LANES, m += LANES, y += LANES, bias += LANES)
-        if (pairs_h == 0)
-            TYPED(winograd_output_lines)(pairs_w, outputs_w, 1, m, position_stride, 0, y, pixel_pitch, 0,
-                                         coefficient_w, bias, rectified);
-        else if (pairs_w == 0)
-            TYPED(winograd_output_lines)(pairs_h, outputs_h, 1, m, position_stride, 0, y, row_pitch, 0,
-                                         coefficient_h, bias, rectified);
-        else {
-            TYPED(winograd_output_lines)(pairs_w, outputs_w, n_h, m, position_stride, n_w * position_stride,
-                                         half, LANES, outputs_w * LANES, coefficient_w, NULL, 0);
-            TYPED(winograd_output_lines)(pairs_h, outputs_h, outputs_w, half, outputs_w * LANES, LANES, y,
-                                         row_pitch, pixel_pitch, coefficient_h, bias, rectified);
-        }
-}
-
-#undef R_COEFFICIENT
-#undef Q_COEFFICIENT
-#undef POWER
-#undef WINOGRAD_MAX_POINTS
-
 #include "depthwise.h"
 #include "spectral.h"
+#include "winograd.h"
 
 #undef vec
 #undef vec_mask
