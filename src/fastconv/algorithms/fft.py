@@ -153,10 +153,24 @@ def _nanoseconds(geometry: ConvGeometry, tiling: _Tiling) -> float:
     return tiling.count * (planes + calls + products) + weights + _CALL
 
 
-def cost(geometry: ConvGeometry) -> float:
-    """Time for the whole batch, in multiply–adds of a direct convolution."""
-    nanoseconds = geometry.batch * _nanoseconds(geometry, _tiling(geometry))
+def cost(geometry: ConvGeometry, calls: int | None) -> float:
+    """Time for the whole batch, in multiply–adds of a direct convolution, the weights' part counted.
+
+    They are transformed once for so many calls; None: for so many that it costs nothing.
+    """
+    tiling = _tiling(geometry)
+    nanoseconds = geometry.batch * _nanoseconds(geometry, tiling)
+    if calls is not None:
+        nanoseconds += _packing_nanoseconds(geometry, tiling) / calls
     return nanoseconds / (_DIRECT * geometry.dtype.itemsize / 4)
+
+
+def _packing_nanoseconds(geometry: ConvGeometry, tiling: _Tiling) -> float:
+    scale = geometry.dtype.itemsize / 4
+    pairs = geometry.in_channels // geometry.groups * geometry.out_channels
+    rows = _extent(geometry)[0] * (_LINE + tiling.size[1] * (_POINT + _STEP * math.log2(tiling.size[1]))) / 2
+    columns = tiling.half * (_LINE + tiling.size[0] * (_POINT + _STEP * math.log2(tiling.size[0])))
+    return scale * pairs * (rows + columns + _COPY * 4 * tiling.frequencies)
 
 
 # --- memory --------------------------------------------------------------------------------------------
@@ -259,6 +273,9 @@ class Fft(Algorithm):
         """
         elements = _layout(geometry, kernels).total(num_threads) + num_threads * 3 * np.getbufsize()
         return elements * geometry.dtype.itemsize
+
+    def transformed_bytes(self, geometry: ConvGeometry) -> int:
+        return _weight_bytes(geometry, _tiling(geometry))
 
     def error_bound(self, geometry: ConvGeometry) -> float:
         # A transform's relative error grows with its log₂(points) steps (Higham, Accuracy and Stability of
