@@ -225,9 +225,8 @@ class Plan:
         return max((needed(geometry, num_threads, self._kernels) for geometry in self._geometries), default=0)
 
     def _take_workspace(self, num_threads: int) -> np.ndarray:
-        # list.pop and list.append are atomic: concurrent calls never share a workspace. FFT takes and frees
-        # its own, because part of what it reports are NumPy's buffers.
-        size = 0 if self.algorithm == "fft" else self._workspace_bytes(num_threads)
+        # list.pop and list.append are atomic: concurrent calls never share a workspace.
+        size = self._workspace_bytes(num_threads)
         try:
             workspace = self._workspaces.pop()
         except IndexError:
