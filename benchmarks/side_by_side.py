@@ -130,17 +130,6 @@ def summary_cells(rows: Sequence[Row]) -> list[list[str]]:
     return table
 
 
-def processor() -> str:
-    """The CPU's name as the system gives it."""
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
-
-
 def version(distribution: str) -> str:
     """A library's version, or that it is missing."""
     try:
@@ -157,7 +146,8 @@ def setting(threads: int, repeats: int, load: float, command: str) -> list[str]:
     versions = ", ".join(f"{name} {version(name)}" for name in ("numpy", "torch", "onnxruntime", "openvino"))
     return [
         f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
-        f"{processor()}, {os.cpu_count()} CPUs, load average {load:.1f} at the start, {platform.platform()}",
+        f"{fc.environment.processor()}, {os.cpu_count()} CPUs, load average {load:.1f} at the start,"
+        f" {platform.platform()}",
         f"fastconv {fc.__version__}, instruction set {info['isa']}, {info['compiler']}; {versions}",
         f"{threads} thread(s), {repeats} rounds; {command}",
     ]

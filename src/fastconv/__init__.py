@@ -23,6 +23,7 @@ from fastconv.functional import (
     plan_conv2d,
     plan_conv3d,
 )
+from fastconv.measurement import remember_measurements
 from fastconv.plan import Plan
 from fastconv.threads import get_num_threads, set_num_threads
 
@@ -47,6 +48,7 @@ __all__ = [
     "plan_conv2d",
     "plan_conv3d",
     "receptive_field",
+    "remember_measurements",
     "set_num_threads",
     "training",
 ]

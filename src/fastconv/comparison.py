@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from functools import partial
 
 import numpy as np
 
 from fastconv import checks
 from fastconv.algorithms import ALGORITHMS
 from fastconv.functional import conv2d, plan_conv2d
-from fastconv.plan import interleaved_seconds
+from fastconv.measurement import interleaved_seconds
 
 # Rounds are added until the measurement has taken about this long, between these numbers of rounds.
 _SECONDS = 0.5
@@ -157,7 +158,8 @@ def compare(
         for name, reason in missing.items()
         if reason is None
     }
-    calls = [(plan, x) for plan in plans.values()]
+    out = np.empty(first.output_shape, geometry.dtype)
+    calls = [partial(plan, x, out) for plan in plans.values()]
     once = sum(interleaved_seconds(calls, 1))
     seconds = interleaved_seconds(calls, int(min(_MAX_ROUNDS, max(_MIN_ROUNDS, _SECONDS / once))))
     times = dict(zip(plans, seconds, strict=True))

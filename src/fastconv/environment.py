@@ -3,12 +3,26 @@
 from __future__ import annotations
 
 import platform
+from functools import cache
 
 import numpy as np
 
 from fastconv import kernels, threads
 
 __version__ = "0.1.0"
+
+
+@cache
+def processor() -> str:
+    """The CPU's name as the system gives it."""
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            for line in file:
+                if line.startswith("model name"):
+                    return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
 
 
 def info() -> dict[str, object]:

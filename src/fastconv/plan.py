@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-import time
-from functools import lru_cache
-from types import ModuleType
-
 import numpy as np
 
-from fastconv import checks, kernels, lowering, threads
-from fastconv.algorithms import ALGORITHMS, choose
+from fastconv import checks, kernels, lowering, selection, threads
+from fastconv.algorithms import ALGORITHMS
 from fastconv.algorithms.base import Epilogue, Packed, aligned_empty
 from fastconv.geometry import ConvGeometry
 
 ACTIVATIONS = (None, "relu")
 # By the number of spatial axes: channels first, channels last.
 LAYOUTS = {1: ("NCW", "NWC"), 2: ("NCHW", "NHWC"), 3: ("NCDHW", "NDHWC")}
-ALGORITHM_NAMES = ("auto", *ALGORITHMS, "fastest")
 # numpy.pad's names for the padding modes.
 PADDING_MODES = {"zeros": "constant", "reflect": "reflect", "replicate": "edge", "circular": "wrap"}
-
-_fastest: dict[tuple, str] = {}
 
 
 class Plan:
@@ -48,13 +41,14 @@ class Plan:
         self, geometry: ConvGeometry, weight: np.ndarray, bias: np.ndarray | None = None, *,
         padding_mode: str = "zeros", activation: str | None = None, layout: str | None = None,
         algorithm: str = "auto", num_threads: int | None = None, rtol: float | None = None,
+        weight_budget: int | None = None, calls: int | None = None,
     ):  # fmt: skip
         checks.choice("padding_mode", padding_mode, tuple(PADDING_MODES))
         checks.choice("activation", activation, ACTIVATIONS)
         layouts = LAYOUTS[geometry.spatial_rank]
         layout = layouts[0] if layout is None else layout
         checks.choice("layout", layout, layouts)
-        checks.choice("algorithm", algorithm, ALGORITHM_NAMES)
+        checks.choice("algorithm", algorithm, selection.NAMES)
         if bias is not None and bias.shape != (geometry.out_channels,):
             raise ValueError(f"bias must have shape ({geometry.out_channels},), got {bias.shape}")
         self.geometry = geometry
@@ -64,7 +58,10 @@ class Plan:
         self._inner = geometry if padding_mode == "zeros" else _padded(geometry, padding_mode)
         self._kernels = kernels.active()
         planar = lowering.planar(self._inner)
-        self.algorithm, self.reason = _select(planar, algorithm, rtol, self.num_threads, self._kernels)
+        limits = selection.Limits.create(rtol, weight_budget, calls)
+        self.algorithm, self.reason = selection.select(
+            planar, algorithm, limits, self.num_threads, self._kernels
+        )
         # FFT cuts long rows into tiles of its own.
         self._passes = lowering.passes(self._inner, self.algorithm != "fft")
         self._geometries = tuple({part.geometry: None for part in self._passes})
@@ -228,9 +225,8 @@ class Plan:
         return max((needed(geometry, num_threads, self._kernels) for geometry in self._geometries), default=0)
 
     def _take_workspace(self, num_threads: int) -> np.ndarray:
-        # list.pop and list.append are atomic: concurrent calls never share a workspace. FFT takes and frees
-        # its own, because part of what it reports are NumPy's buffers.
-        size = 0 if self.algorithm == "fft" else self._workspace_bytes(num_threads)
+        # list.pop and list.append are atomic: concurrent calls never share a workspace.
+        size = self._workspace_bytes(num_threads)
         try:
             workspace = self._workspaces.pop()
         except IndexError:
@@ -252,59 +248,3 @@ def _padded(geometry: ConvGeometry, padding_mode: str) -> ConvGeometry:
         (geometry.batch, geometry.in_channels, *size), geometry.weight_shape, stride=geometry.stride,
         dilation=geometry.dilation, groups=geometry.groups, dtype=geometry.dtype,
     )  # fmt: skip
-
-
-@lru_cache(maxsize=4096)
-def _chosen(geometry: ConvGeometry, rtol: float | None) -> tuple[str, str]:
-    return choose(geometry, ALGORITHMS, rtol)
-
-
-def _select(
-    geometry: ConvGeometry, algorithm: str, rtol: float | None, num_threads: int, level: ModuleType
-) -> tuple[str, str]:
-    if algorithm == "auto":
-        return _chosen(geometry, rtol)
-    if algorithm == "fastest":
-        return _measure_fastest(geometry, rtol, num_threads, level)
-    reason = ALGORITHMS[algorithm].unsupported(geometry)
-    if reason is not None:
-        raise ValueError(f"algorithm {algorithm!r} cannot compute this convolution: {reason}")
-    error = ALGORITHMS[algorithm].error_bound(geometry)
-    if rtol is not None and error > rtol:
-        raise ValueError(f"rtol must be at least {error:.1e} for algorithm {algorithm!r} here, got {rtol!r}")
-    return algorithm, "as asked"
-
-
-def _measure_fastest(
-    geometry: ConvGeometry, rtol: float | None, num_threads: int, level: ModuleType
-) -> tuple[str, str]:
-    """Time every supported algorithm once on random data, and remember the winner for this process."""
-    key = (geometry, rtol, num_threads, level.__name__)
-    if key not in _fastest:
-        rng = np.random.default_rng(0)
-        batch = max(geometry.batch, 1)
-        x = rng.standard_normal((batch, *geometry.input_size, geometry.in_channels)).astype(geometry.dtype)
-        weight = rng.standard_normal(geometry.weight_shape).astype(geometry.dtype)
-        candidates = [
-            Plan(geometry, weight, layout="NHWC", algorithm=name, num_threads=num_threads)
-            for name, algorithm in ALGORITHMS.items()
-            if algorithm.unsupported(geometry) is None
-            and (rtol is None or algorithm.error_bound(geometry) <= rtol)
-        ]
-        if geometry.batch == 0 or not candidates:
-            return _chosen(geometry, rtol)
-        seconds = interleaved_seconds([(plan, x) for plan in candidates], repeats=5)
-        _fastest[key] = candidates[seconds.index(min(seconds))].algorithm
-    return _fastest[key], "measured the fastest here"
-
-
-def interleaved_seconds(calls: list[tuple[Plan, np.ndarray]], repeats: int) -> list[float]:
-    """The median time of each plan's call, all of them in turn ``repeats`` times after a warm-up."""
-    samples: list[list[float]] = [[] for _ in calls]
-    outputs = [plan(x) for plan, x in calls]
-    for _ in range(repeats):
-        for (plan, x), out, taken in zip(calls, outputs, samples, strict=True):
-            start = time.perf_counter()
-            plan(x, out=out)
-            taken.append(time.perf_counter() - start)
-    return [sorted(taken)[len(taken) // 2] for taken in samples]

@@ -1,10 +1,11 @@
 """Thread counts, resolved in one place: argument → ``set_num_threads`` → ``OMP_NUM_THREADS`` → the CPUs
-this process may use (affinity and cgroup quota)."""
+this process may use (affinity and cgroup quota). And Python functions spread over threads."""
 
 from __future__ import annotations
 
 import operator
 import os
+from collections.abc import Callable, Sequence
 
 from fastconv import kernels
 
@@ -78,6 +79,20 @@ def resolve(num_threads: int | None) -> int:
             _default = _from_environment()
         num_threads = _default
     return min(num_threads, _limit)
+
+
+def spread(work: Callable[[Sequence, int], None], items: Sequence, num_threads: int) -> None:
+    """work(part of the items, number of the part) on as many threads; for work that releases the GIL.
+
+    The threads are those of the kernels. Linux lets a thread that was just started or woken share its
+    parent's CPU for some milliseconds, when a call is long over; OpenMP's threads are awake and apart.
+    """
+    workers = min(num_threads, len(items))
+    parts = [items[len(items) * i // workers : len(items) * (i + 1) // workers] for i in range(workers)]
+    if workers == 1:
+        work(items, 0)
+    else:
+        kernels.in_threads(lambda number: work(parts[number], number), workers)
 
 
 def _single_threaded_child() -> None:

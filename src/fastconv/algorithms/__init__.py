@@ -16,7 +16,7 @@ A sixth algorithm is one more module and one more line here.
 """
 
 from fastconv.algorithms.base import Algorithm, Epilogue, Packed
-from fastconv.algorithms.choice import choose
+from fastconv.algorithms.choice import allowed, choose
 from fastconv.algorithms.direct import Direct
 from fastconv.algorithms.fft import Fft
 from fastconv.algorithms.im2col import Im2col
@@ -27,4 +27,4 @@ ALGORITHMS: dict[str, Algorithm] = {
     algorithm.name: algorithm for algorithm in (Direct(), Im2col(), Kn2col(), Winograd(), Fft())
 }
 
-__all__ = ["ALGORITHMS", "Algorithm", "Epilogue", "Packed", "choose"]
+__all__ = ["ALGORITHMS", "Algorithm", "Epilogue", "Packed", "allowed", "choose"]

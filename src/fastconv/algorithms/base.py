@@ -78,6 +78,10 @@ class Algorithm(ABC):
     def workspace_bytes(self, geometry: ConvGeometry, num_threads: int, kernels: ModuleType) -> int:
         """Bytes of scratch memory a call needs."""
 
+    def transformed_bytes(self, geometry: ConvGeometry) -> int:
+        """Bytes of weights in a form larger than they are given; 0 where packing only reorders them."""
+        return 0
+
     @abstractmethod
     def error_bound(self, geometry: ConvGeometry) -> float:
         """The largest max|error| / max|result| to expect for zero-mean random data."""

@@ -18,9 +18,35 @@ _MIN_KN2COL_CHANNELS = 128
 _MIN_FFT_TAPS = 49
 
 
+def allowed(
+    geometry: ConvGeometry, algorithms: dict[str, Algorithm], rtol: float | None, weight_budget: int | None
+) -> dict[str, Algorithm]:
+    """The algorithms that can compute the problem within the caller's bounds.
+
+    Raises
+    ------
+    ValueError
+        If none can.
+    """
+    errors = {
+        name: algorithm.error_bound(geometry)
+        for name, algorithm in algorithms.items()
+        if algorithm.unsupported(geometry) is None
+        and (weight_budget is None or algorithm.transformed_bytes(geometry) <= weight_budget)
+    }
+    usable = {name: algorithms[name] for name, error in errors.items() if rtol is None or error <= rtol}
+    if not usable:
+        within = "" if weight_budget is None else f" within a weight_budget of {weight_budget}"
+        raise ValueError(
+            f"rtol must be at least {min(errors.values()):.1e} for this problem{within}, got {rtol!r}"
+        )
+    return usable
+
+
 def choose(
-    geometry: ConvGeometry, algorithms: dict[str, Algorithm], rtol: float | None = None
-) -> tuple[str, str]:
+    geometry: ConvGeometry, algorithms: dict[str, Algorithm], rtol: float | None = None,
+    weight_budget: int | None = None, calls: int | None = None,
+) -> tuple[str, str]:  # fmt: skip
     """The algorithm to expect the fastest, and why.
 
     It looks at the problem alone, never at the number of threads, so that the result's bits do not
@@ -32,6 +58,10 @@ def choose(
     algorithms : dict of str to Algorithm
     rtol : float, optional
         Error budget: algorithms whose ``error_bound`` exceeds it are left out. Default: no budget.
+    weight_budget : int, optional
+        Bytes: algorithms whose ``transformed_bytes`` exceed it are left out. Default: no budget.
+    calls : int, optional
+        Calls that share the transformation of the weights. Default: so many that it costs nothing.
 
     Returns
     -------
@@ -40,22 +70,15 @@ def choose(
     Raises
     ------
     ValueError
-        If no algorithm is within the budget.
+        If no algorithm is within the budgets.
     """
-    errors = {
-        name: algorithm.error_bound(geometry)
-        for name, algorithm in algorithms.items()
-        if algorithm.unsupported(geometry) is None
-    }
-    usable = {name: algorithms[name] for name, error in errors.items() if rtol is None or error <= rtol}
-    if not usable:
-        raise ValueError(f"rtol must be at least {min(errors.values()):.1e} for this problem, got {rtol!r}")
+    usable = allowed(geometry, algorithms, rtol, weight_budget)
     kernel = "×".join(map(str, geometry.kernel_size))
-    if "winograd" in usable and winograd.saving(geometry) >= _MIN_WINOGRAD_SAVING:
+    if "winograd" in usable and winograd.saving(geometry, calls) >= _MIN_WINOGRAD_SAVING:
         fewer = geometry.multiplications / max(1, usable["winograd"].multiplications(geometry))
         return "winograd", f"a {kernel} kernel at stride 1: {fewer:.1f}× fewer multiplications"
     taps = math.prod(geometry.kernel_size)
-    if taps >= _MIN_FFT_TAPS and "fft" in usable and fft.cost(geometry) < _direct_cost(geometry):
+    if taps >= _MIN_FFT_TAPS and "fft" in usable and fft.cost(geometry, calls) < _direct_cost(geometry):
         return "fft", f"a {kernel} kernel: the spectra take fewer operations than the {kernel} products"
     if "kn2col" in usable and taps > 1 and geometry.in_channels // geometry.groups >= _MIN_KN2COL_CHANNELS:
         return "kn2col", "its channels fill a product for each tap, and it copies no padding"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from itertools import product
 from types import ModuleType
@@ -11,14 +11,18 @@ from typing import NamedTuple
 
 import numpy as np
 
+from fastconv import threads
 from fastconv.algorithms import base
 from fastconv.algorithms.base import Algorithm, Epilogue, Packed
 from fastconv.geometry import ConvGeometry
 
 # Bytes of spectra that one chunk of tiles may take, input and output together.
 _CHUNK_BYTES = 8 * 1024 * 1024
-# Bytes of pixels transformed at a time: with their spectra they stay in an L2 cache.
-_BLOCK_BYTES = 256 * 1024
+# Bytes of pixels transformed at a time. Between transforms Python runs, one thread at a time, so few large
+# blocks scale better than many small ones.
+_BLOCK_BYTES = 1024 * 1024
+# Bytes of a plane that stays in an L2 cache with its spectrum.
+_PLANE_BYTES = 256 * 1024
 # Bytes the transformed weights may take before smaller tiles are preferred.
 _WEIGHT_BYTES = 256 * 1024 * 1024
 
@@ -47,12 +51,15 @@ class _Tiling(NamedTuple):
 
 
 class _Block(NamedTuple):
-    """Some channels of one tile: what is transformed at a time."""
+    """Some tiles of a chunk and some of their channels: what is transformed at a time."""
 
-    slot: int
-    image: int
-    tile: tuple[int, int]
+    slots: slice
     channels: slice
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Tiles, channels."""
+        return self.slots.stop - self.slots.start, self.channels.stop - self.channels.start
 
 
 # --- sizes and their cost ------------------------------------------------------------------------------
@@ -124,7 +131,9 @@ def _chunk(geometry: ConvGeometry, tiling: _Tiling) -> int:
     spectra = (
         2 * geometry.dtype.itemsize * tiling.frequencies * (geometry.in_channels + geometry.out_channels)
     )
-    return max(1, min(max(geometry.batch, 1) * tiling.count, _CHUNK_BYTES // spectra))
+    tiles = max(geometry.batch, 1) * tiling.count
+    passes = base.ceil_div(tiles, max(1, _CHUNK_BYTES // spectra))
+    return base.ceil_div(tiles, passes)
 
 
 def _weight_bytes(geometry: ConvGeometry, tiling: _Tiling) -> int:
@@ -143,9 +152,9 @@ def _nanoseconds(geometry: ConvGeometry, tiling: _Tiling) -> float:
     channels = geometry.in_channels + geometry.out_channels
     planes = geometry.in_channels * (rows * row + half * column + copy)
     planes += geometry.out_channels * (kept * row + half * column + copy * kept / rows)
-    if itemsize * rows * columns > _BLOCK_BYTES:
+    if itemsize * rows * columns > _PLANE_BYTES:
         planes *= _COLD
-    calls = channels / min(channels, max(1, _BLOCK_BYTES // (itemsize * rows * columns))) * _CALLS
+    calls = channels / max(1, _BLOCK_BYTES // (itemsize * rows * columns)) * _CALLS
     pairs = geometry.in_channels // geometry.groups * geometry.out_channels
     products = 4 * scale * _PRODUCT * pairs * tiling.frequencies
     passes = base.ceil_div(tiling.count, _chunk(geometry, tiling))
@@ -153,10 +162,24 @@ def _nanoseconds(geometry: ConvGeometry, tiling: _Tiling) -> float:
     return tiling.count * (planes + calls + products) + weights + _CALL
 
 
-def cost(geometry: ConvGeometry) -> float:
-    """Time for the whole batch, in multiply–adds of a direct convolution."""
-    nanoseconds = geometry.batch * _nanoseconds(geometry, _tiling(geometry))
+def cost(geometry: ConvGeometry, calls: int | None) -> float:
+    """Time for the whole batch, in multiply–adds of a direct convolution, the weights' part counted.
+
+    They are transformed once for so many calls; None: for so many that it costs nothing.
+    """
+    tiling = _tiling(geometry)
+    nanoseconds = geometry.batch * _nanoseconds(geometry, tiling)
+    if calls is not None:
+        nanoseconds += _packing_nanoseconds(geometry, tiling) / calls
     return nanoseconds / (_DIRECT * geometry.dtype.itemsize / 4)
+
+
+def _packing_nanoseconds(geometry: ConvGeometry, tiling: _Tiling) -> float:
+    scale = geometry.dtype.itemsize / 4
+    pairs = geometry.in_channels // geometry.groups * geometry.out_channels
+    rows = _extent(geometry)[0] * (_LINE + tiling.size[1] * (_POINT + _STEP * math.log2(tiling.size[1]))) / 2
+    columns = tiling.half * (_LINE + tiling.size[0] * (_POINT + _STEP * math.log2(tiling.size[0])))
+    return scale * pairs * (rows + columns + _COPY * 4 * tiling.frequencies)
 
 
 # --- memory --------------------------------------------------------------------------------------------
@@ -173,6 +196,7 @@ class _Layout(NamedTuple):
     """How the workspace is cut: elements of each part, and how many parts of each kind there are."""
 
     pitch: int
+    plane: int
     spectra_in: int
     spectra_out: int
     pixels: int
@@ -188,43 +212,48 @@ def _layout(geometry: ConvGeometry, kernels: ModuleType) -> _Layout:
     tiling = _tiling(geometry)
     pitch = _pitch(geometry, tiling, kernels)
     width = base.panel_width(kernels, geometry.dtype)
-    planes = max(_block_channels(geometry, tiling, count) for count in _channel_counts(geometry))
+    planes = min(
+        max(1, _BLOCK_BYTES // (geometry.dtype.itemsize * math.prod(tiling.size))),
+        tiling.chunk * max(geometry.in_channels, geometry.out_channels),
+    )
+    # An odd number of lines apart: with a power of two all channels of a pixel would fall into one set.
+    line = 64 // geometry.dtype.itemsize
+    plane = (base.ceil_div(math.prod(tiling.size), line) | 1) * line
     return _Layout(
         pitch,
+        plane,
         2 * tiling.chunk * geometry.in_channels * pitch,
         2 * tiling.chunk * geometry.out_channels * pitch,
-        base.round_up(planes * math.prod(tiling.size), 16),
-        base.round_up(2 * planes * tiling.frequencies, 16),
+        planes * plane,
+        base.round_up(2 * planes * tiling.frequencies, line),
         tiling.chunk * geometry.in_channels // geometry.groups * width,
     )
 
 
-def _channel_counts(geometry: ConvGeometry) -> tuple[int, int]:
-    return geometry.in_channels, geometry.out_channels
-
-
-def _block_channels(geometry: ConvGeometry, tiling: _Tiling, channels: int) -> int:
-    """Channels of a tile that are transformed at a time."""
-    fitting = max(1, _BLOCK_BYTES // (geometry.dtype.itemsize * math.prod(tiling.size)))
-    return base.ceil_div(channels, base.ceil_div(channels, fitting))
-
-
 class _Scratch:
-    """One thread's part of the workspace, as arrays of whatever number of planes is wanted."""
+    """One thread's part of the workspace, as arrays of whatever number of tiles and channels is wanted."""
 
     def __init__(self, elements: np.ndarray, layout: _Layout, tiling: _Tiling):
-        self._pixels = elements[: layout.pixels]
-        self._spectrum = elements[layout.pixels : layout.pixels + layout.spectrum]
+        self._pixels = elements[: layout.pixels].reshape(-1, layout.plane)
+        self.elements = elements[layout.pixels : layout.pixels + layout.spectrum]
         self.split = elements[layout.pixels + layout.spectrum :][: layout.split]
         self._tiling = tiling
 
-    def pixels(self, planes: int, rows: int) -> np.ndarray:
-        shape = (planes, rows, self._tiling.size[1])
-        return self._pixels[: math.prod(shape)].reshape(shape)
+    @property
+    def most(self) -> int:
+        """Planes there is room for."""
+        return len(self._pixels)
 
-    def spectrum(self, planes: int) -> np.ndarray:
-        shape = (planes, self._tiling.size[0], self._tiling.half)
-        return _complex(self._spectrum[: 2 * math.prod(shape)]).reshape(shape)
+    def pixels(self, block: _Block, rows: int) -> np.ndarray:
+        """(tiles, channels, rows, columns)."""
+        tiles, channels = block.shape
+        planes = self._pixels[: tiles * channels, : rows * self._tiling.size[1]]
+        return planes.reshape(tiles, channels, rows, self._tiling.size[1], copy=False)
+
+    def spectra(self, block: _Block) -> np.ndarray:
+        """(tiles, channels, rows, half), in ``elements``."""
+        shape = (*block.shape, self._tiling.size[0], self._tiling.half)
+        return _complex(self.elements[: 2 * math.prod(shape)]).reshape(shape)
 
 
 def _complex(elements: np.ndarray) -> np.ndarray:
@@ -253,12 +282,11 @@ class Fft(Algorithm):
         return 4 * geometry.batch * tiling.count * tiling.frequencies * channels
 
     def workspace_bytes(self, geometry: ConvGeometry, num_threads: int, kernels: ModuleType) -> int:
-        """The spectra of a chunk of tiles, and for each thread a block of planes on their way there.
+        """The spectra of a chunk of tiles, and for each thread a block of planes on their way there."""
+        return _layout(geometry, kernels).total(num_threads) * geometry.dtype.itemsize
 
-        NumPy's buffers for one addition of three arrays are counted as well: bias and result.
-        """
-        elements = _layout(geometry, kernels).total(num_threads) + num_threads * 3 * np.getbufsize()
-        return elements * geometry.dtype.itemsize
+    def transformed_bytes(self, geometry: ConvGeometry) -> int:
+        return _weight_bytes(geometry, _tiling(geometry))
 
     def error_bound(self, geometry: ConvGeometry) -> float:
         # A transform's relative error grows with its log₂(points) steps (Higham, Accuracy and Stability of
@@ -278,6 +306,8 @@ class Fft(Algorithm):
         blocks = base.ceil_div(2 * tiling.frequencies, width)
         packed_weight = base.aligned_empty((groups, blocks, group_out * group_in, width), geometry.dtype)
         run = kernels.spectral_outputs()
+        # The transforms are scaled to preserve length; a product of two needs the factor once more.
+        scale = math.sqrt(math.prod(tiling.size))
         parts = [(g, first) for g in range(groups) for first in range(0, group_out, run)]
 
         def transform(parts: Sequence[tuple[int, int]], _worker: int) -> None:
@@ -287,9 +317,9 @@ class Fft(Algorithm):
                 taps = weight[begin : begin + min(run, group_out - first)]
                 target = spectra[: len(taps)]
                 _transform_taps(taps, geometry, tiling, target)
-                kernels.pack_spectra(target.view(geometry.dtype), packed_weight[g], first)
+                kernels.pack_spectra(target.view(geometry.dtype), packed_weight[g], first, scale)
 
-        _spread(transform, parts, num_threads)
+        threads.spread(transform, parts, num_threads)
         packed_bias = np.zeros(geometry.out_channels, geometry.dtype)
         if bias is not None:
             packed_bias[:] = bias
@@ -298,118 +328,93 @@ class Fft(Algorithm):
     def run(self, x, packed: Packed, out, epilogue: Epilogue, workspace, num_threads: int) -> None:
         geometry, kernels = packed.geometry, packed.kernels
         tiling, layout = _tiling(geometry), _layout(geometry, kernels)
-        if workspace.size < layout.total(num_threads):
-            workspace = base.aligned_empty((layout.total(num_threads),), geometry.dtype)
         each = layout.pixels + layout.spectrum + layout.split
         scratch = [_Scratch(workspace[i * each :], layout, tiling) for i in range(num_threads)]
         spectra = workspace[num_threads * each :]
         shape = (tiling.chunk, -1, 2 * layout.pitch)
         before = spectra[: layout.spectra_in].reshape(shape)
         after = spectra[layout.spectra_in :][: layout.spectra_out].reshape(shape)
-        images, results = x.transpose(0, 3, 1, 2), out.transpose(0, 3, 1, 2)
-        blocks = range(packed.weight.shape[1])
+        frequencies = range(packed.weight.shape[1])
 
-        def forward(items: Sequence[_Block], worker: int) -> None:
-            for block in items:
-                _transform(images[block.image], block, geometry, scratch[worker], before)
+        def forward(planes: range, worker: int) -> None:
+            for block in _blocks(planes, geometry.in_channels, scratch[worker].most):
+                _transform(x, start, block, packed, scratch[worker], before)
 
-        def multiply(items: range, worker: int) -> None:
-            _multiply(packed, before[:used], items, after[:used], scratch[worker].split)
+        def multiply(blocks: range, worker: int) -> None:
+            _multiply(packed, before[:used], blocks, after[:used], scratch[worker].split)
 
-        def backward(items: Sequence[_Block], worker: int) -> None:
-            for block in items:
-                _transform_back(after, block, packed, epilogue, scratch[worker], results[block.image])
+        def backward(planes: range, worker: int) -> None:
+            for block in _blocks(planes, geometry.out_channels, scratch[worker].most):
+                _transform_back(after, start, block, packed, epilogue, scratch[worker], out)
 
         total = geometry.batch * tiling.count
         for start in range(0, total, tiling.chunk):
             used = min(tiling.chunk, total - start)
-            tiles = range(start, start + used)
-            _spread(forward, _blocks(geometry, tiles, geometry.in_channels), num_threads)
-            _spread(multiply, blocks, num_threads)
-            _spread(backward, _blocks(geometry, tiles, geometry.out_channels), num_threads)
+            threads.spread(forward, range(used * geometry.in_channels), num_threads)
+            threads.spread(multiply, frequencies, num_threads)
+            threads.spread(backward, range(used * geometry.out_channels), num_threads)
 
 
 def _complex_dtype(geometry: ConvGeometry) -> np.dtype:
     return np.result_type(geometry.dtype, np.complex64)
 
 
-def _spread(work: Callable[[Sequence, int], None], items: Sequence, num_threads: int) -> None:
-    """work(part of the items, worker) on Python threads; numpy.fft and the kernels release the GIL.
-
-    OpenMP's threads would not do: they wait for more work in a loop, and take the CPU from these.
-    """
-    workers = min(num_threads, len(items))
-    parts = [items[len(items) * i // workers : len(items) * (i + 1) // workers] for i in range(workers)]
-    if workers == 1:
-        work(items, 0)
-        return
-    from concurrent.futures import ThreadPoolExecutor  # and logging with it: too much for every import
-
-    with ThreadPoolExecutor(workers - 1) as pool:
-        others = [pool.submit(work, part, worker) for worker, part in enumerate(parts) if worker]
-        work(parts[0], 0)
-        for other in others:
-            other.result()
-
-
-def _blocks(geometry: ConvGeometry, tiles: range, channels: int) -> list[_Block]:
-    """All channels of some tiles, cut into blocks."""
-    tiling = _tiling(geometry)
-    step = _block_channels(geometry, tiling, channels)
-    blocks = []
-    for slot, index in enumerate(tiles):
-        image, place = divmod(index, tiling.count)
-        tile = divmod(place, tiling.tiles[1])
-        blocks += [
-            _Block(slot, image, tile, slice(first, min(first + step, channels)))
-            for first in range(0, channels, step)
-        ]
-    return blocks
+def _blocks(planes: range, channels: int, most: int) -> Iterator[_Block]:
+    """Cut a run of planes, all channels of a tile before the next tile, into blocks of at most so many."""
+    begin = planes.start
+    while begin < planes.stop:
+        slot, channel = divmod(begin, channels)
+        left = min(most, planes.stop - begin)
+        if channel == 0 and left >= channels:
+            tiles = left // channels
+            yield _Block(slice(slot, slot + tiles), slice(0, channels))
+            begin += tiles * channels
+        else:
+            count = min(left, channels - channel)
+            yield _Block(slice(slot, slot + 1), slice(channel, channel + count))
+            begin += count
 
 
 def _transform_taps(taps: np.ndarray, geometry: ConvGeometry, tiling: _Tiling, spectra: np.ndarray) -> None:
-    """The conjugate spectra of some kernels (outputs, channels, k_h, k_w)."""
+    """The spectra of some kernels (outputs, channels, k_h, k_w)."""
     shape = (*taps.shape[:2], tiling.size[0], tiling.half)
     target = spectra[..., : tiling.frequencies].reshape(shape)
     spread = np.zeros((*taps.shape[:2], *_extent(geometry)), geometry.dtype)
     spread[:, :, :: geometry.dilation[0], :: geometry.dilation[1]] = taps
     rows = np.fft.rfft(spread, n=tiling.size[1], norm="ortho")
     np.fft.fft(rows, n=tiling.size[0], axis=2, norm="ortho", out=target)
-    # The transforms below are scaled to preserve length; a product of two needs the factor once more.
-    scale = math.sqrt(math.prod(tiling.size))
-    np.multiply(target.real, scale, out=target.real)
-    np.multiply(target.imag, -scale, out=target.imag)
+
+
+def _places(geometry: ConvGeometry, start: int, block: _Block) -> Iterator[tuple[int, int, int]]:
+    """Image, first row and first column of the output of each tile of a block."""
+    tiling = _tiling(geometry)
+    for index in range(start + block.slots.start, start + block.slots.stop):
+        image, place = divmod(index, tiling.count)
+        down, across = divmod(place, tiling.tiles[1])
+        yield image, down * tiling.outputs[0], across * tiling.outputs[1]
 
 
 def _transform(
-    image: np.ndarray, block: _Block, geometry: ConvGeometry, scratch: _Scratch, spectra: np.ndarray
+    x: np.ndarray, start: int, block: _Block, packed: Packed, scratch: _Scratch, spectra: np.ndarray
 ) -> None:
-    """The spectra of some channels of one tile of an image (C_in, H, W)."""
-    tiling = _tiling(geometry)
-    planes = image[block.channels]
-    pixels = scratch.pixels(len(planes), tiling.size[0])
-    sources, targets = [], []
-    for axis in range(2):
-        # Pixel `first` of the image, or of the padding before it, is pixel 0 of the tile.
-        first = block.tile[axis] * tiling.outputs[axis] * geometry.stride[axis] - geometry.padding[axis][0]
-        begin = max(first, 0)
-        end = max(begin, min(first + tiling.size[axis], geometry.input_size[axis]))
-        sources.append(slice(begin, end))
-        targets.append(slice(begin - first, end - first))
-    rows, columns = targets
-    pixels[:, : rows.start] = pixels[:, rows.stop :] = 0
-    pixels[:, rows, : columns.start] = pixels[:, rows, columns.stop :] = 0
-    pixels[:, rows, columns] = planes[:, sources[0], sources[1]]
-    halves = scratch.spectrum(len(planes))
+    """The spectra of a block, from images (N, H, W, C_in)."""
+    geometry, tiling = packed.geometry, _tiling(packed.geometry)
+    (down, across), ((above, _), (before, _)) = geometry.stride, geometry.padding
+    pixels = scratch.pixels(block, tiling.size[0])
+    for target, (image, row, column) in zip(pixels, _places(geometry, start, block), strict=True):
+        packed.kernels.spectral_planes(
+            x[image, :, :, block.channels], row * down - above, column * across - before, target
+        )
+    halves = scratch.spectra(block)
     # With the default norm numpy.fft computes float32 in float64, at a quarter of the speed.
     np.fft.rfft(pixels, norm="ortho", out=halves)
-    np.fft.fft(halves, axis=1, norm="ortho", out=_planes(spectra, block, tiling))
+    np.fft.fft(halves, axis=2, norm="ortho", out=_planes(spectra, block, tiling))
 
 
 def _planes(spectra: np.ndarray, block: _Block, tiling: _Tiling) -> np.ndarray:
-    """The planes of a block among the spectra of a chunk, (channels, rows, columns)."""
-    planes = _complex(spectra[block.slot, block.channels])[:, : tiling.frequencies]
-    return planes.reshape((len(planes), tiling.size[0], tiling.half))
+    """A block among the spectra of a chunk, (tiles, channels, rows, columns)."""
+    planes = _complex(spectra[block.slots, block.channels])[..., : tiling.frequencies]
+    return planes.reshape((*block.shape, tiling.size[0], tiling.half), copy=False)
 
 
 def _multiply(
@@ -425,20 +430,20 @@ def _multiply(
 
 
 def _transform_back(
-    spectra: np.ndarray, block: _Block, packed: Packed, epilogue: Epilogue, scratch: _Scratch, out: np.ndarray
-) -> None:
-    """Some channels of one tile of the output (C_out, H_out, W_out), with bias and ReLU."""
+    spectra: np.ndarray, start: int, block: _Block, packed: Packed, epilogue: Epilogue, scratch: _Scratch,
+    out: np.ndarray,
+) -> None:  # fmt: skip
+    """The outputs of a block, into images (N, H_out, W_out, C_out)."""
     geometry, tiling = packed.geometry, _tiling(packed.geometry)
-    target = out[block.channels]
-    for axis in range(2):
-        first = block.tile[axis] * tiling.outputs[axis]
-        target = target[(slice(None),) * (axis + 1) + (slice(first, first + tiling.outputs[axis]),)]
-    (down, across), (rows, columns) = geometry.stride, target.shape[1:]
-    halves = scratch.spectrum(len(target))
-    np.fft.ifft(_planes(spectra, block, tiling), axis=1, norm="ortho", out=halves)
-    pixels = scratch.pixels(len(target), rows)
-    np.fft.irfft(halves[:, : (rows - 1) * down + 1 : down], n=tiling.size[1], norm="ortho", out=pixels)
-    kept = pixels[:, :, : (columns - 1) * across + 1 : across]
-    np.add(kept, packed.bias[block.channels, None, None], out=target)
-    if epilogue.rectified:
-        np.maximum(target, 0, out=target)
+    (down, across), (rows, columns) = geometry.stride, tiling.outputs
+    halves = scratch.spectra(block)
+    np.fft.ifft(_planes(spectra, block, tiling), axis=2, norm="ortho", out=halves)
+    pixels = scratch.pixels(block, rows)
+    kept = halves[:, :, : (rows - 1) * down + 1 : down]
+    np.fft.irfft(kept, n=tiling.size[1], norm="ortho", out=pixels)
+    bias = packed.bias[block.channels]
+    for source, (image, row, column) in zip(pixels, _places(geometry, start, block), strict=True):
+        packed.kernels.spectral_results(
+            source, across, bias, epilogue.accumulate, epilogue.rectified,
+            out[image, row : row + rows, column : column + columns, block.channels], scratch.elements,
+        )  # fmt: skip

@@ -45,6 +45,8 @@ _BLOCK_BYTES = 4 << 20
 _WEIGHT_TILES = 12
 # The same for its transforms: a tile's input, or output, takes as long as so many channels of its products.
 _TRANSFORM_CHANNELS = 16
+# And for the transformation of the weights: one of them takes as long as its products with so many tiles.
+_PACKING_TILES = 75
 
 
 class Form(NamedTuple):
@@ -144,12 +146,19 @@ def choose_form(geometry: ConvGeometry) -> Form:
     )
 
 
-def saving(geometry: ConvGeometry) -> float:
-    """How many times faster than direct convolution to expect this, by counting; for supported problems."""
+def saving(geometry: ConvGeometry, calls: int | None) -> float:
+    """How many times faster than direct convolution to expect this, by counting; for supported problems.
+
+    The weights are transformed once for so many calls; None: for so many that it costs nothing.
+    """
     direct = math.prod(geometry.kernel_size) * (math.prod(geometry.output_size) + _WEIGHT_TILES)
     channels = 1 / geometry.in_channels + 1 / geometry.out_channels
     transforms = 1 + _TRANSFORM_CHANNELS * geometry.groups * channels
-    return direct / (_cost(geometry, choose_form(geometry)) * transforms)
+    form = choose_form(geometry)
+    cost = _cost(geometry, form) * transforms
+    if calls is not None:
+        cost += form.positions * _PACKING_TILES / (max(geometry.batch, 1) * calls)
+    return direct / cost
 
 
 @lru_cache(maxsize=1024)
@@ -250,6 +259,10 @@ class Winograd(Algorithm):
 
     def workspace_bytes(self, geometry: ConvGeometry, num_threads: int, kernels: ModuleType) -> int:
         return _blocking(geometry, num_threads, kernels).per_thread * num_threads * geometry.dtype.itemsize
+
+    def transformed_bytes(self, geometry: ConvGeometry) -> int:
+        channels = geometry.in_channels // geometry.groups * geometry.out_channels
+        return choose_form(geometry).positions * channels * geometry.dtype.itemsize
 
     def error_bound(self, geometry: ConvGeometry) -> float:
         form = choose_form(geometry)

@@ -17,6 +17,7 @@ _GRAD_PARTS = 4
 def conv1d(
     x, weight, bias=None, *, stride=1, padding=0, dilation=1, groups=1, padding_mode="zeros",
     activation=None, layout="NCW", algorithm="auto", num_threads=None, out=None, rtol=None,
+    weight_budget=None,
 ) -> np.ndarray:  # fmt: skip
     """One-dimensional convolution: an image of one row, by the same algorithms.
 
@@ -27,7 +28,8 @@ def conv1d(
     x : array (N, C_in, W), or (N, W, C_in) with ``layout="NWC"``
     weight : array (C_out, C_in/groups, k_w)
     bias : array (C_out,), optional
-    stride, padding, dilation, groups, padding_mode, activation, algorithm, num_threads, out, rtol
+    stride, padding, dilation, groups, padding_mode, activation, algorithm, num_threads, out, rtol,
+    weight_budget
         As for :func:`conv2d`, with one spatial axis.
     layout : {"NCW", "NWC"}
 
@@ -43,13 +45,14 @@ def conv1d(
     return _convolve(
         1, x, weight, bias, out, stride=stride, padding=padding, dilation=dilation, groups=groups,
         padding_mode=padding_mode, activation=activation, layout=layout, algorithm=algorithm,
-        num_threads=num_threads, rtol=rtol,
+        num_threads=num_threads, rtol=rtol, weight_budget=weight_budget,
     )  # fmt: skip
 
 
 def conv2d(
     x, weight, bias=None, *, stride=1, padding=0, dilation=1, groups=1, padding_mode="zeros",
     activation=None, layout="NCHW", algorithm="auto", num_threads=None, out=None, rtol=None,
+    weight_budget=None,
 ) -> np.ndarray:  # fmt: skip
     """Two-dimensional convolution (cross-correlation, as CNNs have it).
 
@@ -81,6 +84,9 @@ def conv2d(
         Where to write the result; any strides.
     rtol : float, optional
         Error budget: only algorithms whose error bound is within it are used.
+    weight_budget : int, optional
+        Only algorithms whose transformed weights take at most so many bytes are used: Winograd's and FFT's
+        may be many times larger than the weights, the others' are as large.
 
     Returns
     -------
@@ -103,13 +109,14 @@ def conv2d(
     return _convolve(
         2, x, weight, bias, out, stride=stride, padding=padding, dilation=dilation, groups=groups,
         padding_mode=padding_mode, activation=activation, layout=layout, algorithm=algorithm,
-        num_threads=num_threads, rtol=rtol,
+        num_threads=num_threads, rtol=rtol, weight_budget=weight_budget,
     )  # fmt: skip
 
 
 def conv3d(
     x, weight, bias=None, *, stride=1, padding=0, dilation=1, groups=1, padding_mode="zeros",
     activation=None, layout="NCDHW", algorithm="auto", num_threads=None, out=None, rtol=None,
+    weight_budget=None,
 ) -> np.ndarray:  # fmt: skip
     """Three-dimensional convolution: 2-D convolutions of depth slices, summed over the kernel's depth.
 
@@ -121,7 +128,8 @@ def conv3d(
     x : array (N, C_in, D, H, W), or (N, D, H, W, C_in) with ``layout="NDHWC"``
     weight : array (C_out, C_in/groups, k_d, k_h, k_w)
     bias : array (C_out,), optional
-    stride, padding, dilation, groups, padding_mode, activation, algorithm, num_threads, out, rtol
+    stride, padding, dilation, groups, padding_mode, activation, algorithm, num_threads, out, rtol,
+    weight_budget
         As for :func:`conv2d`, with three spatial axes.
     layout : {"NCDHW", "NDHWC"}
 
@@ -137,25 +145,27 @@ def conv3d(
     return _convolve(
         3, x, weight, bias, out, stride=stride, padding=padding, dilation=dilation, groups=groups,
         padding_mode=padding_mode, activation=activation, layout=layout, algorithm=algorithm,
-        num_threads=num_threads, rtol=rtol,
+        num_threads=num_threads, rtol=rtol, weight_budget=weight_budget,
     )  # fmt: skip
 
 
 def plan_conv1d(
     input_shape, weight, bias=None, *, stride=1, padding=0, dilation=1, groups=1, padding_mode="zeros",
-    activation=None, layout="NCW", algorithm="auto", num_threads=None, rtol=None, dtype=None,
+    activation=None, layout="NCW", algorithm="auto", num_threads=None, rtol=None,
+    weight_budget=None, calls=None, dtype=None,
 ) -> Plan:  # fmt: skip
     """Prepare a :func:`conv1d`; as :func:`plan_conv2d`, with ``input_shape`` (N, C_in, W) or (N, W, C_in)."""
     return _plan(
         1, input_shape, weight, bias, dtype, stride=stride, padding=padding, dilation=dilation, groups=groups,
         padding_mode=padding_mode, activation=activation, layout=layout, algorithm=algorithm,
-        num_threads=num_threads, rtol=rtol,
+        num_threads=num_threads, rtol=rtol, weight_budget=weight_budget, calls=calls,
     )  # fmt: skip
 
 
 def plan_conv2d(
     input_shape, weight, bias=None, *, stride=1, padding=0, dilation=1, groups=1, padding_mode="zeros",
-    activation=None, layout="NCHW", algorithm="auto", num_threads=None, rtol=None, dtype=None,
+    activation=None, layout="NCHW", algorithm="auto", num_threads=None, rtol=None,
+    weight_budget=None, calls=None, dtype=None,
 ) -> Plan:  # fmt: skip
     """Prepare a convolution: check it, choose the algorithm, pack the weights.
 
@@ -165,8 +175,11 @@ def plan_conv2d(
     dtype : dtype, optional
         Of the inputs to come; the plan computes in the wider of it and the weight's. Default: the weight's.
     weight, bias, stride, padding, dilation, groups, padding_mode, activation, layout, algorithm,
-    num_threads, rtol
+    num_threads, rtol, weight_budget
         As for :func:`conv2d`.
+    calls : int, optional
+        How many calls the plan is for: with few of them ``"auto"`` counts what transforming the weights
+        costs, as it does for :func:`conv2d`. Default: many.
 
     Returns
     -------
@@ -181,13 +194,14 @@ def plan_conv2d(
     return _plan(
         2, input_shape, weight, bias, dtype, stride=stride, padding=padding, dilation=dilation, groups=groups,
         padding_mode=padding_mode, activation=activation, layout=layout, algorithm=algorithm,
-        num_threads=num_threads, rtol=rtol,
+        num_threads=num_threads, rtol=rtol, weight_budget=weight_budget, calls=calls,
     )  # fmt: skip
 
 
 def plan_conv3d(
     input_shape, weight, bias=None, *, stride=1, padding=0, dilation=1, groups=1, padding_mode="zeros",
-    activation=None, layout="NCDHW", algorithm="auto", num_threads=None, rtol=None, dtype=None,
+    activation=None, layout="NCDHW", algorithm="auto", num_threads=None, rtol=None,
+    weight_budget=None, calls=None, dtype=None,
 ) -> Plan:  # fmt: skip
     """Prepare a :func:`conv3d`; as :func:`plan_conv2d`, with ``input_shape`` (N, C_in, D, H, W) or
     (N, D, H, W, C_in).
@@ -195,7 +209,7 @@ def plan_conv3d(
     return _plan(
         3, input_shape, weight, bias, dtype, stride=stride, padding=padding, dilation=dilation, groups=groups,
         padding_mode=padding_mode, activation=activation, layout=layout, algorithm=algorithm,
-        num_threads=num_threads, rtol=rtol,
+        num_threads=num_threads, rtol=rtol, weight_budget=weight_budget, calls=calls,
     )  # fmt: skip
 
 
@@ -203,7 +217,9 @@ def _convolve(rank, x, weight, bias, out, *, layout, **options) -> np.ndarray:
     """One call: a plan for this ``x`` alone."""
     checks.choice("layout", layout, LAYOUTS[rank])
     x = checks.float_array("x", x, rank + 2, f"({', '.join(layout)})")
-    plan = _plan(rank, x.shape, weight, bias, checks.float_dtype("x", x.dtype), layout=layout, **options)
+    plan = _plan(
+        rank, x.shape, weight, bias, checks.float_dtype("x", x.dtype), layout=layout, calls=1, **options
+    )
     return plan(x.astype(plan.geometry.dtype, order="K", copy=False), out=out)
 
 

@@ -22,6 +22,7 @@ from fastconv.kernels import _system, isa
 cpu_features = _system.cpu_features()
 compiler = _system.compiler()
 openmp_version = _system.openmp_version()
+in_threads = _system.in_threads
 
 
 def supported_levels() -> tuple[str, ...]:

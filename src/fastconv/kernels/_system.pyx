@@ -1,5 +1,7 @@
 """What this machine and this build have: CPU features, compiler, OpenMP. Compiled for the baseline CPU."""
 
+from cython.parallel cimport prange
+
 cdef extern from *:
     """
     /* __builtin_cpu_supports asks CPUID *and* XGETBV: a feature whose registers the operating
@@ -70,3 +72,14 @@ def compiler():
 def openmp_version():
     """OpenMP's version date (yyyymm) this build was made with; 0 without OpenMP."""
     return FASTCONV_OPENMP
+
+
+def in_threads(work, int count):
+    """work(0), …, work(count − 1), each on an OpenMP thread of its own and holding the GIL.
+
+    The first exception reaches the caller once all have ended.
+    """
+    cdef int index
+    for index in prange(count, nogil=True, num_threads=count, schedule="static", chunksize=1):
+        with gil:
+            work(index)
