@@ -42,7 +42,7 @@ def _vectors(geometry: ConvGeometry, kernels: ModuleType) -> Vectors:
 
 @lru_cache(maxsize=1024)
 def fits(geometry: ConvGeometry, kernels: ModuleType) -> bool:
-    """Whether each vector of output channels reads at most a vector of input channels, or is a whole group."""
+    """Whether each vector of output channels reads at most one of input channels, or is a whole group."""
     lanes = kernels.vector_bytes() // geometry.dtype.itemsize
     group_in, group_out = (n // geometry.groups for n in (geometry.in_channels, geometry.out_channels))
     if geometry.groups == 1 or group_in == 1:
