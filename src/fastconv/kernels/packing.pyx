@@ -41,8 +41,8 @@ def pack_weight(const real[:, :, :, ::1] weight, real[:, :, :, ::1] panels, int 
 
 
 cdef inline void transform_weight(
-    const double[:, ::1] matrix_h, const double[:, ::1] matrix_w, const real *g, Py_ssize_t tap_stride, real *u,
-    Py_ssize_t position_stride
+    const double[:, ::1] matrix_h, const double[:, ::1] matrix_w, const real *g, Py_ssize_t tap_stride,
+    real *u, Py_ssize_t position_stride
 ) noexcept nogil:
     """u = G_h g G_wᵀ for a vector of kernels side by side, in float64."""
     if real is float:
