@@ -272,13 +272,14 @@ class Winograd(Algorithm):
 
     def pack(self, weight, bias, geometry: ConvGeometry, kernels: ModuleType, num_threads: int) -> Packed:
         form = choose_form(geometry)
-        panels = base.pack_grouped(weight, geometry, kernels, num_threads)
-        transformed = base.aligned_empty(
-            (*panels.shape[:2], form.positions, geometry.in_channels // geometry.groups, panels.shape[3]),
-            geometry.dtype,
-        )
+        groups, channels = geometry.groups, geometry.in_channels // geometry.groups
+        width = base.panel_width(kernels, geometry.dtype)
+        panels = base.ceil_div(geometry.out_channels // groups, width)
+        transformed = base.aligned_empty((groups, panels, form.positions, channels, width), geometry.dtype)
+        grouped = weight.reshape(groups, -1, channels, math.prod(geometry.kernel_size))
         matrices = [transforms(*axis).weight for axis in zip(form.outputs, form.taps, strict=True)]
-        kernels.pack_winograd(panels, *matrices, transformed, num_threads)
+        workspace = base.aligned_empty((num_threads, geometry.reduction, width), geometry.dtype)
+        kernels.pack_winograd(np.ascontiguousarray(grouped), *matrices, transformed, workspace, num_threads)
         return Packed(kernels, geometry, transformed, base.pack_bias(bias, geometry, kernels))
 
     def accumulates(self, packed: Packed) -> bool:

@@ -37,6 +37,14 @@ cdef extern from "microkernel.h" nogil:
         int pairs_h, int outputs_h, int pairs_w, int outputs_w, const double *m, Py_ssize_t position_stride,
         int columns, double *y, Py_ssize_t row_pitch, Py_ssize_t pixel_pitch, const double *coefficient_h,
         const double *coefficient_w, const double *bias, bint accumulate, bint rectified) noexcept
+    void winograd_weight_f32(
+        int taps_h, int taps_w, Py_ssize_t points_h, Py_ssize_t points_w, const double *matrix_h,
+        const double *matrix_w, const float *g, Py_ssize_t tap_stride, float *u,
+        Py_ssize_t position_stride) noexcept
+    void winograd_weight_f64(
+        int taps_h, int taps_w, Py_ssize_t points_h, Py_ssize_t points_w, const double *matrix_h,
+        const double *matrix_w, const double *g, Py_ssize_t tap_stride, double *u,
+        Py_ssize_t position_stride) noexcept
     struct narrow:
         Py_ssize_t kernel_h, kernel_w, stride_w, dilation_w, pad_w, group_in, width, columns
         Py_ssize_t interior_begin, interior_end

@@ -1,6 +1,10 @@
 # Packing weights: done once for many calls, but on every call of conv2d, so it runs at memory speed.
-from cython.parallel cimport prange
+from cython.parallel cimport prange, threadid
 from libc.string cimport memcpy, memset
+
+# Channels whose weights are transformed side by side.
+cdef enum:
+    PACK_CHANNELS = 8
 
 
 cdef void pack_weight_panel(
@@ -36,50 +40,59 @@ def pack_weight(const real[:, :, :, ::1] weight, real[:, :, :, ::1] panels, int 
                           weight.shape[2], weight.shape[3], &panels[g, p, 0, 0])
 
 
-cdef void transform_weight(
-    const real *g, Py_ssize_t tap_stride, const double[:, ::1] matrix_h, const double[:, ::1] matrix_w,
-    Py_ssize_t lanes, real *u, Py_ssize_t position_stride
+cdef inline void transform_weight(
+    const double[:, ::1] matrix_h, const double[:, ::1] matrix_w, const real *g, Py_ssize_t tap_stride,
+    real *u, Py_ssize_t position_stride
 ) noexcept nogil:
-    """u = G_h g G_wᵀ for `lanes` kernels side by side, in float64."""
-    cdef double[10 * 7 * 32] half  # the most points, taps and lanes
-    cdef double[32] total
-    cdef Py_ssize_t i, j, k, lane, points_w = matrix_w.shape[0], taps_w = matrix_w.shape[1]
-    for i in range(matrix_h.shape[0]):
-        for j in range(taps_w):
-            memset(total, 0, sizeof(total))
-            for k in range(matrix_h.shape[1]):
-                for lane in range(lanes):
-                    total[lane] += matrix_h[i, k] * g[(k * taps_w + j) * tap_stride + lane]
-            memcpy(half + (i * taps_w + j) * lanes, total, lanes * sizeof(double))
-    for i in range(matrix_h.shape[0]):
-        for j in range(points_w):
-            memset(total, 0, sizeof(total))
-            for k in range(taps_w):
-                for lane in range(lanes):
-                    total[lane] += matrix_w[j, k] * half[(i * taps_w + k) * lanes + lane]
-            for lane in range(lanes):
-                u[(i * points_w + j) * position_stride + lane] = <real>total[lane]
+    """u = G_h g G_wᵀ for a vector of kernels side by side, in float64."""
+    if real is float:
+        winograd_weight_f32(matrix_h.shape[1], matrix_w.shape[1], matrix_h.shape[0], matrix_w.shape[0],
+                            &matrix_h[0, 0], &matrix_w[0, 0], g, tap_stride, u, position_stride)
+    else:
+        winograd_weight_f64(matrix_h.shape[1], matrix_w.shape[1], matrix_h.shape[0], matrix_w.shape[0],
+                            &matrix_h[0, 0], &matrix_w[0, 0], g, tap_stride, u, position_stride)
+
+
+cdef void transform_panel(
+    const real *panel, Py_ssize_t channels, const double[:, ::1] matrix_h, const double[:, ::1] matrix_w,
+    real *transformed
+) noexcept nogil:
+    """The positions of a panel lie far apart: a few channels at a time are transformed side by side, so that
+    what is stored to each position is a run of some length."""
+    cdef Py_ssize_t width = panel_width(panel), lanes = width // 2, c, i, j, q, run
+    cdef Py_ssize_t positions = matrix_h.shape[0] * matrix_w.shape[0], row = PACK_CHANNELS * width
+    cdef real[64 * PACK_CHANNELS * 32] block  # the most positions, and the widest panel
+    for c from 0 <= c < channels by PACK_CHANNELS:
+        run = min(<Py_ssize_t>PACK_CHANNELS, channels - c)
+        for i in range(run):
+            for j from 0 <= j < width by lanes:
+                transform_weight(matrix_h, matrix_w, panel + (c + i) * width + j, channels * width,
+                                 block + i * width + j, row)
+        for q in range(positions):
+            memcpy(transformed + (q * channels + c) * width, block + q * row, run * width * sizeof(real))
 
 
 def pack_winograd(
-    const real[:, :, :, ::1] panels, const double[:, ::1] matrix_h, const double[:, ::1] matrix_w,
-    real[:, :, :, :, ::1] transformed, int num_threads
+    const real[:, :, :, ::1] weight, const double[:, ::1] matrix_h, const double[:, ::1] matrix_w,
+    real[:, :, :, :, ::1] transformed, real[:, :, ::1] workspace, int num_threads
 ):
-    """Transform packed weights: transformed[g, p, :, c, j] = vec(G_h w G_wᵀ).
+    """Transform and pack weights: transformed[g, p, :, c, j] = vec(G_h weight[g, p · PANEL + j, c] G_wᵀ).
 
     Parameters
     ----------
-    panels : (groups, panels, k_h·k_w·C_in/groups, PANEL), IN
-        As ``pack_weight`` made them.
+    weight : (groups, C_out/groups, C_in/groups, k_h·k_w), IN
     matrix_h, matrix_w : (n_h, k_h) and (n_w, k_w), IN
         G of each axis.
     transformed : (groups, panels, n_h·n_w, C_in/groups, PANEL), OUT
+    workspace : (num_threads, k_h·k_w·C_in/groups, PANEL), scratch
     """
-    cdef Py_ssize_t item, g, p, c, width = panels.shape[3], channels = transformed.shape[3]
-    cdef Py_ssize_t parts = panels.shape[1]
-    for item in prange(panels.shape[0] * parts, nogil=True, num_threads=num_threads, schedule="static"):
+    cdef Py_ssize_t item, g, p, width = transformed.shape[4], channels = transformed.shape[3]
+    cdef Py_ssize_t parts = transformed.shape[1]
+    cdef real *panel
+    for item in prange(transformed.shape[0] * parts, nogil=True, num_threads=num_threads, schedule="static"):
         g = item // parts
         p = item % parts
-        for c in range(channels):
-            transform_weight(&panels[g, p, c, 0], channels * width, matrix_h, matrix_w, width,
-                             &transformed[g, p, 0, c, 0], channels * width)
+        panel = &workspace[threadid(), 0, 0]
+        pack_weight_panel(&weight[g, p * width, 0, 0], min(width, weight.shape[1] - p * width), channels,
+                          weight.shape[3], panel)
+        transform_panel(<const real *>panel, channels, matrix_h, matrix_w, &transformed[g, p, 0, 0, 0])

@@ -2,6 +2,7 @@
  *
  *   winograd_input    V = Bᵀ d B, from the addresses of the tile's pixels
  *   winograd_output   Y = Aᵀ M A, with bias, the residual and activation
+ *   winograd_weight   U = G_h g G_wᵀ, in float64
  *
  * The one-dimensional transforms are for the points 0, ±a₁, …, ±a_P, ∞ (n = 2P + 2 of them). With
  * r(t) = Π_p (t − a_p²) and q_p(t) = r(t) / (t − a_p²), the rows of Bᵀ are the coefficients of
@@ -194,6 +195,62 @@ static void TYPED(winograd_output)(
         TYPED(winograd_output_lines)(pairs_h, outputs_h, outputs_w, vectors, half, columns, n_h * columns, y,
                                      row_pitch, pixel_pitch, coefficient_h, bias, accumulate, rectified);
     }
+}
+
+/* points × columns of sums of `taps` rows: target[i][j] = Σ_k matrix[i][k] source[k][j], for one vector's worth of
+ * columns j, which is what lets the compiler turn them into vectors. */
+#define WEIGHT_LINE(to)                                                                               \
+    for (ptrdiff_t i = 0; i < points; i++)                                                                  \
+        for (int j = 0; j < LANES; j++) {                                                                   \
+            double sum = 0.0;                                                                               \
+            _Pragma("GCC unroll 7") for (int k = 0; k < taps; k++)                                          \
+                sum += matrix[i * taps + k] * source[k * source_step + j];                                  \
+            target[i * target_step + j] = (to)sum;                                                          \
+        }
+ALWAYS_INLINE void TYPED(winograd_weight_first)(
+    const int taps, ptrdiff_t points, const double *matrix, const REAL *restrict source, ptrdiff_t source_step,
+    double *restrict target, ptrdiff_t target_step)
+{
+    WEIGHT_LINE(double)
+}
+
+ALWAYS_INLINE void TYPED(winograd_weight_second)(
+    const int taps, ptrdiff_t points, const double *matrix, const double *restrict source,
+    ptrdiff_t source_step, REAL *restrict target, ptrdiff_t target_step)
+{
+    WEIGHT_LINE(REAL)
+}
+#undef WEIGHT_LINE
+
+/* The transformed weights of one vector of kernels, whose taps are tap_stride apart. */
+ALWAYS_INLINE void TYPED(winograd_weight_sized)(
+    const int taps_h, const int taps_w, ptrdiff_t points_h, ptrdiff_t points_w, const double *matrix_h,
+    const double *matrix_w, const REAL *g, ptrdiff_t tap_stride, REAL *u, ptrdiff_t position_stride)
+{
+    double half[WINOGRAD_MAX_POINTS * 7 * LANES] __attribute__((aligned(VECTOR_BYTES)));
+    for (int j = 0; j < taps_w; j++)
+        TYPED(winograd_weight_first)(taps_h, points_h, matrix_h, g + j * tap_stride, taps_w * tap_stride,
+                                     half + j * LANES, taps_w * LANES);
+    for (ptrdiff_t i = 0; i < points_h; i++)
+        TYPED(winograd_weight_second)(taps_w, points_w, matrix_w, half + i * taps_w * LANES, LANES,
+                                      u + i * points_w * position_stride, position_stride);
+}
+
+static void TYPED(winograd_weight)(
+    int taps_h, int taps_w, ptrdiff_t points_h, ptrdiff_t points_w, const double *matrix_h,
+    const double *matrix_w, const REAL *g, ptrdiff_t tap_stride, REAL *u, ptrdiff_t position_stride)
+{
+#define CASE(h, w)                                                                                          \
+    case h * 8 + w:                                                                                         \
+        TYPED(winograd_weight_sized)(h, w, points_h, points_w, matrix_h, matrix_w, g, tap_stride, u,       \
+                                     position_stride);                                                      \
+        return;
+#define CASES(h) CASE(h, 1) CASE(h, 3) CASE(h, 5) CASE(h, 7)
+    switch (taps_h * 8 + taps_w) {
+        CASES(1) CASES(3) CASES(5) CASES(7)
+    }
+#undef CASES
+#undef CASE
 }
 
 #undef WINOGRAD_PITCH

@@ -7,8 +7,8 @@
 # made once; then panel by panel of weights the products M are made, position after position, and
 # transformed back while they are in cache.
 #
-# Where the input is channels-last, transforms read its pixels in place, and zeros for what lies outside; other
-# layouts are copied band by band first.
+# Where the input is channels-last, transforms read its pixels in place, and zeros for what lies outside;
+# other layouts are copied band by band first.
 #
 # Tiles lie on a grid of lines × across, numbered line by line; line_origin and across_origin give the
 # output pixel each begins at. A kernel dilated by d is d interleaved problems without dilation (its
@@ -106,8 +106,8 @@ cdef void winograd_outputs(
                 and wide == run * tiling.outputs_w):
             target, row_pitch, pixel_pitch = corner, stride[0], stride[1]
         elif tiling.accumulate:
-            gather_band(<const real *>corner, stride, high, wide, channels, 0, 0, high, wide, block, row_pitch,
-                        pixel_pitch)
+            gather_band(<const real *>corner, stride, high, wide, channels, 0, 0, high, wide, block,
+                        row_pitch, pixel_pitch)
         for i in range(run):
             transform_output(tiling, products + (t - first + i) * width, position_stride, whole,
                              target + i * tiling.outputs_w * pixel_pitch, row_pitch, pixel_pitch,
