@@ -145,8 +145,8 @@ def pack(weight, bias, geometry: ConvGeometry, kernels: ModuleType) -> Packed:
 def run(x, packed: Packed, out, epilogue: Epilogue, workspace, num_threads: int) -> None:
     """Planes stay planes and pixels stay pixels; any other strides are gathered into pixels.
 
-    Padding is zeros that are multiplied: an infinite or NaN weight makes a NaN of them. Leaving those products
-    out is the same for finite weights alone.
+    Padding is zeros that are multiplied: an infinite or NaN weight makes a NaN of them. Leaving those
+    products out is the same for finite weights alone.
     """
     geometry, kernels = packed.geometry, packed.kernels
     blocking = _blocking(geometry, num_threads, kernels)

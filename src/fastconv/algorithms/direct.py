@@ -102,7 +102,7 @@ class Direct(Algorithm):
         return Packed(kernels, geometry, packed_weight, base.pack_bias(bias, geometry, kernels))
 
     def accumulates(self, packed: Packed) -> bool:
-        return not depthwise.fits(packed.geometry, packed.kernels)
+        return True
 
     def run(self, x, packed: Packed, out, epilogue: Epilogue, workspace, num_threads: int) -> None:
         geometry, kernels = packed.geometry, packed.kernels

@@ -28,14 +28,16 @@ cdef inline bint narrow_sized(const narrow *s, const real *unused) noexcept nogi
 
 
 cdef inline Py_ssize_t shared_lead(
-    const real *x, const Py_ssize_t *x_stride, const real *out, const Py_ssize_t *out_stride, Py_ssize_t channels
+    const real *x, const Py_ssize_t *x_stride, const real *out, const Py_ssize_t *out_stride,
+    Py_ssize_t channels
 ) noexcept nogil:
     """Elements by which every pixel of both images misses a cache line, where that is one number.
 
     Vectors that begin on lines take one more a pixel, and no load or store is split in two: a fifth of the
     time where arrays lie as NumPy allocates them, 16 bytes past a line. Few vectors would not gain by it.
     """
-    cdef Py_ssize_t size = sizeof(real), width = VECTOR_BYTES // size, lead = <uintptr_t>x % VECTOR_BYTES // size
+    cdef Py_ssize_t size = sizeof(real), width = VECTOR_BYTES // size
+    cdef Py_ssize_t lead = <uintptr_t>x % VECTOR_BYTES // size
     cdef bint same = <uintptr_t>out % VECTOR_BYTES == <uintptr_t>x % VECTOR_BYTES
     if same and channels >= 8 * width and not (x_stride[0] % width or x_stride[1] % width
                                                or out_stride[0] % width or out_stride[1] % width):
@@ -67,8 +69,8 @@ cdef void narrow_band(
         last = (source.height - top + d - 1) // d if top < source.height else 0
         count = 2 if pairs and y + 1 < rows else 1
         if s.accumulate and not in_place:
-            gather_band(out + y * out_stride[0], out_stride, count, s.columns, channels, 0, 0, count, s.columns,
-                        block, s.y_row, s.y_pixel)
+            gather_band(out + y * out_stride[0], out_stride, count, s.columns, channels, 0, 0, count,
+                        s.columns, block, s.y_row, s.y_pixel)
         narrow_rows(s, count, first, last, x + top * source.row_pitch, w, bias, lanes,
                     out + y * out_stride[0] if in_place else block)
         if not in_place:
@@ -79,8 +81,8 @@ cdef void narrow_band(
 
 cdef void narrow_item(
     const Problem *problem, const real *x, const Py_ssize_t *x_shape, const Py_ssize_t *x_stride,
-    const real *w, Py_ssize_t w_stride, const real *bias, const Py_ssize_t *base, const void *lanes, bint rectified, bint accumulate, bint copy_band, Py_ssize_t first, Py_ssize_t last,
-    real *out, const Py_ssize_t *out_shape, const Py_ssize_t *out_stride, real *scratch
+    const real *w, Py_ssize_t w_stride, const real *bias, const Py_ssize_t *base, const void *lanes,
+    bint copy_band, bint rectified, bint accumulate, Py_ssize_t first, Py_ssize_t last, real *out, const Py_ssize_t *out_shape, const Py_ssize_t *out_stride, real *scratch
 ) noexcept nogil:
     """Output rows first … last of one image; shapes and strides are (H, W, C), `out` is its row `first`."""
     cdef Py_ssize_t width = VECTOR_BYTES // <Py_ssize_t>sizeof(real), left
@@ -119,8 +121,9 @@ cdef void narrow_item(
 
 def depthwise(
     const real[:, :, :, :] x, const real[:, ::1] packed, const real[::1] bias, geometry,
-    const Py_ssize_t[::1] base, const unsigned char[::1] lanes, Py_ssize_t bands, bint copy_band, bint rectified,
-    bint accumulate, real[:, :, :, :] out, real[::1] workspace, Py_ssize_t per_thread, int num_threads
+    const Py_ssize_t[::1] base, const unsigned char[::1] lanes, Py_ssize_t bands, bint copy_band,
+    bint rectified, bint accumulate, real[:, :, :, :] out, real[::1] workspace, Py_ssize_t per_thread,
+    int num_threads
 ):
     """Convolution in groups so narrow that a vector of outputs reads at most a vector of input channels.
 
@@ -151,5 +154,5 @@ def depthwise(
         if first < last:
             narrow_item(
                 &problem, &x[n, 0, 0, 0], &x.shape[1], x_stride, &packed[0, 0], packed.shape[1], &bias[0],
-                &base[0], &lanes[0], rectified, accumulate, copy_band, first, last, &out[n, first, 0, 0],
+                &base[0], &lanes[0], copy_band, rectified, accumulate, first, last, &out[n, first, 0, 0],
                 &out.shape[1], out_stride, &workspace[threadid() * per_thread])
