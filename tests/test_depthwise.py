@@ -1,5 +1,7 @@
 """Depthwise and narrow groups: every tile, border and vector tail of both layouts, exact on integers."""
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -8,15 +10,23 @@ from hypothesis import strategies as st
 import fastconv as fc
 import strategies
 from fastconv import kernels
-from fastconv.algorithms import depthwise
-from support import DTYPES, LEVELS, assert_same_bits, expected_conv2d, geometry
+from fastconv.algorithms import ALGORITHMS, base, depthwise
+from support import (
+    DTYPES,
+    LEVELS,
+    assert_same_bits,
+    assert_within_bound,
+    error_bound,
+    expected_conv2d,
+    geometry,
+)
 
 
 @st.composite
 def narrow_channels(draw):
     """(C_in, C_out, groups) with one channel a group, or a few, and multipliers."""
-    group_in = draw(st.sampled_from([1, 1, 1, 2, 4, 8]))
-    group_out = draw(st.sampled_from([group_in, group_in, 1, 2, 3, 4]))
+    group_in = draw(st.sampled_from([1, 1, 1, 2, 4, 8, 16]))
+    group_out = draw(st.sampled_from([group_in, group_in, 1, 2, 3, 4, 8, 16]))
     groups = draw(st.integers(2, 40) | st.sampled_from([8, 16, 32]))
     return groups * group_in, groups * group_out, groups
 
@@ -53,3 +63,105 @@ def test_which_groups_are_narrow(channels, group_in, group_out, narrow, level):
     case = strategies.Case((1, channels, 5, 5), (groups * group_out, group_in, 3, 3), groups=groups)
     with kernels.use(level) as active:
         assert depthwise.fits(geometry(case, np.float32), active) is narrow
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_a_group_of_a_vector_is_narrow(level):
+    with kernels.use(level) as active:
+        for dtype in DTYPES:
+            lanes = active.vector_bytes() // np.dtype(dtype).itemsize
+            case = strategies.Case((1, 3 * lanes, 5, 5), (3 * lanes, lanes, 3, 3), groups=3)
+            assert depthwise.fits(geometry(case, dtype), active)
+
+
+def narrow_case(channels, kernel, group_in=1, group_out=1, **keywords):
+    groups = channels // group_in
+    return strategies.Case(
+        (2, channels, 13, 17), (groups * group_out, group_in, *kernel), groups=groups, **keywords
+    )
+
+
+PADDED = {"padding": ((2, 1), (1, 2))}
+# Vectors that overlap, a lead before the first cache line, groups of a vector and of less, any kernel.
+NARROW_CASES = {
+    "3x3": narrow_case(150, (3, 3), **PADDED),
+    "5x5 s2": narrow_case(136, (5, 5), stride=(2, 2), **PADDED),
+    "7x7": narrow_case(21, (7, 7), **PADDED),
+    "2x4": narrow_case(19, (2, 4), dilation=(2, 1), **PADDED),
+    "groups of 4": narrow_case(44, (3, 3), 4, 4, **PADDED),
+    "groups of 8": narrow_case(24, (3, 3), 8, 8, stride=(2, 2), **PADDED),
+    "groups of 16": narrow_case(48, (3, 3), 16, 16, **PADDED),
+    "multiplier 16": narrow_case(3, (3, 2), 1, 16, **PADDED),
+}
+
+
+def off_a_cache_line(array, by):
+    """The array `by` elements past a cache line, channels last."""
+    buffer = base.aligned_empty((array.size + by,), array.dtype)[by:]
+    last = buffer.reshape(array.shape[0], *array.shape[2:], array.shape[1])
+    last[...] = array.transpose(0, 2, 3, 1)
+    return last
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("name", NARROW_CASES)
+def test_accumulate_touches_each_output_once(name, level):
+    case = NARROW_CASES[name]
+    for dtype in DTYPES:
+        x, weight, bias = case.integers(dtype)
+        sums = expected_conv2d(case, x, weight, bias)
+        residual = np.random.default_rng(1).integers(-99, 99, sums.shape).astype(dtype)
+        with kernels.use(level):
+            plan = fc.plan_conv2d(x.shape, weight, bias, algorithm="direct", **case.keywords)
+        if not depthwise.fits(plan.geometry, plan._packed.kernels):
+            continue
+        direct = ALGORITHMS["direct"]
+        for threads, rectified, planar in itertools.product((1, 2), (False, True), (False, True)):
+            inputs = x.transpose(0, 2, 3, 1) if planar else off_a_cache_line(x, 4)
+            out = residual.copy().transpose(0, 2, 3, 1) if planar else off_a_cache_line(residual, 4)
+            size = direct.workspace_bytes(plan.geometry, threads, plan._packed.kernels)
+            workspace = base.aligned_empty((size,), np.dtype(np.uint8)).view(dtype)
+            direct.run(inputs, plan._packed, out, base.Epilogue(rectified, True), workspace, threads)
+            expected = np.maximum(sums + residual, 0) if rectified else sums + residual
+            np.testing.assert_array_equal(out.transpose(0, 3, 1, 2), expected)
+
+
+@pytest.mark.parametrize("name", NARROW_CASES)
+def test_same_bits_wherever_the_arrays_begin(name):
+    case = NARROW_CASES[name]
+    x, weight, bias = case.normal(np.float32)
+    plan = fc.plan_conv2d(x.shape, weight, bias, algorithm="direct", activation="relu", **case.keywords)
+    expected = plan(x)
+    for by in (0, 3, 4, 12):
+        out = off_a_cache_line(np.empty_like(expected), by).transpose(0, 3, 1, 2)
+        for threads in (1, 2):
+            out[...] = np.nan
+            plan(off_a_cache_line(x, by).transpose(0, 3, 1, 2), out=out, num_threads=threads)
+            assert_same_bits(out, expected)
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("value", [np.inf, np.nan])
+@pytest.mark.parametrize("name", NARROW_CASES)
+def test_padding_is_multiplied(name, value, level):
+    """As np.pad followed by a convolution without padding: 0 · ∞ is a NaN, in every layout."""
+    case = NARROW_CASES[name]
+    x, weight, bias = case.normal(np.float32)
+    weight[:, :, 0, -1] = value
+    with np.errstate(invalid="ignore"):
+        expected = expected_conv2d(case, x, weight, bias)
+    with kernels.use(level):
+        for view in (x, off_a_cache_line(x, 4).transpose(0, 3, 1, 2)):
+            y = fc.conv2d(view, weight, bias, algorithm="direct", **case.keywords)
+            np.testing.assert_array_equal(np.isnan(y), np.isnan(expected))
+            np.testing.assert_array_equal(np.isinf(y), np.isinf(expected))
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+def test_long_sums_keep_the_stated_bound(layout):
+    case = strategies.Case((1, 33, 45, 45), (33, 1, 31, 31), groups=33)
+    x, weight, bias = case.normal(np.float32)
+    y = fc.conv2d(strategies.MEMORY_LAYOUTS[layout](x), weight, bias, algorithm="direct", groups=33)
+    bound = error_bound("direct", case, np.float32)
+    assert bound > error_bound("im2col", case, np.float32)  # which cuts the sum into blocks
+    assert_within_bound(y, expected_conv2d(case, x, weight, bias), bound, case.reduction)

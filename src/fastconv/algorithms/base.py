@@ -22,7 +22,8 @@ DEPTH = 256
 class Packed(NamedTuple):
     """A convolution's weights and bias in the form one algorithm wants on one instruction-set level.
 
-    ``late`` holds a second form of the weights, made when an input's memory layout first asks for it.
+    ``late`` holds a second form of the weights, made when an input's memory layout first asks for it;
+    ``finite`` is False where a weight is infinite or NaN, for forms that leave out products with padding.
     """
 
     kernels: ModuleType
@@ -30,6 +31,7 @@ class Packed(NamedTuple):
     weight: np.ndarray
     bias: np.ndarray
     late: list[np.ndarray] | None = None
+    finite: bool = True
 
     @property
     def nbytes(self) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import lru_cache
 from types import ModuleType
 from typing import NamedTuple
@@ -17,27 +18,31 @@ _PLANE_BYTES = 24 * 1024
 
 
 class Vectors(NamedTuple):
-    """Which output channels a vector holds and where their inputs are; see kernels/depthwise.pyx."""
+    """Where the inputs of each vector of output channels are; see kernels/depthwise.pyx."""
 
-    start: np.ndarray
+    base: np.ndarray
     lanes: np.ndarray
+
+
+def _firsts(geometry: ConvGeometry, lanes: int) -> np.ndarray:
+    """The first output channel of each vector; the last vector overlaps the one before."""
+    first = np.arange(0, geometry.out_channels, lanes)
+    first[-1] = max(0, geometry.out_channels - lanes)
+    return first
 
 
 @lru_cache(maxsize=256)
 def _vectors(geometry: ConvGeometry, kernels: ModuleType) -> Vectors:
     lanes = kernels.vector_bytes() // geometry.dtype.itemsize
     group_in, group_out = (n // geometry.groups for n in (geometry.in_channels, geometry.out_channels))
-    first = np.arange(0, geometry.out_channels, lanes)
-    first[-1] = max(0, geometry.out_channels - lanes)  # the last vector overlaps the one before
-    start = first // group_out * group_in
+    first = _firsts(geometry, lanes)
+    base = first // group_out * group_in
     if group_out % lanes:  # else a vector lies in one group, and its channels are broadcast one by one
-        start = np.minimum(start, max(0, geometry.in_channels - lanes))
-    channel = (first[:, None] + np.arange(lanes)) // group_out * group_in - start[:, None]
+        base = np.minimum(base, max(0, geometry.in_channels - lanes))
+    channel = (first[:, None] + np.arange(lanes)) // group_out * group_in - base[:, None]
     channel = channel[:, None, :] + np.arange(group_in)[:, None]
     index = np.dtype(f"i{geometry.dtype.itemsize}")
-    return Vectors(
-        np.array([first, start], np.intp), np.ascontiguousarray(channel, index).reshape(-1).view(np.uint8)
-    )
+    return Vectors(base.astype(np.intp), np.ascontiguousarray(channel, index).reshape(-1).view(np.uint8))
 
 
 @lru_cache(maxsize=1024)
@@ -53,7 +58,7 @@ def fits(geometry: ConvGeometry, kernels: ModuleType) -> bool:
         return True  # wider groups are better off as a product of matrices
     if group_in > lanes // 2:
         return False
-    first = _vectors(geometry, kernels).start[0]
+    first = _firsts(geometry, lanes)
     last = np.minimum(first + lanes, geometry.out_channels) - 1
     return bool(((last // group_out - first // group_out + 1) * group_in <= lanes).all())
 
@@ -76,7 +81,8 @@ def _blocking(geometry: ConvGeometry, num_threads: int, kernels: ModuleType) -> 
 
     row_pitch = in_columns * max(lanes, geometry.in_channels)
     bands = base.count_bands(geometry, rows, geometry.stride[0] * row_pitch * itemsize, num_threads)
-    gathered = base.in_rows(geometry, base.ceil_div(rows, bands)) * row_pitch
+    band_rows = 2 * base.ceil_div(base.ceil_div(rows, 2), bands)  # bands hold pairs of rows
+    gathered = base.in_rows(geometry, band_rows) * row_pitch
     out_pitch = max(lanes, geometry.out_channels)
     gathered += 2 * columns * out_pitch + base.scatter_slack(kernels, geometry.dtype, out_pitch)
 
@@ -108,6 +114,11 @@ def _plane_offsets(geometry: ConvGeometry, plane_pitch: int, phase_pitch: int) -
     return tap.ravel().astype(np.intp)
 
 
+def summed_at_once(geometry: ConvGeometry) -> int:
+    """Terms of the longest sum that is not cut into blocks: depthwise kernels are summed in one run."""
+    return geometry.reduction if geometry.in_channels == geometry.groups > 1 else base.DEPTH
+
+
 def workspace_bytes(geometry: ConvGeometry, num_threads: int, kernels: ModuleType) -> int:
     """Scratch for the worst of the layouts; channels-last views in and out use none of it."""
     return _blocking(geometry, num_threads, kernels).per_thread * num_threads * geometry.dtype.itemsize
@@ -126,20 +137,26 @@ def pack(weight, bias, geometry: ConvGeometry, kernels: ModuleType) -> Packed:
     packed_bias = base.aligned_empty((pitch,), geometry.dtype)
     packed_bias[channels:] = 0
     packed_bias[:channels] = 0 if bias is None else bias
-    return Packed(kernels, geometry, packed_weight, packed_bias)
+    # An overflow of the sum of squares only costs time: the halo is copied where it need not be.
+    finite = math.isfinite(np.vdot(packed_weight, packed_weight))
+    return Packed(kernels, geometry, packed_weight, packed_bias, finite=finite)
 
 
 def run(x, packed: Packed, out, epilogue: Epilogue, workspace, num_threads: int) -> None:
-    """Planes stay planes and pixels stay pixels; any other strides are gathered into pixels."""
+    """Planes stay planes and pixels stay pixels; any other strides are gathered into pixels.
+
+    Padding is zeros that are multiplied: an infinite or NaN weight makes a NaN of them. Leaving those
+    products out is the same for finite weights alone.
+    """
     geometry, kernels = packed.geometry, packed.kernels
     blocking = _blocking(geometry, num_threads, kernels)
     if x.strides[2] == out.strides[2] == x.itemsize:
         kernels.depthwise_planes(
             x, packed.weight, packed.bias, geometry, blocking.offset, blocking.phase_pitch,
-            blocking.plane_bands, epilogue.rectified, out, workspace, blocking.per_thread, num_threads,
+            blocking.plane_bands, *epilogue, out, workspace, blocking.per_thread, num_threads,
         )  # fmt: skip
         return
     kernels.depthwise(
-        x, packed.weight, packed.bias, geometry, *_vectors(geometry, kernels), blocking.bands, False,
-        *epilogue, out, workspace, blocking.per_thread, num_threads,
+        x, packed.weight, packed.bias, geometry, *_vectors(geometry, kernels), blocking.bands,
+        not packed.finite, *epilogue, out, workspace, blocking.per_thread, num_threads,
     )  # fmt: skip

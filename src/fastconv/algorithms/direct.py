@@ -90,7 +90,8 @@ class Direct(Algorithm):
         return _blocking(geometry, num_threads, kernels).per_thread * num_threads * geometry.dtype.itemsize
 
     def error_bound(self, geometry: ConvGeometry) -> float:
-        return base.summation_error(geometry.reduction, geometry.dtype)
+        block = depthwise.summed_at_once(geometry)
+        return base.summation_error(geometry.reduction, geometry.dtype, block)
 
     def pack(self, weight, bias, geometry: ConvGeometry, kernels: ModuleType, num_threads: int) -> Packed:
         if pointwise.fits(geometry):
@@ -101,7 +102,7 @@ class Direct(Algorithm):
         return Packed(kernels, geometry, packed_weight, base.pack_bias(bias, geometry, kernels))
 
     def accumulates(self, packed: Packed) -> bool:
-        return not depthwise.fits(packed.geometry, packed.kernels)
+        return True
 
     def run(self, x, packed: Packed, out, epilogue: Epilogue, workspace, num_threads: int) -> None:
         geometry, kernels = packed.geometry, packed.kernels

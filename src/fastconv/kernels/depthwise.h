@@ -243,13 +243,20 @@ static void TYPED(narrow_any)(
 #undef TILE
 }
 
+/* The first output channel of a vector; `lead` makes vectors begin on cache lines though the pixels do not. */
+ALWAYS_INLINE ptrdiff_t TYPED(narrow_start)(const struct narrow *s, ptrdiff_t v)
+{
+    const ptrdiff_t start = v * LANES - s->lead, last = s->out_channels - LANES;
+    return start < 0 || last < 0 ? 0 : start < last ? start : last;
+}
+
 /* All output channels of `rows` ≤ 2 rows of outputs, a tile of pixels at a time, so that the input lines which a
  * vector shares with the next one are read while they are in the L1 cache.
  *
  * `a` is where kernel row 0 of the first output row would begin at column 0 of the input, of whose kernel
- * rows only first ≤ i < last lie in the input; two rows only where tiles of them are made. Vector v holds the output
- * channels from start[v] on, made from the LANES input channels from base[v] on; lanes[v] has group_in
- * shuffles. */
+ * rows only first ≤ i < last lie in the input; two rows only where tiles of them are made. Vector v is
+ * made from the LANES input channels from base[v] on (its own channels, where there is no base); lanes[v] has
+ * group_in shuffles. */
 static void TYPED(narrow_rows)(
     const struct narrow *s, int rows, ptrdiff_t first, ptrdiff_t last, const REAL *a, const REAL *w,
     const REAL *bias, const MASK *lanes, REAL *y)
@@ -270,8 +277,9 @@ static void TYPED(narrow_rows)(
         ptrdiff_t last_j = left < s->width ? (s->width - left + d - 1) / d : 0;
         last_j = last_j < s->kernel_w ? last_j : s->kernel_w;
         for (ptrdiff_t v = 0; v < s->vectors; v++) {
-            const REAL *at = a + left * s->a_pixel + s->base[v];
-            const ptrdiff_t c = s->start[v], kept = v > 0 ? s->start[v - 1] + LANES - c : 0;
+            const ptrdiff_t c = TYPED(narrow_start)(s, v);
+            const ptrdiff_t kept = v > 0 ? TYPED(narrow_start)(s, v - 1) + LANES - c : 0;
+            const REAL *at = a + left * s->a_pixel + (s->base ? s->base[v] : c);
             REAL *to = y + x * s->y_pixel + c;
             if (s->mode == NARROW_SHUFFLED)
                 memcpy(index, lanes + v * s->group_in * LANES, s->group_in * sizeof(vec_mask));
@@ -330,14 +338,23 @@ static void TYPED(plane_row)(
     }
 }
 
-/* Store the first `valid` lanes, or all where `room` elements may be overwritten. */
-ALWAYS_INLINE void TYPED(store_ragged)(REAL *at, vec v, ptrdiff_t valid, ptrdiff_t room)
+/* Store the first `valid` lanes, or all where `room` elements may be overwritten by what is not yet a result. */
+ALWAYS_INLINE void TYPED(plane_store)(
+    const struct planes *s, REAL *at, vec sum, ptrdiff_t valid, ptrdiff_t room)
 {
-    if (valid >= LANES || room >= LANES)
-        TYPED(store)(at, v);
+    int whole = valid >= LANES || room >= LANES;
+    if (s->accumulate) {
+        vec old = {0};
+        whole = valid >= LANES;
+        memcpy(&old, at, whole ? sizeof old : valid * sizeof(REAL));
+        sum += old;
+    }
+    if (s->rectified)
+        sum = TYPED(rectify)(sum);
+    if (whole)
+        TYPED(store)(at, sum);
     else
-        for (ptrdiff_t l = 0; l < valid; l++)
-            at[l] = v[l];
+        memcpy(at, &sum, valid * sizeof(REAL));
 }
 
 ALWAYS_INLINE void TYPED(plane_tile)(
@@ -365,9 +382,7 @@ ALWAYS_INLINE void TYPED(plane_tile)(
     /* Whatever lies beyond the row's end is the start of the next row, which is stored later. */
     _Pragma("GCC unroll 4") for (int o = 0; o < outs; o++)
         _Pragma("GCC unroll 8") for (int r = 0; r < rows; r++)
-            TYPED(store_ragged)(y + o * s->y_plane + r * s->y_row,
-                                s->rectified ? TYPED(rectify)(sum[o][r]) : sum[o][r], valid,
-                                room - r * s->y_row);
+            TYPED(plane_store)(s, y + o * s->y_plane + r * s->y_row, sum[o][r], valid, room - r * s->y_row);
 }
 
 /* `rows` rows of `outs` output channels from the planes of their group; vectors go from right to left. */

@@ -7,6 +7,7 @@
 # x is read where it lies, its borders by leaving out taps; only where its channels are not contiguous, or
 # fewer than a vector, is a band of it copied with its halo.
 from cython.parallel cimport prange, threadid
+from libc.stdint cimport uintptr_t
 
 
 cdef inline void narrow_rows(
@@ -24,6 +25,24 @@ cdef inline bint narrow_sized(const narrow *s, const real *unused) noexcept nogi
         return narrow_sized_f32(s)
     else:
         return narrow_sized_f64(s)
+
+
+cdef inline Py_ssize_t shared_lead(
+    const real *x, const Py_ssize_t *x_stride, const real *out, const Py_ssize_t *out_stride,
+    Py_ssize_t channels
+) noexcept nogil:
+    """Elements by which every pixel of both images misses a cache line, where that is one number.
+
+    Vectors that begin on lines take one more a pixel, and no load or store is split in two: a fifth of the
+    time where arrays lie as NumPy allocates them, 16 bytes past a line. Few vectors would not gain by it.
+    """
+    cdef Py_ssize_t size = sizeof(real), width = VECTOR_BYTES // size
+    cdef Py_ssize_t lead = <uintptr_t>x % VECTOR_BYTES // size
+    cdef bint same = <uintptr_t>out % VECTOR_BYTES == <uintptr_t>x % VECTOR_BYTES
+    if same and channels >= 8 * width and not (x_stride[0] % width or x_stride[1] % width
+                                               or out_stride[0] % width or out_stride[1] % width):
+        return lead
+    return 0
 
 
 cdef struct Source:
@@ -50,8 +69,8 @@ cdef void narrow_band(
         last = (source.height - top + d - 1) // d if top < source.height else 0
         count = 2 if pairs and y + 1 < rows else 1
         if s.accumulate and not in_place:
-            gather_band(out + y * out_stride[0], out_stride, count, s.columns, channels, 0, 0, count, s.columns,
-                        block, s.y_row, s.y_pixel)
+            gather_band(out + y * out_stride[0], out_stride, count, s.columns, channels, 0, 0, count,
+                        s.columns, block, s.y_row, s.y_pixel)
         narrow_rows(s, count, first, last, x + top * source.row_pitch, w, bias, lanes,
                     out + y * out_stride[0] if in_place else block)
         if not in_place:
@@ -62,9 +81,8 @@ cdef void narrow_band(
 
 cdef void narrow_item(
     const Problem *problem, const real *x, const Py_ssize_t *x_shape, const Py_ssize_t *x_stride,
-    const real *w, Py_ssize_t w_stride, const real *bias, const Py_ssize_t *start, Py_ssize_t vectors,
-    const void *lanes, bint rectified, bint accumulate, bint copy_band, Py_ssize_t first, Py_ssize_t last,
-    real *out, const Py_ssize_t *out_shape, const Py_ssize_t *out_stride, real *scratch
+    const real *w, Py_ssize_t w_stride, const real *bias, const Py_ssize_t *base, const void *lanes,
+    bint copy_band, bint rectified, bint accumulate, Py_ssize_t first, Py_ssize_t last, real *out, const Py_ssize_t *out_shape, const Py_ssize_t *out_stride, real *scratch
 ) noexcept nogil:
     """Output rows first … last of one image; shapes and strides are (H, W, C), `out` is its row `first`."""
     cdef Py_ssize_t width = VECTOR_BYTES // <Py_ssize_t>sizeof(real), left
@@ -75,13 +93,13 @@ cdef void narrow_item(
     cdef narrow s
     s.kernel_h, s.kernel_w = problem.kernel_h, problem.kernel_w
     s.stride_w, s.dilation_w, s.group_in = problem.stride_w, problem.dilation_w, problem.group_in
-    s.mode, s.rectified, s.accumulate = NARROW_SHUFFLED, rectified, accumulate
+    s.mode, s.base, s.rectified, s.accumulate = NARROW_SHUFFLED, base, rectified, accumulate
     if problem.group_in * problem.group_out == 1:
-        s.mode = NARROW_PLAIN
+        s.mode, s.base = NARROW_PLAIN, NULL
     elif problem.group_out % width == 0:
         s.mode = NARROW_BROADCAST
     s.columns, s.w_stride = out_shape[1], w_stride
-    s.vectors, s.start, s.base = vectors, start, start + vectors
+    s.out_channels, s.lead = out_shape[2], 0
     s.width, s.pad_w, s.a_pixel = x_shape[1], problem.pad_w, x_stride[1]
     if copy_band or x_stride[2] != 1 or x_shape[2] < width:
         s.width, s.pad_w, s.a_pixel = in_columns, 0, max(width, x_shape[2])
@@ -90,6 +108,9 @@ cdef void narrow_item(
         x = scratch
         source = Source(0, in_rows, in_columns * s.a_pixel)
         scratch = scratch + in_rows * source.row_pitch
+    elif s.mode == NARROW_PLAIN and out_stride[2] == 1:
+        s.lead = shared_lead(x, x_stride, out, out_stride, s.out_channels)
+    s.vectors = (s.out_channels + s.lead + width - 1) // width
     s.a_row = problem.dilation_h * source.row_pitch
     left = s.width + s.pad_w - (problem.kernel_w - 1) * problem.dilation_w  # one more than the last start
     s.interior_begin = min((s.pad_w + s.stride_w - 1) // s.stride_w, s.columns)
@@ -100,8 +121,9 @@ cdef void narrow_item(
 
 def depthwise(
     const real[:, :, :, :] x, const real[:, ::1] packed, const real[::1] bias, geometry,
-    const Py_ssize_t[:, ::1] start, const unsigned char[::1] lanes, Py_ssize_t bands, bint copy_band,
-    bint rectified, bint accumulate, real[:, :, :, :] out, real[::1] workspace, Py_ssize_t per_thread, int num_threads
+    const Py_ssize_t[::1] base, const unsigned char[::1] lanes, Py_ssize_t bands, bint copy_band,
+    bint rectified, bint accumulate, real[:, :, :, :] out, real[::1] workspace, Py_ssize_t per_thread,
+    int num_threads
 ):
     """Convolution in groups so narrow that a vector of outputs reads at most a vector of input channels.
 
@@ -110,8 +132,8 @@ def depthwise(
     x : (N, H, W, C_in), IN
     packed : (k_h·C_in/groups·k_w, C_out in whole vectors), IN
     bias : (C_out in whole vectors), IN
-    start : (2, vectors), IN
-        The first output channel of each vector of them, and the first of the input channels it is made from.
+    base : (vectors), IN
+        The first of the input channels that each vector of output channels is made from.
     lanes : bytes of an integer array (vectors, C_in/groups, LANES), IN
         Which of those channels each lane reads; its items are as wide as those of x.
     bands : parts the output rows of an image are cut into
@@ -121,14 +143,16 @@ def depthwise(
     workspace : (num_threads · per_thread), scratch
     """
     cdef Problem problem = problem_of(geometry)
-    cdef Py_ssize_t item, items = x.shape[0] * bands, size = sizeof(real), n, first
+    cdef Py_ssize_t item, items = x.shape[0] * bands, size = sizeof(real), n, first, last
+    cdef Py_ssize_t pairs = (out.shape[1] + 1) // 2  # bands of an even number of rows need no tile of one
     cdef Py_ssize_t[3] x_stride = [x.strides[1] // size, x.strides[2] // size, x.strides[3] // size]
     cdef Py_ssize_t[3] out_stride = [out.strides[1] // size, out.strides[2] // size, out.strides[3] // size]
     for item in prange(items, nogil=True, num_threads=num_threads, schedule="static"):
         n = item // bands
-        first = share(out.shape[1], bands, item % bands)
-        narrow_item(
-            &problem, &x[n, 0, 0, 0], &x.shape[1], x_stride, &packed[0, 0], packed.shape[1], &bias[0],
-            &start[0, 0], start.shape[1], &lanes[0], rectified, accumulate, copy_band, first,
-            share(out.shape[1], bands, item % bands + 1), &out[n, first, 0, 0], &out.shape[1], out_stride,
-            &workspace[threadid() * per_thread])
+        first = 2 * share(pairs, bands, item % bands)
+        last = min(out.shape[1], 2 * share(pairs, bands, item % bands + 1))
+        if first < last:
+            narrow_item(
+                &problem, &x[n, 0, 0, 0], &x.shape[1], x_stride, &packed[0, 0], packed.shape[1], &bias[0],
+                &base[0], &lanes[0], copy_band, rectified, accumulate, first, last, &out[n, first, 0, 0],
+                &out.shape[1], out_stride, &workspace[threadid() * per_thread])

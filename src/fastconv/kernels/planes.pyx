@@ -41,7 +41,7 @@ cdef void gather_plane(
 def depthwise_planes(
     const real[:, :, :, :] x, const real[:, ::1] packed, const real[::1] bias, geometry,
     const Py_ssize_t[::1] offset, Py_ssize_t phase_pitch, Py_ssize_t bands, bint rectified,
-    real[:, :, :, :] out, real[::1] workspace, Py_ssize_t per_thread, int num_threads
+    bint accumulate, real[:, :, :, :] out, real[::1] workspace, Py_ssize_t per_thread, int num_threads
 ):
     """Convolution in narrow groups where the columns of x and of out are contiguous.
 
@@ -67,6 +67,7 @@ def depthwise_planes(
     s.taps, s.stride_w, s.pad_w, s.phase_pitch = packed.shape[0], problem.stride_w, problem.pad_w, phase_pitch
     s.columns, s.a_row, s.w_stride = columns, problem.stride_h * row_pitch, packed.shape[1]
     s.y_plane, s.y_row, s.rectified = out.strides[3] // size, out.strides[1] // size, rectified
+    s.accumulate = accumulate
     for item in prange(items, nogil=True, num_threads=num_threads, schedule="static"):
         n = item // bands // problem.groups
         g = item // bands % problem.groups
