@@ -1,0 +1,171 @@
+"""FFT: every tiling, chunk, block and number of threads gives the answer, large kernels on large maps too."""
+
+import os
+import threading
+from itertools import product
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import fastconv as fc
+import strategies
+from fastconv import kernels, threads
+from fastconv.algorithms import fft
+from strategies import MEMORY_LAYOUTS
+from support import (
+    DTYPES,
+    LEVELS,
+    assert_same_bits,
+    assert_within_bound,
+    error_bound,
+    expected_conv2d,
+    geometry,
+)
+
+# Several tiles a row and a column, the last ones ragged; two images; three groups of odd sizes.
+TILED = strategies.Case((2, 9, 61, 75), (15, 3, 7, 9), padding=((3, 2), (5, 4)), groups=3, seed=4)
+STRIDED = strategies.Case((2, 3, 70, 66), (5, 3, 9, 5), (2, 3), ((4, 4), (2, 2)), (1, 2), seed=5)
+
+
+def force(monkeypatch, case, dtype, **changes):
+    """Give the case's problem another tiling."""
+    problem = geometry(case, dtype)
+    tiling = fft._tiling(problem)._replace(**changes)
+    monkeypatch.setattr(fft, "_tiling", {problem: tiling}.__getitem__)
+    return tiling
+
+
+def run(case, arrays, **keywords):
+    return fc.conv2d(*arrays, algorithm="fft", **case.keywords, **keywords)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("case", [TILED, STRIDED], ids=["tiled", "strided"])
+def test_every_tiling_is_right(case, dtype, monkeypatch):
+    problem = geometry(case, dtype)
+    arrays = case.normal(dtype)
+    expected = expected_conv2d(case, *arrays)
+    bound = error_bound("fft", case, dtype)
+    choices = [list(fft._axis_tilings(problem, axis)) for axis in range(2)]
+    assert min(map(len, choices)) >= 3
+    for axes in product(*(axis[:: max(1, len(axis) // 3)] for axis in choices)):
+        size, outputs, tiles = zip(*axes, strict=True)
+        with monkeypatch.context() as patch:
+            force(patch, case, dtype, size=size, outputs=outputs, tiles=tiles, chunk=2)
+            assert_within_bound(run(case, arrays), expected, bound, case.reduction)
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_chunks_blocks_and_threads_never_change_a_bit(level, monkeypatch):
+    choices = list(
+        zip(*(list(fft._axis_tilings(geometry(TILED, np.float32), a))[2] for a in range(2)), strict=True)
+    )
+    tiling = dict(zip(("size", "outputs", "tiles"), choices, strict=True))
+    arrays = TILED.normal(np.float32)
+    expected = None
+    with kernels.use(level):
+        for chunk, block, num_threads in product((1, 3, 1000), (1, 40_000, 1 << 24), (1, 2, 3, 5)):
+            with monkeypatch.context() as patch:
+                used = force(patch, TILED, np.float32, **tiling, chunk=chunk)
+                assert used.count >= 6
+                patch.setattr(fft, "_BLOCK_BYTES", block)
+                y = run(TILED, arrays, num_threads=num_threads)
+            expected = y if expected is None else expected
+            assert_same_bits(y, expected)
+
+
+@settings(max_examples=40)
+@given(data=st.data())
+def test_large_kernels(data):
+    size = st.integers(8, 33)
+    case = data.draw(
+        strategies.cases(kernel_size=data.draw(st.tuples(size, size) | st.tuples(st.just(1), size)))
+    )
+    arrays = case.normal(np.float32)
+    expected = expected_conv2d(case, *arrays)
+    y = run(case, arrays)
+    assert_within_bound(y, expected, error_bound("fft", case, np.float32), case.reduction)
+    torch = pytest.importorskip("torch", reason="compares with PyTorch")
+    padded = np.pad(arrays[0], ((0, 0), (0, 0), *case.padding))
+    theirs = torch.conv2d(
+        *map(torch.from_numpy, (padded, *arrays[1:])), case.stride, 0, case.dilation, case.groups
+    ).numpy()
+    bound = error_bound("fft", case, np.float32) + error_bound("direct", case, np.float32)
+    # One long sum, as PyTorch may take, errs with the root of its length.
+    bound += np.finfo(np.float32).eps * case.reduction**0.5
+    assert_within_bound(y, theirs, bound, case.reduction)
+
+
+@pytest.mark.parametrize("memory", ["contiguous", "channels_last", "reversed"])
+def test_a_large_map(memory):
+    case = strategies.Case((1, 2, 300, 517), (3, 2, 31, 31), padding=((15, 15), (15, 15)), seed=8)
+    x, weight, bias = case.normal(np.float32)
+    tiling = fft._tiling(geometry(case, np.float32))
+    assert tiling.count > 1
+    y = run(case, (MEMORY_LAYOUTS[memory](x), weight, bias))
+    expected = fc.conv2d(
+        *(array.astype(np.float64) for array in (x, weight, bias)), algorithm="direct", **case.keywords
+    )
+    assert_within_bound(y, expected, error_bound("fft", case, np.float32), case.reduction)
+
+
+@pytest.mark.parametrize("activation", [None, "relu"])
+@pytest.mark.parametrize("memory", ["contiguous", "channels_last", "fortran", "width_first"])
+@pytest.mark.parametrize("case", [TILED, STRIDED], ids=["tiled", "strided"])
+def test_accumulates_in_place(case, memory, activation):
+    """In the last pass over the outputs, without another array of their size."""
+    arrays = case.normal(np.float64)
+    x, weight, bias = arrays
+    plan = fc.plan_conv2d(
+        x.shape, weight, bias, algorithm="fft", activation=activation, num_threads=1, **case.keywords
+    )
+    expected = expected_conv2d(case, *arrays)
+    residual = np.random.default_rng(1).standard_normal(expected.shape)
+    expected = expected + residual
+    if activation:
+        expected = np.maximum(expected, 0)
+    out = MEMORY_LAYOUTS[memory](residual)
+    assert plan(x, out=out, accumulate=True) is out
+    assert_within_bound(out, expected, error_bound("fft", case, np.float64), case.reduction)
+    twice = MEMORY_LAYOUTS[memory](residual)
+    plan(MEMORY_LAYOUTS["channels_last"](x), out=twice, accumulate=True, num_threads=2)
+    assert_same_bits(twice, out)
+
+
+def test_relu_keeps_nan_and_drops_negatives():
+    x = np.zeros((1, 2, 40, 40), np.float32)
+    x[0, 0, 3, 3] = np.nan
+    for memory in ("contiguous", "channels_last"):
+        y = fc.conv2d(
+            MEMORY_LAYOUTS[memory](x), np.ones((3, 2, 5, 5), np.float32), np.full(3, -1, np.float32),
+            algorithm="fft", activation="relu",
+        )  # fmt: skip
+        assert np.isnan(y[:, :, 1:4, 1:4]).all()
+        assert not (y < 0).any()
+
+
+def test_work_is_spread_in_order_over_threads_of_its_own():
+    seen = []
+
+    def work(part, number):
+        seen.append((number, list(part), threading.get_native_id() if hasattr(os, "fork") else number))
+
+    threads.spread(work, range(7), 3)
+    assert sorted((number, part) for number, part, _ in seen) == [(0, [0, 1]), (1, [2, 3]), (2, [4, 5, 6])]
+    if kernels.openmp_version:
+        assert len({thread for *_, thread in seen}) == 3
+    seen.clear()
+    threads.spread(work, range(1), 3)
+    assert [(number, part) for number, part, _ in seen] == [(0, [0])]
+
+
+def test_an_exception_in_a_thread_reaches_the_caller():
+    def work(part, number):
+        if number == 1:
+            raise KeyError("from a thread")
+
+    with pytest.raises(KeyError, match="from a thread"):
+        threads.spread(work, range(4), 2)
+    threads.spread(lambda part, number: None, range(4), 2)
