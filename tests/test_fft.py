@@ -1,6 +1,5 @@
 """FFT: every tiling, chunk, block and number of threads gives the answer, large kernels on large maps too."""
 
-import os
 import threading
 from itertools import product
 
@@ -22,6 +21,7 @@ from support import (
     error_bound,
     expected_conv2d,
     geometry,
+    python,
 )
 
 # Several tiles a row and a column, the last ones ragged; two images; three groups of odd sizes.
@@ -38,7 +38,7 @@ def force(monkeypatch, case, dtype, **changes):
 
 
 def run(case, arrays, **keywords):
-    return fc.conv2d(*arrays, algorithm="fft", **case.keywords, **keywords)
+    return fc.conv2d(*arrays, algorithm="fft", **case.keywords, **{"num_threads": 1, **keywords})
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -146,26 +146,50 @@ def test_relu_keeps_nan_and_drops_negatives():
         assert not (y < 0).any()
 
 
-def test_work_is_spread_in_order_over_threads_of_its_own():
-    seen = []
+def test_threads_wait_for_each_other():
+    log = []
 
-    def work(part, number):
-        seen.append((number, list(part), threading.get_native_id() if hasattr(os, "fork") else number))
+    def work(number, _team, wait):
+        for step in range(3):
+            log.append((step, number))
+            wait()
 
-    threads.spread(work, range(7), 3)
-    assert sorted((number, part) for number, part, _ in seen) == [(0, [0, 1]), (1, [2, 3]), (2, [4, 5, 6])]
-    if kernels.openmp_version:
-        assert len({thread for *_, thread in seen}) == 3
-    seen.clear()
-    threads.spread(work, range(1), 3)
-    assert [(number, part) for number, part, _ in seen] == [(0, [0])]
+    threads.together(work, 3)
+    assert [step for step, _ in log] == sorted(step for step, _ in log)
+    team = 3 if kernels.openmp_version else 1
+    assert sorted(log) == [(step, number) for step in range(3) for number in range(team)]
+    log.clear()
+    threads.together(work, 1)
+    assert log == [(0, 0), (1, 0), (2, 0)]
 
 
-def test_an_exception_in_a_thread_reaches_the_caller():
-    def work(part, number):
-        if number == 1:
+def test_fewer_threads_than_asked_for():
+    """OpenMP may refuse them; nobody must wait for a thread that never came."""
+    code = """
+import numpy as np, fastconv as fc
+x, weight = np.ones((1, 4, 40, 40), np.float32), np.ones((4, 4, 5, 5), np.float32)
+y = fc.conv2d(x, weight, algorithm="fft", num_threads=4)
+print(np.array_equal(y, fc.conv2d(x, weight, algorithm="fft", num_threads=1)))
+"""
+    assert python(code, OMP_THREAD_LIMIT="2").stdout.split() == ["True"]
+    assert python(code, OMP_THREAD_LIMIT="1").stdout.split() == ["True"]
+
+
+@pytest.mark.skipif(not kernels.openmp_version, reason="a build without OpenMP has one thread")
+@pytest.mark.parametrize("failing", [0, 1])
+def test_an_exception_in_one_thread_frees_the_others(failing):
+    def work(number, _team, wait):
+        wait()
+        if number == failing:
             raise KeyError("from a thread")
+        wait()
 
-    with pytest.raises(KeyError, match="from a thread"):
-        threads.spread(work, range(4), 2)
-    threads.spread(lambda part, number: None, range(4), 2)
+    with pytest.raises((KeyError, threading.BrokenBarrierError)):
+        threads.together(work, 2)
+    threads.together(lambda number, team, wait: wait(), 2)
+
+
+def test_parts_are_nearly_equal_and_complete():
+    parts = [threads.part(range(7), number, 3) for number in range(3)]
+    assert [list(part) for part in parts] == [[0, 1], [2, 3], [4, 5, 6]]
+    assert not threads.part((), 0, 2)
