@@ -7,6 +7,7 @@ import math
 import os
 import platform
 import shlex
+import subprocess
 import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -21,6 +22,10 @@ from benchmarks.registry import LAYERS, Layer, select
 from benchmarks.timing import NCHW_CALL, Absent, Contestant, Timing, interleave, quiet_thread_pools
 
 TOLERANCE = 1e-4
+# Auto's choice is good where it takes at most so many times the best own algorithm's time, on so many layers.
+GOOD_CHOICE, GOOD_SHARE = 1.10, 0.95
+# What holds the rivals to AVX2, set before they are loaded. ONNX Runtime and OpenVINO ask the CPU alone.
+AVX2 = {"FASTCONV_ISA": "v3", "ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2"}
 LEGEND = (
     "Milliseconds per call, float32, median of the rounds. Algorithms: plans on channels-last views, weights"
     " packed once, `*` the one auto picks; nchw_call: plain `conv2d`, contiguous NCHW in and out, weights"
@@ -38,6 +43,12 @@ class Row(NamedTuple):
     auto: str
     timings: dict[str, Timing]
 
+    def regret(self) -> tuple[str, float]:
+        """The fastest of our algorithms, and how many times its time the one "auto" picks takes."""
+        own = [name for name in own_names() if name in self.timings]
+        best = min(own, key=lambda name: self.timings[name].seconds)
+        return best, self.timings[self.auto].seconds / self.timings[best].seconds
+
     def best_rival(self, names: Sequence[str]) -> str | None:
         """The fastest of the rivals that took part, None when none did."""
         present = [name for name in names if name in self.timings]
@@ -47,6 +58,26 @@ class Row(NamedTuple):
         """The best rival's time over ours; NaN without rivals."""
         best = self.best_rival(names)
         return math.nan if best is None else self.timings[best].seconds / self.timings[ours].seconds
+
+
+def own_names() -> list[str]:
+    """Our algorithms; imported late, because the instruction set must be chosen before."""
+    from fastconv.algorithms import ALGORITHMS
+
+    return list(ALGORITHMS)
+
+
+def choice_lines(rows: Sequence[Row]) -> list[str]:
+    """On how many layers "auto" picks the fastest of our algorithms or nearly so, and where it does not."""
+    poor = [(row, *row.regret()) for row in rows if row.regret()[1] > GOOD_CHOICE]
+    share = 1 - len(poor) / len(rows)
+    verdict = "as wanted" if share >= GOOD_SHARE else f"wanted: {GOOD_SHARE:.0%}"
+    lines = [
+        f"auto within {GOOD_CHOICE - 1:.0%} of our fastest algorithm on {share:.0%} of the layers ({verdict})"
+    ]
+    return lines + [
+        f"{row.layer.name}: {row.auto} takes {times:.2f} times as long as {best}" for row, best, times in poor
+    ]
 
 
 def rival_names() -> list[str]:
@@ -189,6 +220,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--batch", type=int, default=1, help="images per call (default: 1)")
     parser.add_argument("--markdown", type=Path, help="write the tables to this file too")
+    parser.add_argument(
+        "--isa", choices=["v3"], help="AVX2 for everybody who can be held to it, in a fresh process"
+    )
     parser.add_argument("--list", action="store_true", help="print the registry and stop")
     options = parser.parse_args(arguments)
     for name in ("threads", "repeats", "batch"):
@@ -207,12 +241,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.list:
         print("\n".join(aligned([[layer.name, str(layer)] for layer in LAYERS])))
         return 0
+    words = sys.argv[1:] if arguments is None else arguments
+    if options.isa and any(os.environ.get(name) != value for name, value in AVX2.items()):
+        # Libraries read these when they are loaded, and some may be here already.
+        fresh = [sys.executable, "-m", "benchmarks.side_by_side", *words]
+        return subprocess.run(fresh, env={**os.environ, **AVX2}).returncode
     load = os.getloadavg()[0]
     quiet_thread_pools()
-    # Only now: the libraries read the settings above when they are loaded.
-    from fastconv.algorithms import ALGORITHMS
-
-    columns = [*ALGORITHMS, NCHW_CALL, *rival_names()]
+    if options.isa:
+        rivals.RIVALS = {"torch": rivals.RIVALS["torch"]}
+    columns = [*own_names(), NCHW_CALL, *rival_names()]
     rows, absent = [], {}
     for number, layer in enumerate(options.layers, 1):
         print(f"\r{number}/{len(options.layers)} {layer.name:40}", end="", file=sys.stderr, flush=True)
@@ -221,7 +259,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         absent |= {name: why for name, why in missing.items() if name in rival_names()}
     print(file=sys.stderr)
 
-    words = sys.argv[1:] if arguments is None else arguments
     command = shlex.join(["python", "-m", "benchmarks.side_by_side", *words])
     header = ["layer", "shape", *columns, "best rival", "ratio", "ratio_nchw"]
     table = [header, *(cells(row, columns) for row in rows)]
@@ -230,9 +267,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     about = [*setting(options.threads, options.repeats, load, command), *notes]
     if options.markdown:
         lines = [*(f"- {line}" for line in about), "", LEGEND, "", *markdown(table), ""]
-        text = "\n".join([*lines, "Geometric means", "", *markdown(means), ""])
+        choices = ["", *(f"- {line}" for line in choice_lines(rows))]
+        text = "\n".join([*lines, "Geometric means", "", *markdown(means), *choices, ""])
         write_atomically(options.markdown, text)
-    print("\n".join([*about, "", *aligned(table), "", LEGEND, "", "Geometric means:", *aligned(means)]))
+    print(
+        "\n".join(
+            [
+                *about,
+                "",
+                *aligned(table),
+                "",
+                LEGEND,
+                "",
+                "Geometric means:",
+                *aligned(means),
+                "",
+                *choice_lines(rows),
+            ]
+        )
+    )
     return 0
 
 

@@ -110,7 +110,7 @@ for num_threads in (1, 2, 3):
     assert one == 0
     assert two <= 1
     assert three <= 2
-    if kernels.openmp_version and algorithm != "fft":  # its threads are Python's and end with the call
+    if kernels.openmp_version:
         assert two == 1, "two threads were asked for and one worked alone"
 
 

@@ -81,18 +81,37 @@ def resolve(num_threads: int | None) -> int:
     return min(num_threads, _limit)
 
 
-def spread(work: Callable[[Sequence, int], None], items: Sequence, num_threads: int) -> None:
-    """work(part of the items, number of the part) on as many threads; for work that releases the GIL.
+def together(work: Callable[[int, int, Callable[[], object]], None], count: int) -> None:
+    """work(number, team, wait) on the threads of a team; for work that releases the GIL.
 
-    The threads are those of the kernels. Linux lets a thread that was just started or woken share its
-    parent's CPU for some milliseconds, when a call is long over; OpenMP's threads are awake and apart.
+    The team has ``count`` threads, or fewer where OpenMP has not so many. ``wait()`` returns once all of
+    them have called it. The threads are those of the kernels: Linux lets one that was just started share
+    its parent's CPU for some milliseconds, when a call is long over, while OpenMP's are apart. They wait
+    for each other asleep, which leaves a busy machine's CPUs to their peers.
     """
-    workers = min(num_threads, len(items))
-    parts = [items[len(items) * i // workers : len(items) * (i + 1) // workers] for i in range(workers)]
-    if workers == 1:
-        work(items, 0)
-    else:
-        kernels.in_threads(lambda number: work(parts[number], number), workers)
+    if count == 1:
+        work(0, 1, lambda: None)
+        return
+    from threading import Barrier  # only who needs several threads needs it
+
+    barriers: dict[int, Barrier] = {}
+
+    def member(number: int, team: int) -> None:
+        barrier = barriers.setdefault(team, Barrier(team))
+        complete = False
+        try:
+            work(number, team, barrier.wait)
+            complete = True
+        finally:
+            if not complete:
+                barrier.abort()
+
+    kernels.in_threads(member, count)
+
+
+def part(items: Sequence, number: int, count: int) -> Sequence:
+    """One of ``count`` parts, as equal as can be, of some items."""
+    return items[len(items) * number // count : len(items) * (number + 1) // count]
 
 
 def _single_threaded_child() -> None:

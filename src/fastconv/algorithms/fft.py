@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from itertools import product
 from types import ModuleType
@@ -310,20 +310,23 @@ class Fft(Algorithm):
         scale = math.sqrt(math.prod(tiling.size))
         parts = [(g, first) for g in range(groups) for first in range(0, group_out, run)]
 
-        def transform(parts: Sequence[tuple[int, int]], _worker: int) -> None:
+        def transform(number: int, team: int, _wait) -> None:
             spectra = np.empty((min(run, group_out), group_in, layout.pitch), _complex_dtype(geometry))
-            for g, first in parts:
+            for g, first in threads.part(parts, number, team):
                 begin = g * group_out + first
                 taps = weight[begin : begin + min(run, group_out - first)]
                 target = spectra[: len(taps)]
                 _transform_taps(taps, geometry, tiling, target)
                 kernels.pack_spectra(target.view(geometry.dtype), packed_weight[g], first, scale)
 
-        threads.spread(transform, parts, num_threads)
+        threads.together(transform, min(num_threads, len(parts)))
         packed_bias = np.zeros(geometry.out_channels, geometry.dtype)
         if bias is not None:
             packed_bias[:] = bias
         return Packed(kernels, geometry, packed_weight, packed_bias)
+
+    def accumulates(self, packed: Packed) -> bool:
+        return True
 
     def run(self, x, packed: Packed, out, epilogue: Epilogue, workspace, num_threads: int) -> None:
         geometry, kernels = packed.geometry, packed.kernels
@@ -335,24 +338,24 @@ class Fft(Algorithm):
         before = spectra[: layout.spectra_in].reshape(shape)
         after = spectra[layout.spectra_in :][: layout.spectra_out].reshape(shape)
         frequencies = range(packed.weight.shape[1])
-
-        def forward(planes: range, worker: int) -> None:
-            for block in _blocks(planes, geometry.in_channels, scratch[worker].most):
-                _transform(x, start, block, packed, scratch[worker], before)
-
-        def multiply(blocks: range, worker: int) -> None:
-            _multiply(packed, before[:used], blocks, after[:used], scratch[worker].split)
-
-        def backward(planes: range, worker: int) -> None:
-            for block in _blocks(planes, geometry.out_channels, scratch[worker].most):
-                _transform_back(after, start, block, packed, epilogue, scratch[worker], out)
-
         total = geometry.batch * tiling.count
-        for start in range(0, total, tiling.chunk):
-            used = min(tiling.chunk, total - start)
-            threads.spread(forward, range(used * geometry.in_channels), num_threads)
-            threads.spread(multiply, frequencies, num_threads)
-            threads.spread(backward, range(used * geometry.out_channels), num_threads)
+
+        def work(number: int, team: int, wait: Callable[[], object]) -> None:
+            mine = scratch[number]
+            for start in range(0, total, tiling.chunk):
+                used = min(tiling.chunk, total - start)
+                planes = threads.part(range(used * geometry.in_channels), number, team)
+                for block in _blocks(planes, geometry.in_channels, mine.most):
+                    _transform(x, start, block, packed, mine, before)
+                wait()
+                blocks = threads.part(frequencies, number, team)
+                _multiply(packed, before[:used], blocks, after[:used], mine.split)
+                wait()
+                planes = threads.part(range(used * geometry.out_channels), number, team)
+                for block in _blocks(planes, geometry.out_channels, mine.most):
+                    _transform_back(after, start, block, packed, epilogue, mine, out)
+
+        threads.together(work, num_threads)
 
 
 def _complex_dtype(geometry: ConvGeometry) -> np.dtype:

@@ -213,7 +213,8 @@ def _blocking(geometry: ConvGeometry, num_threads: int, kernels: ModuleType) -> 
     # A band feeds a whole block, and more of them while it stays in cache.
     line_bytes = row_pitch * itemsize * base.ceil_div(geometry.output_size[0], lines)
     band_lines = max(base.ceil_div(block, len(across)), base.BAND_BYTES // line_bytes)
-    bands = base.round_up(base.ceil_div(lines, band_lines), bands)
+    # Rounded up beyond the lines, a band would be empty and seem to reach over the whole image.
+    bands = min(lines, base.round_up(base.ceil_div(lines, band_lines), bands))
 
     ends = [lines * band // bands for band in range(bands + 1)]
     reach = (form.points[0] - 1) * geometry.dilation[0] + 1

@@ -1,6 +1,6 @@
 """What this machine and this build have: CPU features, compiler, OpenMP. Compiled for the baseline CPU."""
 
-from cython.parallel cimport prange
+from cython.parallel cimport parallel, threadid
 
 cdef extern from *:
     """
@@ -23,9 +23,12 @@ cdef extern from *:
     #endif
 
     #ifdef _OPENMP
+    #include <omp.h>
     #define FASTCONV_OPENMP _OPENMP
+    #define FASTCONV_TEAM() omp_get_num_threads()
     #else
     #define FASTCONV_OPENMP 0
+    #define FASTCONV_TEAM() 1
     #endif
 
     typedef struct { const char *name; int present; } fastconv_feature;
@@ -54,6 +57,7 @@ cdef extern from *:
         FASTCONV_FEATURES
     const char *FASTCONV_COMPILER
     int FASTCONV_OPENMP
+    int FASTCONV_TEAM() nogil
     void fastconv_probe(fastconv_feature *feature)
 
 
@@ -75,11 +79,10 @@ def openmp_version():
 
 
 def in_threads(work, int count):
-    """work(0), …, work(count − 1), each on an OpenMP thread of its own and holding the GIL.
+    """work(number, team) on each thread of a team of ``count``, or of what OpenMP gives, holding the GIL.
 
-    The first exception reaches the caller once all have ended.
+    An exception reaches the caller once all have ended.
     """
-    cdef int index
-    for index in prange(count, nogil=True, num_threads=count, schedule="static", chunksize=1):
+    with nogil, parallel(num_threads=count):
         with gil:
-            work(index)
+            work(threadid(), FASTCONV_TEAM())

@@ -40,8 +40,8 @@ def pack_spectra(const real[:, :, ::1] spectra, real[:, :, ::1] packed, Py_ssize
     packed : (F, C_out/groups · C_in/groups, 2·LANES), OUT
     first : the first of these output channels in its group, a multiple of ``spectral_outputs()``
     """
-    cdef Py_ssize_t f, o, c, i, begin, run, channels = spectra.shape[1], width = panel_width(&spectra[0, 0, 0])
-    cdef Py_ssize_t outputs = spectra.shape[0]
+    cdef Py_ssize_t f, o, c, i, begin, run, channels = spectra.shape[1], outputs = spectra.shape[0]
+    cdef Py_ssize_t width = panel_width(&spectra[0, 0, 0])
     cdef real *block
     with nogil:
         for f in range(packed.shape[0]):

@@ -1,0 +1,111 @@
+"""Scratch memory is bounded whatever the problem, and a caller's budget for transformed weights is kept."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import fastconv as fc
+import strategies
+from benchmarks.registry import LAYERS
+from fastconv import kernels
+from fastconv.algorithms import ALGORITHMS as TABLE
+from fastconv.algorithms import base
+from fastconv.geometry import ConvGeometry
+from support import ALGORITHMS, DTYPES, LEVELS, geometry
+
+MEBIBYTE = 1 << 20
+BOUNDED = ("direct", "kn2col", "winograd")
+WINOGRAD = fc.algorithms.ALGORITHMS["winograd"]
+
+
+def allowance(problem, num_threads):
+    """4 MiB a thread, and the copy of a band with its halo: the image, or 2 MiB and the rows that overlap."""
+    row = base.in_columns(problem) * problem.in_channels * problem.dtype.itemsize
+    band = 2 * MEBIBYTE + base.in_rows(problem, 1) * row
+    image = base.in_rows(problem, problem.output_size[0]) * row
+    return num_threads * (4 * MEBIBYTE + min(band, image + base.BAND_BYTES))
+
+
+def check(problem, level):
+    for name in BOUNDED:
+        if TABLE[name].unsupported(problem) is None:
+            for num_threads in (1, 2, 3):
+                taken = TABLE[name].workspace_bytes(problem, num_threads, level)
+                assert taken <= allowance(problem, num_threads), name
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("layer", LAYERS, ids=lambda layer: layer.name)
+def test_workspace_is_bounded_on_real_layers(layer, level):
+    for dtype in DTYPES:
+        problem = ConvGeometry.create(layer.input_shape, layer.weight_shape, dtype=dtype, **layer.keywords)
+        check(problem, kernels.load(level))
+
+
+@settings(max_examples=150)
+@given(case=strategies.cases() | strategies.winograd_cases())
+def test_workspace_is_bounded_on_any_problem(case):
+    for level in LEVELS:
+        check(geometry(case, np.float32), kernels.load(level))
+
+
+@pytest.mark.parametrize("algorithm", ["auto", "fastest"])
+def test_a_weight_budget_is_kept(algorithm):
+    shape, weight = (1, 48, 30, 30), np.ones((48, 48, 3, 3), np.float32)
+    problem = ConvGeometry.create(shape, weight.shape)
+    needed = WINOGRAD.transformed_bytes(problem)
+    assert needed > weight.nbytes
+    assert fc.plan_conv2d(shape, weight).algorithm == "winograd"
+    assert fc.plan_conv2d(shape, weight, weight_budget=needed).algorithm == "winograd"
+    for budget in (needed - 1, weight.nbytes, 0):
+        plan = fc.plan_conv2d(shape, weight, algorithm=algorithm, weight_budget=budget)
+        assert TABLE[plan.algorithm].transformed_bytes(problem) <= budget
+        assert plan.algorithm != "winograd"
+
+
+@settings(max_examples=30)
+@given(case=strategies.winograd_cases(), budget=st.integers(0, 1 << 20))
+def test_a_weight_budget_is_kept_for_any_problem(case, budget):
+    _, weight, _ = case.normal(np.float32)
+    plan = fc.plan_conv2d(case.x_shape, weight, weight_budget=budget, **case.keywords)
+    assert TABLE[plan.algorithm].transformed_bytes(plan.geometry) <= budget
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_a_named_algorithm_says_what_it_needs(name):
+    shape, weight = (1, 4, 20, 20), np.ones((4, 4, 3, 3), np.float32)
+    needed = TABLE[name].transformed_bytes(ConvGeometry.create(shape, weight.shape))
+    if needed == 0:
+        assert fc.plan_conv2d(shape, weight, algorithm=name, weight_budget=0).algorithm == name
+        return
+    with pytest.raises(ValueError, match=f"^weight_budget must be at least {needed} for algorithm '{name}'"):
+        fc.plan_conv2d(shape, weight, algorithm=name, weight_budget=needed - 1)
+    plan = fc.plan_conv2d(shape, weight, algorithm=name, weight_budget=needed)
+    # Beyond them lie only what fills up whole vectors, and the bias.
+    assert plan.packed_bytes >= needed
+
+
+@pytest.mark.parametrize(
+    ("keywords", "error"),
+    [
+        ({"weight_budget": -1}, ValueError),
+        ({"weight_budget": 1.5}, TypeError),
+        ({"weight_budget": True}, TypeError),
+        ({"calls": 0}, ValueError),
+        ({"calls": "many"}, TypeError),
+    ],
+)
+def test_wrong_budgets_are_refused(keywords, error):
+    (name,) = keywords
+    with pytest.raises(error, match=f"^{name} must be an integer >= "):
+        fc.plan_conv2d((1, 2, 8, 8), np.ones((2, 2, 3, 3), np.float32), **keywords)
+
+
+def test_packing_counts_for_few_calls():
+    """Transforming 16 MB of weights for one small image costs more than the products it saves."""
+    shape, weight = (1, 512, 14, 14), np.ones((512, 512, 3, 3), np.float32)
+    names = [fc.plan_conv2d(shape, weight, padding=1, calls=calls).algorithm for calls in (1, 1000, None)]
+    assert names[0] != "winograd"
+    assert names[1:] == ["winograd", "winograd"]
+    assert fc.plan_conv2d((64, *shape[1:]), weight, padding=1, calls=1).algorithm == "winograd"
