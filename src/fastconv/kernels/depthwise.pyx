@@ -82,7 +82,8 @@ cdef void narrow_band(
 cdef void narrow_item(
     const Problem *problem, const real *x, const Py_ssize_t *x_shape, const Py_ssize_t *x_stride,
     const real *w, Py_ssize_t w_stride, const real *bias, const Py_ssize_t *base, const void *lanes,
-    bint copy_band, bint rectified, bint accumulate, Py_ssize_t first, Py_ssize_t last, real *out, const Py_ssize_t *out_shape, const Py_ssize_t *out_stride, real *scratch
+    bint copy_band, bint rectified, bint accumulate, Py_ssize_t first, Py_ssize_t last, real *out,
+    const Py_ssize_t *out_shape, const Py_ssize_t *out_stride, real *scratch
 ) noexcept nogil:
     """Output rows first … last of one image; shapes and strides are (H, W, C), `out` is its row `first`."""
     cdef Py_ssize_t width = VECTOR_BYTES // <Py_ssize_t>sizeof(real), left
