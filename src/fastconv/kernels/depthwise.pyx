@@ -33,8 +33,8 @@ cdef inline Py_ssize_t shared_lead(
 ) noexcept nogil:
     """Elements by which every pixel of both images misses a cache line, where that is one number.
 
-    Vectors that begin on lines take one more a pixel, and no load or store is split in two: a fifth of the
-    time where arrays lie as NumPy allocates them, 16 bytes past a line. Few vectors would not gain by it.
+    NumPy's own arrays begin 16 bytes past a line. Vectors that begin on lines then take one more a pixel, and
+    no load or store is split in two; with few vectors the one more weighs too much.
     """
     cdef Py_ssize_t size = sizeof(real), width = VECTOR_BYTES // size
     cdef Py_ssize_t lead = <uintptr_t>x % VECTOR_BYTES // size
