@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 import fastconv as fc
 import strategies
 from fastconv import kernels
-from fastconv.algorithms import ALGORITHMS, base, depthwise
+from fastconv.algorithms import base, depthwise
 from support import (
     DTYPES,
     LEVELS,
@@ -111,19 +111,17 @@ def test_accumulate_touches_each_output_once(name, level):
         x, weight, bias = case.integers(dtype)
         sums = expected_conv2d(case, x, weight, bias)
         residual = np.random.default_rng(1).integers(-99, 99, sums.shape).astype(dtype)
-        with kernels.use(level):
-            plan = fc.plan_conv2d(x.shape, weight, bias, algorithm="direct", **case.keywords)
-        if not depthwise.fits(plan.geometry, plan._packed.kernels):
-            continue
-        direct = ALGORITHMS["direct"]
-        for threads, rectified, planar in itertools.product((1, 2), (False, True), (False, True)):
-            inputs = x.transpose(0, 2, 3, 1) if planar else off_a_cache_line(x, 4)
-            out = residual.copy().transpose(0, 2, 3, 1) if planar else off_a_cache_line(residual, 4)
-            size = direct.workspace_bytes(plan.geometry, threads, plan._packed.kernels)
-            workspace = base.aligned_empty((size,), np.dtype(np.uint8)).view(dtype)
-            direct.run(inputs, plan._packed, out, base.Epilogue(rectified, True), workspace, threads)
-            expected = np.maximum(sums + residual, 0) if rectified else sums + residual
-            np.testing.assert_array_equal(out.transpose(0, 3, 1, 2), expected)
+        for activation, planar in itertools.product((None, "relu"), (False, True)):
+            with kernels.use(level):
+                plan = fc.plan_conv2d(
+                    x.shape, weight, bias, algorithm="direct", activation=activation, **case.keywords
+                )
+            expected = np.maximum(sums + residual, 0) if activation else sums + residual
+            for threads in (1, 2):
+                inputs = x if planar else off_a_cache_line(x, 4).transpose(0, 3, 1, 2)
+                out = residual.copy() if planar else off_a_cache_line(residual, 4).transpose(0, 3, 1, 2)
+                plan(inputs, out=out, num_threads=threads, accumulate=True)
+                np.testing.assert_array_equal(out, expected)
 
 
 @pytest.mark.parametrize("name", NARROW_CASES)

@@ -33,8 +33,8 @@ cdef inline Py_ssize_t shared_lead(
 ) noexcept nogil:
     """Elements by which every pixel of both images misses a cache line, where that is one number.
 
-    Vectors that begin on lines take one more a pixel, and no load or store is split in two: a fifth of the
-    time where arrays lie as NumPy allocates them, 16 bytes past a line. Few vectors would not gain by it.
+    NumPy's own arrays begin 16 bytes past a line. Vectors that begin on lines then take one more a pixel, and
+    no load or store is split in two; with few vectors the one more weighs too much.
     """
     cdef Py_ssize_t size = sizeof(real), width = VECTOR_BYTES // size
     cdef Py_ssize_t lead = <uintptr_t>x % VECTOR_BYTES // size
@@ -82,7 +82,8 @@ cdef void narrow_band(
 cdef void narrow_item(
     const Problem *problem, const real *x, const Py_ssize_t *x_shape, const Py_ssize_t *x_stride,
     const real *w, Py_ssize_t w_stride, const real *bias, const Py_ssize_t *base, const void *lanes,
-    bint copy_band, bint rectified, bint accumulate, Py_ssize_t first, Py_ssize_t last, real *out, const Py_ssize_t *out_shape, const Py_ssize_t *out_stride, real *scratch
+    bint copy_band, bint rectified, bint accumulate, Py_ssize_t first, Py_ssize_t last, real *out,
+    const Py_ssize_t *out_shape, const Py_ssize_t *out_stride, real *scratch
 ) noexcept nogil:
     """Output rows first … last of one image; shapes and strides are (H, W, C), `out` is its row `first`."""
     cdef Py_ssize_t width = VECTOR_BYTES // <Py_ssize_t>sizeof(real), left
