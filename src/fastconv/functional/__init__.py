@@ -26,8 +26,17 @@ from fastconv.functional.pooling import (
     max_pool2d,
     max_pool2d_grad,
 )
+from fastconv.functional.separable import (
+    SeparablePlan,
+    SeparatedKernel,
+    plan_separable_conv2d,
+    separable_conv2d,
+    separate_kernel,
+)
 
 __all__ = [
+    "SeparablePlan",
+    "SeparatedKernel",
     "avg_pool2d",
     "avg_pool2d_grad",
     "batch_norm",
@@ -50,8 +59,11 @@ __all__ = [
     "plan_conv1d",
     "plan_conv2d",
     "plan_conv3d",
+    "plan_separable_conv2d",
     "relu",
     "relu_grad",
+    "separable_conv2d",
+    "separate_kernel",
     "softmax",
     "softmax_grad",
 ]
