@@ -69,7 +69,8 @@ class Bottleneck(Composite):
     """
 
     arguments = (
-        "in_channels", "channels", "kernel_size", "stride", "dilation", "groups", "expansion", "norm", "dtype",
+        "in_channels", "channels", "kernel_size", "stride", "dilation", "groups", "expansion", "norm",
+        "dtype",
     )  # fmt: skip
 
     def __init__(
@@ -146,7 +147,8 @@ class Cascade(Composite):
             last = index == self.count - 1
             conv = Conv2d(
                 out_channels if index else in_channels, out_channels, self.kernel_size,
-                self.stride if last else 1, _centred(self.kernel_size, (1, 1)), bias=bias, dtype=dtype, seed=rng,
+                self.stride if last else 1, _centred(self.kernel_size, (1, 1)), bias=bias, dtype=dtype,
+                seed=rng,
             )  # fmt: skip
             y = conv(y, name=f"conv{index + 1}")
             y = y if last else ReLU()(y)
@@ -194,8 +196,8 @@ class SeparableConv2d(Composite):
     )  # fmt: skip
 
     def __init__(
-        self, in_channels, out_channels, kernel_size, stride=1, padding=0, dilation=1, multiplier=1, bias=True,
-        *, dtype=np.float32, seed=None,
+        self, in_channels, out_channels, kernel_size, stride=1, padding=0, dilation=1, multiplier=1,
+        bias=True, *, dtype=np.float32, seed=None,
     ):  # fmt: skip
         self.in_channels = checks.integer("in_channels", in_channels, 1)
         self.out_channels = checks.integer("out_channels", out_channels, 1)

@@ -75,7 +75,8 @@ class Composite(Layer):
         return self.graph.walk(inputs, mode)
 
     def backward(self, grad_output, caches, mode=EVALUATION):
-        return self.graph.walk_back((grad_output,), caches, mode)
+        grad_inputs, grads = self.graph.walk_back((grad_output,), caches, mode)
+        return grad_inputs, {name: grads[name] for name in self.parameters}
 
     def macs(self, *input_shapes):
         return self.graph.macs(*input_shapes)
