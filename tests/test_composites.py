@@ -195,9 +195,8 @@ def test_is_like_torchs(layer, training):
 )
 def test_serving_separable_is_training_it(seed, channels, kernel, stride, padding, multiplier, bias):
     rng = np.random.default_rng(seed)
-    layer = nn.SeparableConv2d(
-        *channels, kernel, stride, padding, 1, multiplier, bias, dtype=np.float64, seed=rng
-    )
+    options = {"stride": stride, "padding": padding, "multiplier": multiplier, "bias": bias}
+    layer = nn.SeparableConv2d(*channels, kernel, **options, dtype=np.float64, seed=rng)
     x = rng.standard_normal((2, channels[0], 7, 6))
     served, nothing = layer.forward(x, mode=INFERENCE)
     assert nothing is None
@@ -273,8 +272,8 @@ def test_summary_shows_one_line_or_all():
 
 def test_training_goes_through():
     rng = np.random.default_rng(0)
-    x = rng.standard_normal((64, 2, 6, 6)).astype(np.float32)
-    y = (x.mean((1, 2, 3)) > 0).astype(np.int64)
+    y = rng.integers(0, 2, 64)
+    x = (rng.standard_normal((64, 2, 6, 6)) + y[:, None, None, None]).astype(np.float32)
     model = nn.Sequential(
         nn.Parallel(nn.SeparableConv2d(2, 4, 3, padding=1, seed=1), nn.Cascade(2, 4, seed=2)),
         nn.Bottleneck(8, 4, expansion=2, seed=3), nn.GlobalAvgPool2d(), nn.Flatten(), nn.Linear(8, 2, seed=4),

@@ -6,6 +6,7 @@ import numpy as np
 
 from fastconv import checks
 from fastconv.functional.separable import separable_conv2d
+from fastconv.geometry import ConvGeometry
 from fastconv.nn.activation import ReLU
 from fastconv.nn.composite import MERGES, Composite, merged
 from fastconv.nn.convolution import Conv2d
@@ -275,16 +276,18 @@ class SpatiallySeparableConv2d(Composite):
         self.stride = checks.per_axis("stride", stride, 2, 1)
         self.dilation = checks.per_axis("dilation", dilation, 2, 1)
         self.padding, self.bias = padding, bias
-        rng, given = np.random.default_rng(seed), not isinstance(padding, str)
-        pads = padding if given and isinstance(padding, tuple) else (padding, padding)
-        none = (0, 0) if isinstance(pads[0], tuple) else 0
+        extent = [d * (k - 1) + 1 for k, d in zip(self.kernel_size, self.dilation, strict=True)]
+        rows, columns = ConvGeometry.create(
+            (1, 1, *extent), (1, 1, *self.kernel_size), padding=padding, dilation=self.dilation
+        ).padding
+        same, rng = padding == "same", np.random.default_rng(seed)
         self.vertical = Conv2d(
             in_channels, self.mid_channels, (self.kernel_size[0], 1), (self.stride[0], 1),
-            (pads[0], none) if given else padding, (self.dilation[0], 1), bias=False, dtype=dtype, seed=rng,
+            padding if same else (rows, (0, 0)), (self.dilation[0], 1), bias=False, dtype=dtype, seed=rng,
         )  # fmt: skip
         self.horizontal = Conv2d(
             self.mid_channels, out_channels, (1, self.kernel_size[1]), (1, self.stride[1]),
-            (none, pads[1]) if given else padding, (1, self.dilation[1]), bias=bias, dtype=dtype, seed=rng,
+            padding if same else ((0, 0), columns), (1, self.dilation[1]), bias=bias, dtype=dtype, seed=rng,
         )  # fmt: skip
         x = Input()
         super().__init__(x, self.horizontal(self.vertical(x, name="vertical"), name="horizontal"))
