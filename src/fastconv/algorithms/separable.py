@@ -6,7 +6,7 @@ from functools import lru_cache
 from types import ModuleType
 from typing import NamedTuple
 
-from fastconv.algorithms import base, depthwise
+from fastconv.algorithms import base, depthwise, direct
 from fastconv.algorithms.base import Packed
 from fastconv.geometry import ConvGeometry
 
@@ -69,8 +69,10 @@ def run(
     """Compute x (N, H, W, C_in) → out (N, H_out, W_out, C_out), both of any strides."""
     geometry, kernels = first.geometry, first.kernels
     blocking = _blocking(geometry, num_threads, kernels)
+    channels = geometry.out_channels
     kernels.separable(
         x, first.weight, first.bias, geometry, *depthwise.vectors(geometry, kernels), rectified[0],
-        second.weight, second.bias, rectified[1], base.DEPTH, blocking.bands, blocking.band_mid, out,
-        workspace, blocking.per_thread, num_threads,
+        second.weight, second.bias, second.geometry,
+        *direct.segments(second.geometry, geometry.output_size[1] * channels, channels), rectified[1],
+        blocking.bands, blocking.band_mid, out, workspace, blocking.per_thread, num_threads,
     )  # fmt: skip

@@ -107,8 +107,8 @@ class SeparablePlan:
 def _empty_like(x: np.ndarray, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     """A new (N, C, H, W) array of the memory format of ``x``."""
     if not x.flags.c_contiguous and x.strides[1] == x.itemsize:
-        return np.empty((shape[0], *shape[2:], shape[1]), dtype).transpose(0, 3, 1, 2)
-    return np.empty(shape, dtype)
+        return aligned_empty((shape[0], *shape[2:], shape[1]), dtype).transpose(0, 3, 1, 2)
+    return aligned_empty(shape, dtype)
 
 
 def plan_separable_conv2d(
