@@ -71,8 +71,8 @@ def run(
     blocking = _blocking(geometry, num_threads, kernels)
     channels = geometry.out_channels
     kernels.separable(
-        x, first.weight, first.bias, geometry, *depthwise.vectors(geometry, kernels), rectified[0],
-        second.weight, second.bias, second.geometry,
+        x, first.weight, first.bias, geometry, *depthwise.vectors(geometry, kernels), not first.finite,
+        rectified[0], second.weight, second.bias, second.geometry,
         *direct.segments(second.geometry, geometry.output_size[1] * channels, channels), rectified[1],
         blocking.bands, blocking.band_mid, out, workspace, blocking.per_thread, num_threads,
     )  # fmt: skip

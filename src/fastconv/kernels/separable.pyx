@@ -8,7 +8,7 @@ from cython.parallel cimport prange, threadid
 
 def separable(
     const real[:, :, :, :] x, const real[:, ::1] depthwise_weight, const real[::1] depthwise_bias,
-    depthwise_geometry, const Py_ssize_t[:, ::1] start, const unsigned char[::1] lanes,
+    depthwise_geometry, const Py_ssize_t[::1] base, const unsigned char[::1] lanes, bint copy_band,
     bint depthwise_rectified, const real[:, :, :, ::1] weight, const real[::1] bias, geometry,
     const Py_ssize_t[::1] offset, const Py_ssize_t[::1] length, const Py_ssize_t[::1] chunk, bint rectified,
     Py_ssize_t bands, Py_ssize_t band_mid, real[:, :, :, :] out, real[::1] workspace,
@@ -19,7 +19,7 @@ def separable(
     Parameters
     ----------
     x : (N, H, W, C_in), IN
-    depthwise_weight, depthwise_bias, depthwise_geometry, start, lanes : IN
+    depthwise_weight, depthwise_bias, depthwise_geometry, base, lanes, copy_band : IN
         The first convolution, as for ``depthwise``.
     weight, bias, geometry, offset, length, chunk : IN
         The second one, as for ``direct``; the pixels of its input are C_mid apart.
@@ -45,8 +45,8 @@ def separable(
         mid = &workspace[threadid() * per_thread]
         narrow_item(
             &first_problem, &x[n, 0, 0, 0], &x.shape[1], x_stride, &depthwise_weight[0, 0],
-            depthwise_weight.shape[1], &depthwise_bias[0], &start[0, 0], start.shape[1], &lanes[0],
-            depthwise_rectified, False, False, first, last, mid, mid_shape, mid_stride, mid + band_mid)
+            depthwise_weight.shape[1], &depthwise_bias[0], &base[0], &lanes[0], copy_band,
+            depthwise_rectified, False, first, last, mid, mid_shape, mid_stride, mid + band_mid)
         direct_band(
             &problem, mid, mid_stride[0], channels, &offset[0], &length[0], &chunk[0], chunk.shape[0] - 1,
             &weight[0, 0, 0, 0], channels, panels, 0, panels, &bias[0], rectified, False,
