@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import fastconv
+from fastconv import nn
 
 PACKAGE = Path(fastconv.__file__).parent
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -191,3 +192,18 @@ def test_no_function_is_too_long(path):
     functions = cython_functions(path) if path.suffix == ".pyx" else python_functions(path)
     too_long = {name: lines for name, lines in functions if lines > LONGEST_FUNCTION}
     assert not too_long
+
+
+def test_every_layer_is_documented():
+    """docs/layers.md has an entry for each registered layer of the package, in backticks."""
+    page = REPOSITORY / "docs" / "layers.md"
+    if not page.exists():
+        pytest.skip("the installed package has no docs")
+    named = set(re.findall(r"`(\w+)`", page.read_text()))
+    public = {name: getattr(nn, name) for name in nn.__all__}
+    layers = {
+        name for name, value in public.items() if isinstance(value, type) and issubclass(value, nn.Layer)
+    }
+    layers -= {"Layer", "Composite"}  # what they are made from
+    assert len(layers) > 20
+    assert layers <= named, f"missing in docs/layers.md: {', '.join(sorted(layers - named))}"

@@ -32,7 +32,7 @@ def _firsts(geometry: ConvGeometry, lanes: int) -> np.ndarray:
 
 
 @lru_cache(maxsize=256)
-def _vectors(geometry: ConvGeometry, kernels: ModuleType) -> Vectors:
+def vectors(geometry: ConvGeometry, kernels: ModuleType) -> Vectors:
     lanes = kernels.vector_bytes() // geometry.dtype.itemsize
     group_in, group_out = (n // geometry.groups for n in (geometry.in_channels, geometry.out_channels))
     first = _firsts(geometry, lanes)
@@ -157,6 +157,6 @@ def run(x, packed: Packed, out, epilogue: Epilogue, workspace, num_threads: int)
         )  # fmt: skip
         return
     kernels.depthwise(
-        x, packed.weight, packed.bias, geometry, *_vectors(geometry, kernels), blocking.bands,
+        x, packed.weight, packed.bias, geometry, *vectors(geometry, kernels), blocking.bands,
         not packed.finite, *epilogue, out, workspace, blocking.per_thread, num_threads,
     )  # fmt: skip

@@ -12,7 +12,7 @@ from fastconv.functional.convolution import (
     plan_conv3d,
 )
 from fastconv.functional.linear import linear, linear_input_grad, linear_weight_grad
-from fastconv.functional.matrix import conv_matrix
+from fastconv.functional.matrix import conv_matrix, deconvolve, pseudo_inverse
 from fastconv.functional.normalization import (
     batch_norm,
     batch_norm_grad,
@@ -26,8 +26,17 @@ from fastconv.functional.pooling import (
     max_pool2d,
     max_pool2d_grad,
 )
+from fastconv.functional.separable import (
+    SeparablePlan,
+    SeparatedKernel,
+    plan_separable_conv2d,
+    separable_conv2d,
+    separate_kernel,
+)
 
 __all__ = [
+    "SeparablePlan",
+    "SeparatedKernel",
     "avg_pool2d",
     "avg_pool2d_grad",
     "batch_norm",
@@ -40,6 +49,7 @@ __all__ = [
     "conv2d_weight_grad",
     "conv3d",
     "conv_matrix",
+    "deconvolve",
     "global_avg_pool2d",
     "linear",
     "linear_input_grad",
@@ -50,8 +60,12 @@ __all__ = [
     "plan_conv1d",
     "plan_conv2d",
     "plan_conv3d",
+    "plan_separable_conv2d",
+    "pseudo_inverse",
     "relu",
     "relu_grad",
+    "separable_conv2d",
+    "separate_kernel",
     "softmax",
     "softmax_grad",
 ]

@@ -51,7 +51,7 @@ class Graph:
     ------
     TypeError, ValueError
         If an argument is not a Value, an output depends on an input that is not listed, an input is
-        listed twice or not used, or two nodes have one name.
+        listed twice or not used, two nodes have one name, or two composite layers share a layer.
     """
 
     def __init__(self, inputs: Value | Sequence[Value], outputs: Value | Sequence[Value]) -> None:
@@ -67,6 +67,7 @@ class Graph:
         for node in self.nodes:
             if not any(node.layer is layer for layer in self.layers.values()):
                 self.layers[node.name] = node.layer
+        _check_shared(self.layers)
         self._layer_names = {id(layer): name for name, layer in self.layers.items()}
         self.dtype = _common_dtype(self.layers)
 
@@ -77,6 +78,15 @@ class Graph:
             f"{name}.{key}": array
             for name, layer in self.layers.items()
             for key, array in layer.parameters.items()
+        }
+
+    @property
+    def state(self) -> dict[str, np.ndarray]:
+        """All parameters and buffers by name, layer by layer: the arrays themselves, not copies."""
+        return {
+            f"{name}.{key}": array
+            for name, layer in self.layers.items()
+            for key, array in layer.state.items()
         }
 
     def slot_shapes(self, *input_shapes: tuple[int, ...]) -> list[tuple[int, ...]]:
@@ -101,6 +111,11 @@ class Graph:
         """
         shapes = self.slot_shapes(*input_shapes)
         return _one_or_tuple([shapes[slot] for slot in self.output_slots])
+
+    def macs(self, *input_shapes: tuple[int, ...]) -> int:
+        """Multiply-accumulate operations for inputs of these shapes, batch included."""
+        shapes = self.slot_shapes(*input_shapes)
+        return sum(node.layer.macs(*(shapes[slot] for slot in node.inputs)) for node in self.nodes)
 
     def forward(
         self,
@@ -134,14 +149,15 @@ class Graph:
             If the inputs do not fit; a note names the layer that found out.
         """
         mode = Mode(training=training, rng=rng, num_threads=num_threads)
-        return self._walk(inputs, mode)
+        return self.walk(self._enter(inputs), mode)
 
     def infer(self, *inputs: np.ndarray, num_threads: int | None = None) -> Any:
         """Compute in inference mode and keep nothing; otherwise as :meth:`forward`."""
-        return self._walk(inputs, Mode(cache=False, num_threads=num_threads))[0]
+        return self.walk(self._enter(inputs), Mode(cache=False, num_threads=num_threads))[0]
 
-    def _walk(self, inputs: Sequence[Any], mode: Mode) -> tuple[Any, list[Any]]:
-        slots = self._enter(inputs)
+    def walk(self, inputs: Sequence[np.ndarray], mode: Mode) -> tuple[Any, list[Any]]:
+        """:meth:`forward` for arrays that are what the layers expect already, in a given mode."""
+        slots: list[Any] = list(inputs)
         caches = []
         for node in self.nodes:
             try:
@@ -201,24 +217,40 @@ class Graph:
         """
         if isinstance(grad_outputs, np.ndarray):
             grad_outputs = (grad_outputs,)
+        return self.walk_back(grad_outputs, caches, Mode(input_grad=input_grads, num_threads=num_threads))
+
+    def walk_back(
+        self, grad_outputs: Sequence[np.ndarray], caches: list[Any], mode: Mode
+    ) -> tuple[tuple[np.ndarray | None, ...], dict[str, np.ndarray]]:
+        """:meth:`backward` in a given mode."""
         slots: list[Any] = [None] * (len(self.inputs) + len(self.nodes))
         for slot, grad in zip(self.output_slots, grad_outputs, strict=True):
             slots[slot] = _added(slots[slot], grad)
         grads: dict[str, np.ndarray] = {}
-        whole = Mode(num_threads=num_threads)
-        first = dataclasses.replace(whole, input_grad=input_grads)
+        whole = dataclasses.replace(mode, input_grad=True)
         for node, cache in zip(reversed(self.nodes), reversed(caches), strict=True):
             grad, slots[node.output] = slots[node.output], None
-            mode = whole if node.trainable_before else first
-            if not (node.trainable_before or node.layer.parameters or input_grads):
+            if not (node.trainable_before or node.layer.parameters or mode.input_grad):
                 continue
-            grads_in, own = node.layer.backward(grad, cache, mode=mode)
+            node_mode = whole if node.trainable_before else mode
+            grads_in, own = node.layer.backward(grad, cache, mode=node_mode)
             for slot, grad_in in zip(node.inputs, grads_in, strict=True):
                 slots[slot] = _added(slots[slot], grad_in)
             prefix = self._layer_names[id(node.layer)]
             for key, value in own.items():
                 grads[f"{prefix}.{key}"] = _added(grads.get(f"{prefix}.{key}"), value)
         return tuple(slots[: len(self.inputs)]), grads
+
+    def expanded(self) -> Graph:
+        """The same computation with each composite layer replaced by the layers it is made of.
+
+        The layers are this graph's own, not copies, and names of parameters stay what they are.
+        """
+        values = list(self.inputs)
+        for node in self.nodes:
+            part = node.layer if node.layer.graph is None else node.layer.graph.expanded()
+            values.append(part(*(values[slot] for slot in node.inputs), name=node.name))
+        return Graph(self.inputs, [values[slot] for slot in self.output_slots])
 
     def __call__(self, *inputs: Any, name: str | None = None, num_threads: int | None = None) -> Any:
         """Compute on arrays, in inference mode; on Values, become part of another graph.
@@ -317,6 +349,19 @@ def _nodes(order, names, slots, output_slots) -> tuple[Node, ...]:
         released = tuple({s for s in inputs if last_use[s] == slot and s not in output_slots})
         nodes.append(Node(name, value.layer, inputs, slot, released, before))
     return tuple(nodes)
+
+
+def _check_shared(layers: dict[str, Layer]) -> None:
+    # Under two names an optimizer would change it twice, with two histories.
+    owners: dict[int, str] = {}
+    for name, layer in layers.items():
+        for array in layer.parameters.values():
+            owner = owners.setdefault(id(array), name)
+            if owner != name:
+                raise ValueError(
+                    f"a layer may stand in one composite only, got one that {owner!r} and {name!r} share;"
+                    " use the composite itself twice"
+                )
 
 
 def _common_dtype(layers: dict[str, Layer]) -> np.dtype | None:

@@ -9,12 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar
 
 import numpy as np
 
 from fastconv import checks
 from fastconv.nn.value import Value, apply, name_part
+
+if TYPE_CHECKING:
+    from fastconv.nn.graph import Graph
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,13 @@ _INFERENCE = Mode(cache=False)
 
 
 class Field(NamedTuple):
-    """Which pixels one output pixel of a layer sees; one entry for each spatial axis."""
+    """Which pixels one output pixel of a layer sees; one entry for each spatial axis.
+
+    Output pixel o sees the ``kernel`` pixels from o · ``stride`` − ``padding`` on. A layer that enlarges
+    its input has entries that are no integers (``fractions.Fraction``): a transposed convolution with
+    kernel k, stride s, dilation d and padding p sees d·(k − 1)/s + 1 pixels from
+    o · 1/s − (d·(k − 1) − p)/s on, of which the whole numbers count.
+    """
 
     kernel: tuple[int, int] = (1, 1)
     stride: tuple[int, int] = (1, 1)
@@ -97,9 +106,12 @@ class Layer:
         State that belongs to the layer and is saved with it, but has no gradient.
     input_count : int or None
         How many inputs it takes; None: one or more.
+    graph : Graph or None
+        What a composite layer is made of; None for all others.
     """
 
     input_count: ClassVar[int | None] = 1
+    graph: Graph | None = None
 
     def __init__(self) -> None:
         self.parameters: dict[str, np.ndarray] = {}
@@ -110,9 +122,22 @@ class Layer:
         """The dtype of the parameters; None without parameters."""
         return next((array.dtype for array in self.parameters.values()), None)
 
+    @property
+    def state(self) -> dict[str, np.ndarray]:
+        """All parameters and buffers: the arrays themselves, not copies."""
+        return {**self.parameters, **self.buffers}
+
     def config(self) -> dict[str, Any]:
-        """The constructor's arguments, as JSON can write them; initial values of parameters excepted."""
+        """The constructor's arguments, initial values of parameters excepted.
+
+        They are what JSON can write, and layers and models, alone or in tuples.
+        """
         return {}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Layer:
+        """A new layer from what :meth:`config` returned."""
+        return cls(**config)
 
     def initialize(self, rng: np.random.Generator) -> None:
         """Draw new initial parameters, reset buffers."""

@@ -77,3 +77,32 @@ class Concat(Layer):
 
     def backward(self, grad_output, ends, mode=EVALUATION):
         return tuple(np.split(grad_output, ends, axis=self.dim)), {}
+
+
+@register
+class ExpandAs(Layer):
+    """Its first input, sizes of 1 repeated to those of the second: (N, C, 1, 1) to (N, C, H, W).
+
+    The channels stay the first input's; nothing of the second counts but its spatial size. What a branch
+    of global pooling ends with.
+    """
+
+    input_count = 2
+
+    def output_shape(self, *input_shapes):
+        shape, like = input_shapes
+        pairs = zip(shape[2:], like[2:], strict=False)
+        if len(shape) != len(like) or shape[:1] != like[:1] or any(a not in (1, b) for a, b in pairs):
+            raise ValueError(
+                f"inputs of ExpandAs must be (N, C, 1, ...) and (N, any, H, ...), got {shape} and {like}"
+            )
+        return (*shape[:2], *like[2:])
+
+    def forward(self, x, like, mode=EVALUATION):
+        return np.broadcast_to(x, self.output_shape(x.shape, like.shape)), (x.shape, like.shape)
+
+    def backward(self, grad_output, shapes, mode=EVALUATION):
+        shape, like = shapes
+        axes = tuple(axis for axis in range(2, len(shape)) if shape[axis] != like[axis])
+        nothing = np.broadcast_to(grad_output.dtype.type(0), like)
+        return (grad_output.sum(axis=axes, keepdims=True), nothing), {}

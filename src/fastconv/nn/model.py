@@ -58,16 +58,9 @@ class Model(Graph):
         for layer in self.layers.values():
             layer.initialize(rng)
 
-    def _state(self) -> dict[str, np.ndarray]:
-        return {
-            f"{name}.{key}": array
-            for name, layer in self.layers.items()
-            for key, array in (*layer.parameters.items(), *layer.buffers.items())
-        }
-
     def state_dict(self) -> dict[str, np.ndarray]:
         """Copies of all parameters and buffers by name; in a Sequential the names are PyTorch's."""
-        return {name: array.copy() for name, array in self._state().items()}
+        return {name: array.copy() for name, array in self.state.items()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Set all parameters and buffers.
@@ -87,7 +80,7 @@ class Model(Graph):
         """
         if not isinstance(state, Mapping):
             raise TypeError(f"state must be a mapping of names to arrays, got {type(state).__name__}")
-        own = self._state()
+        own = self.state
         missing, unknown = [n for n in own if n not in state], [n for n in state if n not in own]
         if missing or unknown:
             raise ValueError(
@@ -104,7 +97,7 @@ class Model(Graph):
         for name, target in own.items():
             target[...] = arrays[name]
 
-    def summary(self, *input_shapes: Sequence[int]) -> Summary:
+    def summary(self, *input_shapes: Sequence[int], expand: bool = False) -> Summary:
         """What each layer makes of an input: shape, parameters, operations, receptive field.
 
         Parameters
@@ -112,6 +105,8 @@ class Model(Graph):
         *input_shapes : sequence of int
             One for each input, batch included, such as (1, 3, 32, 32). Default: one sample of the shape
             that ``Input`` was given or that the model was trained on.
+        expand : bool, default False
+            Show the layers that composite layers are made of, instead of one line for each composite.
 
         Returns
         -------
@@ -127,7 +122,7 @@ class Model(Graph):
             if None in self.input_shapes:
                 raise TypeError("input_shapes must be given, as in summary((1, 3, 32, 32)): none is known")
             input_shapes = self.input_shapes
-        return summarize(self, *(tuple(shape) for shape in input_shapes))
+        return summarize(self.expanded() if expand else self, *(tuple(shape) for shape in input_shapes))
 
     def predict(self, x: Any, batch_size: int = 256, *, num_threads: int | None = None) -> Any:
         """The output for many samples, computed batch by batch.
@@ -299,18 +294,18 @@ class Model(Graph):
         OSError
             If it cannot be written; what was there before stays.
         """
-        table: list[Layer] = []
+        table: list[tuple[Layer, dict[str, Any]]] = []
         structure = self._describe(table)
         architecture = {
             "format": FORMAT,
             "version": VERSION,
             "input_shapes": self.input_shapes,
             "model": structure,
-            "layers": [{"type": type(layer).__name__, "config": layer.config()} for layer in table],
+            "layers": [entry for _, entry in table],
         }
-        archive.write(path, architecture, self._state())
+        archive.write(path, architecture, self.state)
 
-    def _describe(self, table: list[Layer]) -> dict[str, Any]:
+    def _describe(self, table: list[tuple[Layer, dict[str, Any]]]) -> dict[str, Any]:
         """The structure as JSON can write it; layers are entered into ``table`` and named by their index."""
         return {
             "type": "Model",
@@ -356,7 +351,7 @@ class Sequential(Model):
         self.children = children
         super().__init__(start, value)
 
-    def _describe(self, table: list[Layer]) -> dict[str, Any]:
+    def _describe(self, table: list[tuple[Layer, dict[str, Any]]]) -> dict[str, Any]:
         return {
             "type": "Sequential",
             "children": [
@@ -378,9 +373,19 @@ class Sequential(Model):
         return f"Sequential({', '.join(map(repr, self.children))})"
 
 
-def _index(table: list[Layer], layer: Layer) -> int:
-    for index, known in enumerate(table):
+def _index(table: list[tuple[Layer, dict[str, Any]]], layer: Layer) -> int:
+    """The layer's place in the table; it is entered, those it is made of first, where it is not there yet."""
+    for index, (known, _) in enumerate(table):
         if known is layer:
             return index
-    table.append(layer)
+    config = {key: _encoded(table, value) for key, value in layer.config().items()}
+    table.append((layer, {"type": type(layer).__name__, "config": config}))
     return len(table) - 1
+
+
+def _encoded(table: list[tuple[Layer, dict[str, Any]]], value: Any) -> Any:
+    if isinstance(value, Layer):
+        return {"layer": _index(table, value)}
+    if isinstance(value, Model):
+        return {"model": value._describe(table)}
+    return [_encoded(table, item) for item in value] if isinstance(value, tuple | list) else value

@@ -40,7 +40,9 @@ def load(path: str | os.PathLike) -> Model:
             f"path must be a model of format version {VERSION}, got {path}: {architecture.get('version')!r}"
         )
     try:
-        layers = [_layer(entry) for entry in architecture["layers"]]
+        layers: list[Layer] = []
+        for entry in architecture["layers"]:
+            layers.append(_layer(entry, layers))
         model = _build(architecture["model"], layers)
         model.input_shapes = tuple(
             None if shape is None else tuple(map(int, shape)) for shape in architecture["input_shapes"]
@@ -51,17 +53,18 @@ def load(path: str | os.PathLike) -> Model:
     return model
 
 
-def _layer(entry: dict[str, Any]) -> Layer:
-    config = {
+def _layer(entry: dict[str, Any], layers: list[Layer]) -> Layer:
+    config = {key: _decoded(value, layers) for key, value in entry["config"].items()}
+    return registered(entry["type"]).from_config(config)
+
+
+def _decoded(value: Any, layers: list[Layer]) -> Any:
+    if isinstance(value, list):
         # JSON has no tuples, and the layers' arguments no lists.
-        key: _tuples(value)
-        for key, value in entry["config"].items()
-    }
-    return registered(entry["type"])(**config)
-
-
-def _tuples(value: Any) -> Any:
-    return tuple(map(_tuples, value)) if isinstance(value, list) else value
+        return tuple(_decoded(item, layers) for item in value)
+    if isinstance(value, dict):
+        return layers[value["layer"]] if "layer" in value else _build(value["model"], layers)
+    return value
 
 
 def _build(structure: dict[str, Any], layers: list[Layer]) -> Model:

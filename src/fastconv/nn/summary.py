@@ -1,94 +1,12 @@
-"""What a model is made of: summary, parameter count, receptive field."""
+"""What a model is made of: summary, parameter count."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import NamedTuple
 
+from fastconv.nn.fields import ReceptiveField, check_model, slot_fields
 from fastconv.nn.graph import Graph
-from fastconv.nn.layer import Layer
-
-
-class ReceptiveField(NamedTuple):
-    """The input pixels that an output pixel sees; the tuples have one entry for each spatial axis.
-
-    Attributes
-    ----------
-    size : (int, int)
-        How many pixels, holes of dilation included.
-    stride : (int, int)
-        By how many input pixels neighbouring output pixels are apart.
-    offset : (int, int)
-        The first input pixel that output pixel 0 sees; negative ones lie in the padding.
-    whole : bool
-        A layer that sees the whole image (Flatten, Linear, GlobalAvgPool2d) has been passed; size, stride
-        and offset are those of the feature map before it.
-    """
-
-    size: tuple[int, int] = (1, 1)
-    stride: tuple[int, int] = (1, 1)
-    offset: tuple[int, int] = (0, 0)
-    whole: bool = False
-
-    def __str__(self) -> str:
-        return "whole" if self.whole else f"{self.size[0]}×{self.size[1]}"
-
-
-def _through(layer: Layer, fields: list[ReceptiveField]) -> ReceptiveField:
-    field = _union(fields)
-    own = layer.receptive_field
-    if own is None or field.whole:
-        return field._replace(whole=True)
-    size, stride, offset = [], [], []
-    for axis in range(2):
-        step = field.stride[axis]
-        size.append(field.size[axis] + (own.kernel[axis] - 1) * step)
-        stride.append(step * own.stride[axis])
-        offset.append(field.offset[axis] - own.padding[axis] * step)
-    return ReceptiveField(tuple(size), tuple(stride), tuple(offset))
-
-
-def _union(fields: list[ReceptiveField]) -> ReceptiveField:
-    """The smallest field that holds those of all branches."""
-    first = tuple(min(field.offset[axis] for field in fields) for axis in range(2))
-    stop = tuple(max(field.offset[axis] + field.size[axis] for field in fields) for axis in range(2))
-    return ReceptiveField(
-        size=tuple(stop[axis] - first[axis] for axis in range(2)),
-        stride=tuple(max(field.stride[axis] for field in fields) for axis in range(2)),
-        offset=first,
-        whole=any(field.whole for field in fields),
-    )
-
-
-def _slot_fields(graph: Graph) -> list[ReceptiveField]:
-    fields = [ReceptiveField()] * len(graph.inputs)
-    for node in graph.nodes:
-        fields.append(_through(node.layer, [fields[slot] for slot in node.inputs]))
-    return fields
-
-
-def receptive_field(model: Graph) -> ReceptiveField:
-    """Which input pixels an output pixel of a model sees, over all branches and outputs.
-
-    Follows Araujo, Norris, Sim, "Computing Receptive Fields of Convolutional Neural Networks", 2019.
-
-    Parameters
-    ----------
-    model : Model
-
-    Returns
-    -------
-    ReceptiveField
-
-    Raises
-    ------
-    TypeError
-        If it is not a model.
-    """
-    _check_model(model)
-    fields = _slot_fields(model)
-    return _union([fields[slot] for slot in model.output_slots])
 
 
 def count_parameters(model: Graph) -> int:
@@ -107,13 +25,8 @@ def count_parameters(model: Graph) -> int:
     TypeError
         If it is not a model.
     """
-    _check_model(model)
+    check_model(model)
     return sum(array.size for array in model.parameters.values())
-
-
-def _check_model(model: object) -> None:
-    if not isinstance(model, Graph):
-        raise TypeError(f"model must be a fastconv model, got {type(model).__name__}")
 
 
 @dataclass(frozen=True)
@@ -203,7 +116,7 @@ def _aligned(cells: tuple[str, ...], widths: list[int]) -> str:
 def summarize(model: Graph, *input_shapes: tuple[int, ...]) -> Summary:
     """The summary of a model for inputs of these shapes."""
     shapes = model.slot_shapes(*input_shapes)
-    fields = _slot_fields(model)
+    fields = slot_fields(model)
     counted: set[int] = set()
     rows = []
     for node in model.nodes:
