@@ -59,5 +59,7 @@ def _swap_axes(x: np.ndarray, out: np.ndarray, num_threads: int | None) -> None:
     # Bits are moved, not numbers: an int64 passes as the float64 of the same bits.
     kind = np.float64 if x.itemsize == 8 else np.float32
     kernels.active().swap_axes(
-        x.view(kind), out.reshape(len(x), x.shape[2], x.shape[1]).view(kind), thread_count(num_threads, x.size)
+        x.view(kind),
+        out.reshape(len(x), x.shape[2], x.shape[1]).view(kind),
+        thread_count(num_threads, x.size),
     )

@@ -79,7 +79,9 @@ def _moments(rows: np.ndarray, num_threads: int | None) -> tuple[np.ndarray, np.
 def _scaled(rows, scale, shift, num_threads):
     out = np.empty_like(rows)
     scale, shift = scale.astype(rows.dtype, copy=False), shift.astype(rows.dtype, copy=False)
-    kernels.active().scale_shift(rows, scale, shift, out, thread_count(num_threads, rows.size))
+    kernels.active().scale_shift(
+        rows, scale, shift, out, _blocks(rows)[0], thread_count(num_threads, rows.size)
+    )
     return out
 
 
@@ -106,9 +108,9 @@ def batch_norm(
     *,
     num_threads=None,
 ):
-    """``(x − mean) / √(var + eps) · weight + bias``, channel by channel. As ``torch.nn.functional.batch_norm``.
+    """``(x − mean) / √(var + eps) · weight + bias``, channel by channel.
 
-    Ioffe and Szegedy, "Batch Normalization", 2015.
+    As ``torch.nn.functional.batch_norm``. Ioffe and Szegedy, "Batch Normalization", 2015.
 
     Parameters
     ----------
@@ -183,9 +185,7 @@ def batch_norm_training(x, weight=None, bias=None, eps=1e-5, *, num_threads=None
     return _image(y, x, num_threads), mean, var
 
 
-def batch_norm_grad(
-    grad_output, x, mean, var, weight=None, eps=1e-5, *, training=False, num_threads=None
-):
+def batch_norm_grad(grad_output, x, mean, var, weight=None, eps=1e-5, *, training=False, num_threads=None):
     """The gradients of batch normalisation.
 
     With ``n = (x − mean) / √(var + eps)`` and means over the batch and the image, of
@@ -231,7 +231,7 @@ def batch_norm_grad(
         constants = (factor, mean, -share * inverse * product, -share * total)
         grad_input = np.empty_like(rows)
         constants = (array.astype(x.dtype, copy=False) for array in constants)
-        kernels.active().combine_gradient(grad, rows, *constants, grad_input, count)
+        kernels.active().combine_gradient(grad, rows, *constants, grad_input, block, count)
     else:
         grad_input = _scaled(grad, factor, np.zeros_like(factor), num_threads)
     grad_weight = product * np.sqrt(inverse)
@@ -424,8 +424,8 @@ def local_response_norm(x, size, alpha=1e-4, beta=0.75, k=1.0):
     """``x / (k + alpha/size · Σ x²)^beta``, the sum over ``size`` neighbouring channels.
 
     As ``torch.nn.functional.local_response_norm``: the window reaches from size // 2 channels before to
-    (size − 1) // 2 after. Krizhevsky, Sutskever, Hinton, "ImageNet Classification with Deep Convolutional Neural
-    Networks", 2012, section 3.3.
+    (size − 1) // 2 after. Krizhevsky, Sutskever, Hinton, "ImageNet Classification with Deep Convolutional
+    Neural Networks", 2012, section 3.3.
 
     Parameters
     ----------

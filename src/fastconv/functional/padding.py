@@ -59,7 +59,7 @@ def pad(x, pad, mode="constant", value=0.0):
         (low, high) of the last axis, then of the one before it, and so on. Negative ones, with
         ``"constant"`` only, cut off.
     mode : {"constant", "reflect", "replicate", "circular"}, default "constant"
-        The border is ``value``; the image mirrored at its outermost pixels; their copies; the image once more.
+        The border is ``value``; the image mirrored at its outermost pixels; copies of these; the image again.
     value : float, default 0
 
     Returns
@@ -116,7 +116,7 @@ def pad_grad(grad_output, input_shape, pad, mode="constant"):
 
 
 def unpad(grad, axis, size, amounts, mode):
-    """The gradient before padding an axis: each border line's is added to that of the line it was copied from.
+    """The gradient before padding an axis: each border line's is added to that of the line it copies.
 
     Parameters
     ----------

@@ -124,9 +124,7 @@ def max_pool2d(
     TypeError, ValueError
         If an argument is of the wrong type, rank or range.
     """
-    return _max_pool(
-        2, x, kernel_size, stride, padding, dilation, ceil_mode, return_indices, num_threads
-    )
+    return _max_pool(2, x, kernel_size, stride, padding, dilation, ceil_mode, return_indices, num_threads)
 
 
 def max_pool1d(
@@ -141,9 +139,7 @@ def max_pool1d(
     num_threads=None,
 ):
     """:func:`max_pool2d` along the one axis of (N, C, L); an index is the position."""
-    return _max_pool(
-        1, x, kernel_size, stride, padding, dilation, ceil_mode, return_indices, num_threads
-    )
+    return _max_pool(1, x, kernel_size, stride, padding, dilation, ceil_mode, return_indices, num_threads)
 
 
 def max_pool3d(
@@ -158,9 +154,7 @@ def max_pool3d(
     num_threads=None,
 ):
     """:func:`max_pool2d` over the three axes of (N, C, D, H, W); an index is ``(d·H + h)·W + w``."""
-    return _max_pool(
-        3, x, kernel_size, stride, padding, dilation, ceil_mode, return_indices, num_threads
-    )
+    return _max_pool(3, x, kernel_size, stride, padding, dilation, ceil_mode, return_indices, num_threads)
 
 
 def max_pool_grad(grad_output, indices, input_shape, *, num_threads=None):
@@ -349,7 +343,7 @@ def avg_pool_grad(
 
 
 def adaptive_size(output_size: object, size: Sequence[int]) -> tuple[int, ...]:
-    """The output of an adaptive pooling: ``output_size``, one for all axes or one each; None keeps an axis."""
+    """``output_size`` of an adaptive pooling as one number an axis; None keeps the axis."""
     rank = len(size)
     if output_size is None or not isinstance(output_size, Sequence):
         output_size = (output_size,) * rank

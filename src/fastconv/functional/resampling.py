@@ -109,7 +109,8 @@ class Resampling(NamedTuple):
             )
         if (size is None) == (scale_factor is None):
             raise ValueError(
-                f"size or scale_factor must be given, not both, got size={size!r}, scale_factor={scale_factor!r}"
+                "size or scale_factor must be given, not both,"
+                f" got size={size!r}, scale_factor={scale_factor!r}"
             )
         if align_corners is not None and mode in _NEAREST:
             raise ValueError(f"align_corners must be None with mode={mode!r}, got {align_corners!r}")
@@ -160,9 +161,7 @@ def _factors(scale_factor: object, rank: int) -> tuple[float, ...]:
     return tuple(float(factor) for factor in factors)
 
 
-def interpolate(
-    x, size=None, scale_factor=None, mode="nearest", align_corners=None, *, num_threads=None
-):
+def interpolate(x, size=None, scale_factor=None, mode="nearest", align_corners=None, *, num_threads=None):
     """Resample an image to another size. As ``torch.nn.functional.interpolate``, without antialiasing.
 
     Along each axis, output i lies at input position ``(i + ½) / scale − ½``, or, with ``align_corners``, at
@@ -175,7 +174,8 @@ def interpolate(
 
     Parameters
     ----------
-    x : array of float32, float64 or float16 (computed as float32), shape (N, C, L), (N, C, H, W) or (N, C, D, H, W)
+    x : array of float32, float64 or float16 (computed as float32), shape (N, C, ...)
+        With one to three spatial axes.
     size : int or one a spatial axis, optional
         Of the output.
     scale_factor : float or one a spatial axis, optional

@@ -25,7 +25,9 @@ def shuffled_shape(shape, factor):
     """
     batch, channels, height, width = shape
     if channels % factor**2:
-        raise ValueError(f"x must have a multiple of upscale_factor² = {factor**2} channels, got shape {shape}")
+        raise ValueError(
+            f"x must have a multiple of upscale_factor² = {factor**2} channels, got shape {shape}"
+        )
     return (batch, channels // factor**2, height * factor, width * factor)
 
 
@@ -49,7 +51,7 @@ def _image(x: object) -> np.ndarray:
 
 
 def _copied(view: np.ndarray, shape: tuple[int, ...], last: bool, split: str) -> np.ndarray:
-    """A six-axis view, in the order of ``split``, copied to ``shape``; ``last``: channels innermost in memory."""
+    """A six-axis view copied to ``shape``; ``last``: the axes that ``split`` calls c innermost in memory."""
     batch, channels, height, width = shape
     if not last:
         return np.ascontiguousarray(view).reshape(shape)
@@ -96,7 +98,9 @@ def pixel_shuffle(x, upscale_factor, *, mode="CRD"):
 
 
 def pixel_unshuffle(x, downscale_factor, *, mode="CRD"):
-    """Space into channels, the inverse of :func:`pixel_shuffle` and its gradient: (N, C, H·r, W·r) to (N, C·r², H, W).
+    """Space into channels: (N, C, H·r, W·r) to (N, C·r², H, W).
+
+    The inverse of :func:`pixel_shuffle`, and so its gradient; as ``torch.nn.functional.pixel_unshuffle``.
 
     Parameters
     ----------

@@ -76,7 +76,7 @@ def transposed(taps_of, *arguments) -> Taps:
 def window(
     size: int, outputs: int, kernel: int, stride: int, pair: tuple[int, int], dilation: int, counted: str
 ) -> Taps:
-    """A pooling window; an average divides by the taps ``"inside"`` the image, the ``"padded"`` image or by 1."""
+    """A pooling window; ``counted`` taps are the divisor: those ``"inside"``, ``"padded"`` or ``"nothing"`` (1)."""
     first = np.arange(outputs) * stride - pair[0]
     positions = first[:, None] + dilation * np.arange(kernel)
     inside = (positions >= 0) & (positions < size)
@@ -175,7 +175,9 @@ class Window(NamedTuple):
                 f" on spatial axis {axis} of size {size}"
             )
 
-    def taps(self, size: Sequence[int], counted: str = "nothing", transpose: bool = False) -> tuple[Taps, ...]:
+    def taps(
+        self, size: Sequence[int], counted: str = "nothing", transpose: bool = False
+    ) -> tuple[Taps, ...]:
         """The Taps of D, H and W for an image of this size."""
         items = zip(size, self.output_size(size), *self[:4], strict=True)
         axes = [(n, out, k, s, pair, d, counted) for n, out, k, s, pair, d in items]

@@ -1,11 +1,15 @@
-/* Sums over rows of (rows, channels) matrices, vectors over channels; microkernel.h includes this once for
- * each element type.
+/* Sums over rows of (rows, channels) matrices, and affine maps of them, vectors over channels; microkernel.h
+ * includes this once for each element type.
  *
  *   add_rows      total[c] += Σ x[r][c]
  *   add_squares   total[c] += Σ (x[r][c] − mean[c])²
  *   add_products  total[c] += Σ u[r][c] · (v[r][c] − mean[c])
  *
- * SUM_ROWS rows are summed in the elements' type, in registers, and then added to the double. */
+ *   scale_rows    out[r][c] = x[r][c] · scale[c] + shift[c]
+ *   combine_rows  out[r][c] = g[r][c] · factor[c] + ((x[r][c] − mean[c]) · slope[c] + shift[c])
+ *
+ * SUM_ROWS rows are summed in the elements' type, in registers, and then added to the double. The maps take as
+ * many at a time, for which the channels' constants are loaded once. */
 
 #define SUM_ROWS 8
 
@@ -68,6 +72,46 @@ static void TYPED(add_products)(
         TYPED(add_few_products)(SUM_ROWS, u, v, mean, channels, total);
     for (; rows > 0; rows--, u += channels, v += channels)
         TYPED(add_few_products)(1, u, v, mean, channels, total);
+}
+
+ALWAYS_INLINE void TYPED(scale_few_rows)(
+    const int rows, const REAL *x, const REAL *scale, const REAL *shift, REAL *out, ptrdiff_t channels)
+{
+    _Pragma("GCC ivdep") for (ptrdiff_t c = 0; c < channels; c++)
+        _Pragma("GCC unroll 8") for (int r = 0; r < rows; r++)
+            out[r * channels + c] = x[r * channels + c] * scale[c] + shift[c];
+}
+
+ALWAYS_INLINE void TYPED(combine_few_rows)(
+    const int rows, const REAL *g, const REAL *x, const REAL *factor, const REAL *mean, const REAL *slope,
+    const REAL *shift, REAL *out, ptrdiff_t channels)
+{
+    _Pragma("GCC ivdep") for (ptrdiff_t c = 0; c < channels; c++)
+        _Pragma("GCC unroll 8") for (int r = 0; r < rows; r++)
+        {
+            const ptrdiff_t at = r * channels + c;
+            out[at] = g[at] * factor[c] + ((x[at] - mean[c]) * slope[c] + shift[c]);
+        }
+}
+
+static void TYPED(scale_rows)(
+    ptrdiff_t rows, const REAL *x, const REAL *scale, const REAL *shift, REAL *out, ptrdiff_t channels)
+{
+    for (; rows >= SUM_ROWS; rows -= SUM_ROWS, x += SUM_ROWS * channels, out += SUM_ROWS * channels)
+        TYPED(scale_few_rows)(SUM_ROWS, x, scale, shift, out, channels);
+    for (; rows > 0; rows--, x += channels, out += channels)
+        TYPED(scale_few_rows)(1, x, scale, shift, out, channels);
+}
+
+static void TYPED(combine_rows)(
+    ptrdiff_t rows, const REAL *g, const REAL *x, const REAL *factor, const REAL *mean, const REAL *slope,
+    const REAL *shift, REAL *out, ptrdiff_t channels)
+{
+    const ptrdiff_t step = SUM_ROWS * channels;
+    for (; rows >= SUM_ROWS; rows -= SUM_ROWS, g += step, x += step, out += step)
+        TYPED(combine_few_rows)(SUM_ROWS, g, x, factor, mean, slope, shift, out, channels);
+    for (; rows > 0; rows--, g += channels, x += channels, out += channels)
+        TYPED(combine_few_rows)(1, g, x, factor, mean, slope, shift, out, channels);
 }
 
 #undef SUM_ROWS

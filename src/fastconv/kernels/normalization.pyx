@@ -1,7 +1,7 @@
 # Batch normalisation of channels-last pixels, (M, C), forward and backward.
 #
 # Sums over the M pixels are taken block by block of rows. A block's own sums are of float in groups of
-# SUM_ROWS rows, the groups are added up in double; the caller adds up the blocks, in double and in their order.
+# SUM_ROWS rows, the groups are added up in double; the caller adds up the blocks, in double, in order.
 # The blocks do not depend on the number of threads, so neither does any bit.
 from cython.parallel cimport prange
 from libc.string cimport memset
@@ -19,6 +19,18 @@ cdef extern from "microkernel.h" nogil:
         Py_ssize_t rows, const float *x, const double *mean, Py_ssize_t channels, double *total) noexcept
     void add_squares_f64(
         Py_ssize_t rows, const double *x, const double *mean, Py_ssize_t channels, double *total) noexcept
+    void scale_rows_f32(
+        Py_ssize_t rows, const float *x, const float *scale, const float *shift, float *out,
+        Py_ssize_t channels) noexcept
+    void scale_rows_f64(
+        Py_ssize_t rows, const double *x, const double *scale, const double *shift, double *out,
+        Py_ssize_t channels) noexcept
+    void combine_rows_f32(
+        Py_ssize_t rows, const float *g, const float *x, const float *factor, const float *mean,
+        const float *slope, const float *shift, float *out, Py_ssize_t channels) noexcept
+    void combine_rows_f64(
+        Py_ssize_t rows, const double *g, const double *x, const double *factor, const double *mean,
+        const double *slope, const double *shift, double *out, Py_ssize_t channels) noexcept
 
 
 cdef void block_moments(
@@ -53,23 +65,6 @@ cdef void block_products(
         add_products_f64(rows, grad, x, mean, channels, products)
 
 
-cdef inline void scale_shift_row(
-    const real *x, const real *scale, const real *shift, real *out, Py_ssize_t channels
-) noexcept nogil:
-    cdef Py_ssize_t c
-    for c in range(channels):
-        out[c] = x[c] * scale[c] + shift[c]
-
-
-cdef inline void combine_row(
-    const real *grad, const real *x, const real *factor, const real *mean, const real *slope,
-    const real *shift, real *out, Py_ssize_t channels
-) noexcept nogil:
-    cdef Py_ssize_t c
-    for c in range(channels):
-        out[c] = grad[c] * factor[c] + ((x[c] - mean[c]) * slope[c] + shift[c])
-
-
 def channel_moments(
     const real[:, ::1] x,       # IN   (M, C)
     double[:, ::1] mean,        # OUT  (blocks, C): of the rows of each block
@@ -100,24 +95,47 @@ def channel_products(
         )
 
 
+# The maps follow a pass of sums over the same rows. A thread takes its share of them from the end, which the
+# sums have left in its cache.
+
+
 def scale_shift(
     const real[:, ::1] x, const real[::1] scale, const real[::1] shift,
     real[:, ::1] out,           # OUT  (M, C): x · scale + shift
-    int num_threads,
+    Py_ssize_t block, int num_threads,
 ):
-    cdef Py_ssize_t row
-    for row in prange(x.shape[0], nogil=True, schedule="static", num_threads=num_threads):
-        scale_shift_row(&x[row, 0], &scale[0], &shift[0], &out[row, 0], x.shape[1])
+    cdef Py_ssize_t part, i, rows = x.shape[0], channels = x.shape[1], blocks = (rows + block - 1) // block
+    cdef Py_ssize_t first, count
+    for part in prange(num_threads, nogil=True, schedule="static", num_threads=num_threads):
+        first = share(blocks, num_threads, part)
+        for i in range(share(blocks, num_threads, part + 1) - 1, first - 1, -1):
+            count = min(block, rows - i * block)
+            if real is float:
+                scale_rows_f32(count, &x[i * block, 0], &scale[0], &shift[0], &out[i * block, 0], channels)
+            else:
+                scale_rows_f64(count, &x[i * block, 0], &scale[0], &shift[0], &out[i * block, 0], channels)
 
 
 def combine_gradient(
     const real[:, ::1] grad, const real[:, ::1] x, const real[::1] factor, const real[::1] mean,
     const real[::1] slope, const real[::1] shift,
     real[:, ::1] out,           # OUT  (M, C): grad · factor + (x − mean) · slope + shift
-    int num_threads,
+    Py_ssize_t block, int num_threads,
 ):
-    cdef Py_ssize_t row
-    for row in prange(x.shape[0], nogil=True, schedule="static", num_threads=num_threads):
-        combine_row(
-            &grad[row, 0], &x[row, 0], &factor[0], &mean[0], &slope[0], &shift[0], &out[row, 0], x.shape[1]
-        )
+    cdef Py_ssize_t part, i, rows = x.shape[0], channels = x.shape[1], blocks = (rows + block - 1) // block
+    cdef Py_ssize_t first, at, count
+    for part in prange(num_threads, nogil=True, schedule="static", num_threads=num_threads):
+        first = share(blocks, num_threads, part)
+        for i in range(share(blocks, num_threads, part + 1) - 1, first - 1, -1):
+            at = i * block
+            count = min(block, rows - at)
+            if real is float:
+                combine_rows_f32(
+                    count, &grad[at, 0], &x[at, 0], &factor[0], &mean[0], &slope[0], &shift[0], &out[at, 0],
+                    channels,
+                )
+            else:
+                combine_rows_f64(
+                    count, &grad[at, 0], &x[at, 0], &factor[0], &mean[0], &slope[0], &shift[0], &out[at, 0],
+                    channels,
+                )
