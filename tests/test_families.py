@@ -1,4 +1,4 @@
-"""Pooling, normalisation, resampling, padding, shuffling and activation layers, all through the same checks."""
+"""Pooling, normalisation, resampling, padding, shuffle and activation layers: all through the same checks."""
 
 import numpy as np
 import pytest
@@ -169,7 +169,9 @@ def test_like_torch(entry):
         other.zero_grad()
         expected.backward(torch.tensor(grad))
         (grad_input,), grads = layer.backward(grad, cache)
-        np.testing.assert_allclose(grad_input, leaf.grad, rtol=1e-8, atol=1e-11)
+        # PyTorch's Hardsigmoid divides by 6 in float32, whatever the dtype.
+        rtol = 1e-7 if name == "Hardsigmoid" else 1e-8
+        np.testing.assert_allclose(grad_input, leaf.grad, rtol=rtol, atol=1e-11)
         for parameter, value in other.named_parameters():
             np.testing.assert_allclose(grads[parameter], value.grad, rtol=1e-8, atol=1e-11)
         for buffer, value in other.named_buffers():
@@ -208,8 +210,9 @@ def test_formats_dtypes_threads_and_files(entry, tmp_path):
     loaded = nn.load(tmp_path / "m.npz")
     assert repr(loaded) == repr(model)
     assert_same_bits(loaded[0](x), layer(x))
-    empty = layer(x[:0])
-    assert empty.shape == layer.output_shape((0, *x.shape[1:]))
+    if getattr(layer, "track_running_stats", True) or "Instance" in definition[0]:
+        # Batch normalisation by the statistics of no batch is refused.
+        assert layer(x[:0]).shape == layer.output_shape((0, *x.shape[1:]))
 
 
 def test_every_layer_of_these_families_is_listed():
@@ -232,7 +235,7 @@ def test_every_layer_of_these_families_is_listed():
         (ValueError, "dilation must be an integer >= 1", lambda: nn.MaxPool3d(2, dilation=0)),
         (ValueError, "divisor_override must be an integer >= 1", lambda: nn.AvgPool1d(2, divisor_override=0)),
         (ValueError, "output_size must be an integer or 2 of them", lambda: nn.AdaptiveAvgPool2d((1, 2, 3))),
-        (ValueError, "output_size must be an integer >= 1", lambda: nn.AdaptiveMaxPool1d(0)),
+        (ValueError, r"output_size\[0\] must be an integer >= 1", lambda: nn.AdaptiveMaxPool1d(0)),
         (TypeError, "track_running_stats must be True", lambda: nn.BatchNorm1d(2, track_running_stats=0)),
         (ValueError, "num_groups must divide num_channels=4", lambda: nn.GroupNorm(3, 4)),
         (ValueError, "normalized_shape must have at least one axis", lambda: nn.LayerNorm(())),

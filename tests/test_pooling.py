@@ -85,9 +85,7 @@ def test_gradients_are_adjoint_to_the_forward_pass(problem, threads, level):
         grad_max = pooling.max_pool_grad(grad, indices, x.shape, num_threads=threads)
         for count in (True, False):
             mean = pooling.avg_pool2d(x, *window, count_include_pad=count)
-            back = pooling.avg_pool_grad(
-                grad, x.shape, *window, count_include_pad=count, num_threads=threads
-            )
+            back = pooling.avg_pool_grad(grad, x.shape, *window, count_include_pad=count, num_threads=threads)
             np.testing.assert_allclose((back * x).sum(), (grad * mean).sum(), rtol=1e-10, atol=1e-9)
     expected = np.zeros((*x.shape[:2], x.shape[2] * x.shape[3]))
     n, c = np.indices(y.shape)[:2]

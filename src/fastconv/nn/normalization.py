@@ -93,9 +93,7 @@ class _ChannelNorm(_Norm):
             raise ValueError(f"input must have num_features={self.num_features} channels, got shape {shape}")
         return shape
 
-    def _track(self, mean, unbiased_var):
-        self.num_batches_tracked = self.num_batches_tracked + 1
-        share = 1 / int(self.num_batches_tracked) if self.momentum is None else self.momentum
+    def _track(self, share, mean, unbiased_var):
         self.running_mean = (1 - share) * self.running_mean + share * mean
         self.running_var = (1 - share) * self.running_var + share * unbiased_var
 
@@ -123,7 +121,9 @@ class _BatchNorm(_ChannelNorm):
         y, mean, var = functional.batch_norm_training(x, *parameters, self.eps, num_threads=mode.num_threads)
         if mode.training and self.track_running_stats:
             count = x.size // x.shape[1]
-            self._track(mean, var * (count / (count - 1)))
+            self.num_batches_tracked = self.num_batches_tracked + 1
+            share = 1 / int(self.num_batches_tracked) if self.momentum is None else self.momentum
+            self._track(share, mean, var * (count / (count - 1)))
         return y, (x, mean, var, True)
 
     def backward(self, grad_output, cache, mode=EVALUATION):
@@ -210,7 +210,9 @@ class _InstanceNorm(_ChannelNorm):
             raise ValueError(f"input must have more than one pixel a channel to train on, got {x.shape}")
         if mode.training and self.track_running_stats:
             axes = tuple(range(2, x.ndim))
+            # PyTorch does not count the batches here, and takes None as never moving.
             self._track(
+                self.momentum or 0.0,
                 x.mean(axis=axes, dtype=np.float64).mean(axis=0),
                 x.var(axis=axes, dtype=np.float64, ddof=1).mean(axis=0),
             )

@@ -13,7 +13,7 @@ from fastconv.nn.layer import EVALUATION, Field, Layer, number, register
 class _Pad(Layer):
     """A border around (N, C, ...).
 
-    ``padding`` begins with the last axis, as PyTorch's: (left, right, top, ...); an integer stands for all sides.
+    ``padding`` begins with the last axis, as PyTorch's: (left, right, top, ...); an integer is for all sides.
     """
 
     rank: ClassVar[int]
