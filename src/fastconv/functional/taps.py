@@ -76,7 +76,7 @@ def transposed(taps_of, *arguments) -> Taps:
 def window(
     size: int, outputs: int, kernel: int, stride: int, pair: tuple[int, int], dilation: int, counted: str
 ) -> Taps:
-    """A pooling window; its divisor counts the taps ``"inside"``, all ``"padded"`` ones, or ``"nothing"``: 1."""
+    """A pooling window; the divisor counts its taps ``"inside"``, all ``"padded"`` ones, or is 1."""
     first = np.arange(outputs) * stride - pair[0]
     positions = first[:, None] + dilation * np.arange(kernel)
     inside = (positions >= 0) & (positions < size)

@@ -11,7 +11,8 @@ from fastconv.functional.convolution import conv2d, conv2d_input_grad, conv2d_we
 from fastconv.functional.padding import unpad
 from fastconv.geometry import ConvGeometry
 from fastconv.nn.layer import EVALUATION, Field, Layer, Stored, boolean, parameter_dtype, register
-from fastconv.plan import ALGORITHM_NAMES, PADDING_MODES
+from fastconv.plan import PADDING_MODES
+from fastconv.selection import NAMES as ALGORITHM_NAMES
 
 
 @register
