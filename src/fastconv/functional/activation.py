@@ -309,7 +309,7 @@ def hardswish_grad(grad_output, x):
     """The gradient of :func:`hardswish` by its input ``x``."""
     grad, x = _pair(grad_output, "x", x)
     near = np.clip(x, x.dtype.type(-3), x.dtype.type(3))
-    return np.where(x < -3, grad.dtype.type(0), np.where(x <= 3, grad * (near / 3 + 0.5), grad))
+    return np.where(x <= -3, grad.dtype.type(0), np.where(x < 3, grad * (near / 3 + 0.5), grad))
 
 
 def _shifted(x: object, dim: int) -> np.ndarray:
