@@ -79,7 +79,7 @@ def test_pooling_gradients(seed, size, kernel, data):
     padding = tuple(data.draw(st.integers(0, k // 2)) for k in kernel)
     x = image(rng, data.draw(st.integers(1, 5)), size)
     check_gradients(nn.MaxPool2d(kernel, stride, padding), x)
-    check_gradients(nn.AvgPool2d(kernel, stride, padding, data.draw(st.booleans())), x)
+    check_gradients(nn.AvgPool2d(kernel, stride, padding, count_include_pad=data.draw(st.booleans())), x)
 
 
 @given(seed=seeds, size=sizes, channels=st.integers(1, 4), affine=st.booleans(), training=st.booleans())
@@ -149,7 +149,7 @@ def torch_pairs(torch):
         (nn.ReLU(), torch.nn.ReLU(), images),
         (nn.MaxPool2d(3, 2, 1), torch.nn.MaxPool2d(3, 2, 1), images),
         (nn.AvgPool2d(3, 2, 1), torch.nn.AvgPool2d(3, 2, 1), images),
-        (nn.AvgPool2d(2, 2, 1, False), torch.nn.AvgPool2d(2, 2, 1, False, False), images),
+        (nn.AvgPool2d(2, 2, 1, False, False), torch.nn.AvgPool2d(2, 2, 1, False, False), images),
         (nn.GlobalAvgPool2d(), torch.nn.AdaptiveAvgPool2d(1), images),
         (nn.BatchNorm2d(4, dtype=np.float64), torch.nn.BatchNorm2d(4, **wide), images),
         (
@@ -245,7 +245,7 @@ def test_assigning_a_parameter_copies_and_checks():
         (TypeError, "dtype must be float32 or float64", lambda: nn.Conv2d(1, 1, 3, dtype=np.float16)),
         (ValueError, "in_features", lambda: nn.Linear(0, 1)),
         (ValueError, "padding must be at most half", lambda: nn.MaxPool2d(3, padding=2)),
-        (TypeError, "count_include_pad must be True or False", lambda: nn.AvgPool2d(2, 2, 0, "no")),
+        (TypeError, "count_include_pad must be True or False", lambda: nn.AvgPool2d(2, 2, 0, False, "no")),
         (ValueError, "num_features", lambda: nn.BatchNorm2d(0)),
         (ValueError, "eps must be a number >= 0", lambda: nn.BatchNorm2d(1, eps=-1)),
         (ValueError, "momentum must be a number from 0 to 1, or None", lambda: nn.BatchNorm2d(1, momentum=2)),

@@ -36,7 +36,7 @@ def test_save_and_load_every_layer_and_nesting(tmp_path):
         nn.Conv2d(2, 4, (3, 1), 1, ((1, 1), (0, 0)), padding_mode="reflect", algorithm="direct"),
         nn.BatchNorm2d(4, 1e-3, None, False),
         nn.Dropout(0.1),
-        nn.AvgPool2d(3, 1, 1, False),
+        nn.AvgPool2d(3, 1, 1, True, False),
     )
     relu = nn.ReLU()
     x = nn.Input((4, 6, 6))

@@ -6,13 +6,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fastconv import kernels
-from fastconv.functional import pooling
+from fastconv.functional import memory, pooling
 
 
 @pytest.fixture(autouse=True, scope="module")
 def threads_for_small_images():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pooling, "_ELEMENTS_PER_THREAD", 1)
+        patch.setattr(memory, "ELEMENTS_PER_THREAD", 1)
         yield
 
 
@@ -82,12 +82,10 @@ def test_gradients_are_adjoint_to_the_forward_pass(problem, threads, level):
     with kernels.use(level):
         y, indices = pooling.max_pool2d(x, *window, return_indices=True)
         grad = np.random.default_rng(0).integers(-9, 9, y.shape).astype(float)
-        grad_max = pooling.max_pool2d_grad(grad, indices, x.shape, num_threads=threads)
+        grad_max = pooling.max_pool_grad(grad, indices, x.shape, num_threads=threads)
         for count in (True, False):
             mean = pooling.avg_pool2d(x, *window, count_include_pad=count)
-            back = pooling.avg_pool2d_grad(
-                grad, x.shape, *window, count_include_pad=count, num_threads=threads
-            )
+            back = pooling.avg_pool_grad(grad, x.shape, *window, count_include_pad=count, num_threads=threads)
             np.testing.assert_allclose((back * x).sum(), (grad * mean).sum(), rtol=1e-10, atol=1e-9)
     expected = np.zeros((*x.shape[:2], x.shape[2] * x.shape[3]))
     n, c = np.indices(y.shape)[:2]
@@ -109,12 +107,12 @@ def test_like_torch(count_include_pad):
         np.testing.assert_array_equal(indices, indices_torch.numpy())
         grad = rng.standard_normal(y.shape)
         (expected,) = torch.autograd.grad(y_torch, leaf, torch.tensor(grad))
-        np.testing.assert_allclose(pooling.max_pool2d_grad(grad, indices, x.shape), expected, rtol=1e-12)
+        np.testing.assert_allclose(pooling.max_pool_grad(grad, indices, x.shape), expected, rtol=1e-12)
         mean = pooling.avg_pool2d(x, kernel, stride, padding, count_include_pad=count_include_pad)
         mean_torch = functional.avg_pool2d(leaf, kernel, stride, padding, count_include_pad=count_include_pad)
         np.testing.assert_allclose(mean, mean_torch.detach(), rtol=1e-12, atol=1e-15)
         (expected,) = torch.autograd.grad(mean_torch, leaf, torch.tensor(grad))
-        back = pooling.avg_pool2d_grad(
+        back = pooling.avg_pool_grad(
             grad, x.shape, kernel, stride, padding, count_include_pad=count_include_pad
         )
         np.testing.assert_allclose(back, expected, rtol=1e-12, atol=1e-15)
@@ -129,8 +127,8 @@ def test_same_bits_for_any_number_of_threads(level):
         for threads in (1, 2, 4, 4):
             y, indices = pooling.max_pool2d(x, **window, return_indices=True, num_threads=threads)
             mean = pooling.avg_pool2d(x, **window, num_threads=threads)
-            back = pooling.max_pool2d_grad(mean, indices, x.shape, num_threads=threads)
-            spread = pooling.avg_pool2d_grad(y, x.shape, **window, num_threads=threads)
+            back = pooling.max_pool_grad(mean, indices, x.shape, num_threads=threads)
+            spread = pooling.avg_pool_grad(y, x.shape, **window, num_threads=threads)
             results.append((y, indices, mean, back, spread))
     for result in results[1:]:
         for array, expected in zip(result, results[0], strict=True):
@@ -197,13 +195,13 @@ def test_gradients_refuse_what_does_not_fit():
     grad, indices = np.ones((1, 2, 2, 2)), np.zeros((1, 2, 2, 2), np.int64)
     shape = (1, 2, 4, 4)
     for bad in (-1, 16):
-        with pytest.raises(ValueError, match=r"indices must be from 0 to H·W − 1 = 15"):
-            pooling.max_pool2d_grad(grad, np.full_like(indices, bad), shape)
+        with pytest.raises(ValueError, match=r"indices must be from 0 to 15"):
+            pooling.max_pool_grad(grad, np.full_like(indices, bad), shape)
     with pytest.raises(TypeError, match="indices must have dtype int64"):
-        pooling.max_pool2d_grad(grad, indices.astype(np.int32), shape)
+        pooling.max_pool_grad(grad, indices.astype(np.int32), shape)
     with pytest.raises(ValueError, match="indices must be"):
-        pooling.max_pool2d_grad(grad, indices, (1, 3, 4, 4))
+        pooling.max_pool_grad(grad, indices, (1, 3, 4, 4))
     with pytest.raises(ValueError, match="grad_output must have the shape of the output"):
-        pooling.max_pool2d_grad(grad[:, :, :1], indices, shape)
+        pooling.max_pool_grad(grad[:, :, :1], indices, shape)
     with pytest.raises(ValueError, match="grad_output must have the shape of the output"):
-        pooling.avg_pool2d_grad(np.ones((1, 2, 9, 9)), shape, 2)
+        pooling.avg_pool_grad(np.ones((1, 2, 9, 9)), shape, 2)

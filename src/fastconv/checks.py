@@ -43,6 +43,13 @@ def shape(name: str, value: object, rank: int, meaning: str) -> tuple[int, ...]:
     return tuple(integer(f"{name}[{axis}]", size, 0) for axis, size in enumerate(sizes))
 
 
+def boolean(name: str, value: object) -> bool:
+    """``value``, which must be a bool: a number in its place is nearly always a misplaced argument."""
+    if not isinstance(value, bool | np.bool_):
+        raise TypeError(f"{name} must be True or False, got {value!r}")
+    return bool(value)
+
+
 def choice(name: str, value: object, allowed: Sequence[object]) -> None:
     """Refuse a value that is not one of ``allowed``."""
     if not any(value is option or (isinstance(value, str) and value == option) for option in allowed):

@@ -1,126 +1,469 @@
-"""Batch normalisation over the channels of (N, C, ...) arrays, and its gradients.
+"""Normalisation of activations by means and variances, and its gradients.
 
-Ioffe and Szegedy, "Batch Normalization", 2015. Sums are taken in float64, whatever the dtype: a
-float32 sum over a large batch loses digits, and it costs little beside the passes over memory.
+Sums are taken in float64, or in float64 over short float32 sums, whatever the dtype: a float32 sum over a
+large batch loses digits.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 import numpy as np
 
+from fastconv import checks, kernels
+from fastconv.functional.memory import channels_last, like, thread_count
 
-def _per_channel(values: np.ndarray, x: np.ndarray) -> np.ndarray:
-    return values.astype(x.dtype, copy=False).reshape(1, -1, *(1,) * (x.ndim - 2))
+# Elements of the blocks of rows whose sums are taken together: 32 KiB of float32, so that the second look
+# at a block, for its variance, finds it in the L1 cache. A constant, so that sums never depend on threads.
+_BLOCK_ELEMENTS = 8192
 
 
-def _sum(x: np.ndarray) -> np.ndarray:
-    return x.sum(axis=(0, *range(2, x.ndim)), dtype=np.float64)
+def _float(name: str, value: object, ndim: int) -> np.ndarray:
+    array = checks.float_array(name, value)
+    if array.ndim < ndim:
+        raise ValueError(f"{name} must have at least {ndim} axes (N, C, ...), got shape {array.shape}")
+    return array.astype(checks.float_dtype(name, array.dtype), copy=False)
 
 
-def batch_norm(x, mean, var, weight=None, bias=None, eps=1e-5):
-    """``(x − mean) / √(var + eps) · weight + bias``, channel by channel, with given statistics.
+def _gradient(grad_output: object, x: np.ndarray) -> np.ndarray:
+    grad = checks.float_array("grad_output", grad_output)
+    if grad.shape != x.shape:
+        raise ValueError(f"grad_output must have the shape of x, {x.shape}, got {grad.shape}")
+    return grad.astype(x.dtype, copy=False)
+
+
+def _vector(name: str, value: object, shape: tuple[int, ...]) -> np.ndarray | None:
+    """A parameter or statistic in float64; None stays None."""
+    if value is None:
+        return None
+    array = checks.float_array(name, value)
+    if array.shape != shape:
+        raise ValueError(f"{name} must have shape {shape}, got {array.shape}")
+    return array.astype(np.float64, copy=False)
+
+
+def _pixels(x: np.ndarray, num_threads: int | None) -> np.ndarray:
+    """(N, C, ...) as the (M, C) rows a kernel takes."""
+    return channels_last(x, x.dtype, num_threads).reshape(math.prod(x.shape[:1] + x.shape[2:]), x.shape[1])
+
+
+def _image(rows: np.ndarray, x: np.ndarray, num_threads: int | None) -> np.ndarray:
+    """The (M, C) rows of a result in the shape and memory format of ``x``."""
+    return like(rows.reshape(x.shape[0], *x.shape[2:], x.shape[1]), x, num_threads)
+
+
+def _blocks(rows: np.ndarray) -> tuple[int, np.ndarray]:
+    """Rows of a block, and how many each block has."""
+    count, channels = rows.shape
+    block = max(1, _BLOCK_ELEMENTS // max(channels, 1))
+    sizes = np.full(-(-count // block), block)
+    if len(sizes):
+        sizes[-1] = count - block * (len(sizes) - 1)
+    return block, sizes
+
+
+def _moments(rows: np.ndarray, num_threads: int | None) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and biased variance of each column, joined from those of blocks.
+
+    Chan, Golub, LeVeque, "Updating Formulae and a Pairwise Algorithm for Computing Sample Variances", 1979.
+    """
+    block, sizes = _blocks(rows)
+    means, squares = np.empty((2, len(sizes), rows.shape[1]))
+    kernels.active().channel_moments(rows, means, squares, block, thread_count(num_threads, rows.size))
+    weights = sizes[:, None] / len(rows)
+    mean = (weights * means).sum(axis=0)
+    return mean, squares.sum(axis=0) / len(rows) + (weights * (means - mean) ** 2).sum(axis=0)
+
+
+def _scaled(rows, scale, shift, num_threads):
+    out = np.empty_like(rows)
+    scale, shift = scale.astype(rows.dtype, copy=False), shift.astype(rows.dtype, copy=False)
+    kernels.active().scale_shift(
+        rows, scale, shift, out, _blocks(rows)[0], thread_count(num_threads, rows.size)
+    )
+    return out
+
+
+def _scale(var, weight, eps):
+    scale = 1 / np.sqrt(var + eps)
+    return scale if weight is None else scale * weight
+
+
+def _normalized(rows, mean, var, weight, bias, eps, num_threads):
+    scale = _scale(var, weight, eps)
+    shift = -mean * scale
+    return _scaled(rows, scale, shift if bias is None else shift + bias, num_threads)
+
+
+def batch_norm(
+    x,
+    running_mean,
+    running_var,
+    weight=None,
+    bias=None,
+    training=False,
+    momentum=0.1,
+    eps=1e-5,
+    *,
+    num_threads=None,
+):
+    """``(x − mean) / √(var + eps) · weight + bias``, channel by channel.
+
+    As ``torch.nn.functional.batch_norm``. Ioffe and Szegedy, "Batch Normalization", 2015.
 
     Parameters
     ----------
-    x : array of float32 or float64, shape (N, C, ...)
-    mean, var : arrays, shape (C,)
+    x : array of float32, float64 or float16 (computed as float32), shape (N, C, ...)
+    running_mean, running_var : arrays, shape (C,), or None with ``training``
+        The statistics; with ``training`` those of the batch are used, and these arrays are changed: moved
+        towards the batch's mean and unbiased variance by the share ``momentum``.
     weight, bias : arrays, shape (C,), default 1 and 0
+    training : bool, default False
+    momentum : float, default 0.1
     eps : float, default 1e-5
+    num_threads : int, optional
+        The result does not depend on it.
 
     Returns
     -------
-    ndarray, shape, dtype and memory format of ``x``
+    ndarray, shape and memory format of ``x``
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is of the wrong type or shape.
     """
-    scale = 1 / np.sqrt(var.astype(np.float64) + eps)
-    if weight is not None:
-        scale = scale * weight
-    shift = -mean * scale
-    if bias is not None:
-        shift = shift + bias
-    y = x * _per_channel(scale, x)
-    y += _per_channel(shift, x)
-    return y
+    x = _float("x", x, 2)
+    shape = x.shape[1:2]
+    mean = _vector("running_mean", running_mean, shape)
+    var = _vector("running_var", running_var, shape)
+    if checks.boolean("training", training):
+        y, batch_mean, batch_var = batch_norm_training(x, weight, bias, eps, num_threads=num_threads)
+        if mean is not None and var is not None:
+            count = x.size // x.shape[1]
+            running_mean[...] = (1 - momentum) * mean + momentum * batch_mean
+            running_var[...] = (1 - momentum) * var + momentum * batch_var * (count / (count - 1))
+        return y
+    if mean is None or var is None:
+        raise ValueError("running_mean and running_var must be given without training=True, got None")
+    weight, bias = _vector("weight", weight, shape), _vector("bias", bias, shape)
+    rows = _pixels(x, num_threads)
+    return _image(_normalized(rows, mean, var, weight, bias, eps, num_threads), x, num_threads)
 
 
-def batch_norm_training(x, weight=None, bias=None, eps=1e-5):
+def batch_norm_training(x, weight=None, bias=None, eps=1e-5, *, num_threads=None):
     """Normalise each channel by the mean and (biased) variance of this batch.
 
     Parameters
     ----------
-    x : array of float32 or float64, shape (N, C, ...)
+    x : array of float32, float64 or float16 (computed as float32), shape (N, C, ...)
     weight, bias : arrays, shape (C,), default 1 and 0
     eps : float, default 1e-5
+    num_threads : int, optional
+        The result does not depend on it.
 
     Returns
     -------
-    y : ndarray, shape of ``x``
+    y : ndarray, shape and memory format of ``x``
     mean, var : ndarray of float64, shape (C,)
         The statistics; the variance is the biased one, Σ(x − mean)² / count.
-    normalized : ndarray, shape of ``x``
-        ``(x − mean) / √(var + eps)``, which the gradient needs.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is of the wrong type or shape, or a channel has one value only.
     """
-    count = x.size // x.shape[1]
-    mean = _sum(x) / count
-    normalized = x - _per_channel(mean, x)
-    var = _sum(normalized * normalized) / count
-    normalized *= _per_channel(1 / np.sqrt(var + eps), x)
-    y = normalized if weight is None else normalized * _per_channel(weight, x)
-    if bias is not None:
-        y = y + _per_channel(bias, x)
-    return y, mean, var, normalized
+    x = _float("x", x, 2)
+    shape = x.shape[1:2]
+    weight, bias = _vector("weight", weight, shape), _vector("bias", bias, shape)
+    rows = _pixels(x, num_threads)
+    if len(rows) < 2:
+        raise ValueError(f"x must have more than one value a channel to train on, got shape {x.shape}")
+    mean, var = _moments(rows, num_threads)
+    y = _normalized(rows, mean, var, weight, bias, eps, num_threads)
+    return _image(y, x, num_threads), mean, var
 
 
-def batch_norm_training_grad(grad_output, normalized, var, weight=None, eps=1e-5):
-    """The gradients of :func:`batch_norm_training`.
+def batch_norm_grad(grad_output, x, mean, var, weight=None, eps=1e-5, *, training=False, num_threads=None):
+    """The gradients of batch normalisation.
 
-    With ``n = normalized`` and means over the batch and the image:
-    ``∂x = weight / √(var + eps) · (g − mean(g) − n · mean(g·n))``.
-
-    Parameters
-    ----------
-    grad_output, normalized : arrays, shape (N, C, ...)
-    var : array, shape (C,)
-    weight : array, shape (C,), default 1
-    eps : float, default 1e-5
-
-    Returns
-    -------
-    grad_input : ndarray, shape of ``grad_output``
-    grad_weight, grad_bias : ndarray, shape (C,)
-    """
-    count = grad_output.size // grad_output.shape[1]
-    dtype = grad_output.dtype
-    grad_bias = _sum(grad_output)
-    grad_weight = _sum(grad_output * normalized)
-    scale = 1 / np.sqrt(var + eps)
-    if weight is not None:
-        scale = scale * weight
-    grad_input = normalized * _per_channel(-grad_weight / count, grad_output)
-    grad_input += grad_output
-    grad_input -= _per_channel(grad_bias / count, grad_output)
-    grad_input *= _per_channel(scale, grad_output)
-    return grad_input, grad_weight.astype(dtype), grad_bias.astype(dtype)
-
-
-def batch_norm_grad(grad_output, x, mean, var, weight=None, eps=1e-5):
-    """The gradients of :func:`batch_norm`, the statistics held constant.
+    With ``n = (x − mean) / √(var + eps)`` and means over the batch and the image, of
+    :func:`batch_norm_training`: ``∂x = weight / √(var + eps) · (g − mean(g) − n · mean(g·n))``; of
+    :func:`batch_norm`, whose statistics are constants: ``∂x = weight / √(var + eps) · g``.
 
     Parameters
     ----------
     grad_output, x : arrays, shape (N, C, ...)
     mean, var : arrays, shape (C,)
+        The statistics that were used.
     weight : array, shape (C,), default 1
+    eps : float, default 1e-5
+    training : bool, default False
+        Whether the statistics are those of the batch.
+    num_threads : int, optional
+        The result does not depend on it.
+
+    Returns
+    -------
+    grad_input : ndarray, shape and memory format of ``x``
+    grad_weight, grad_bias : ndarray, shape (C,)
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is of the wrong type or shape.
+    """
+    x = _float("x", x, 2)
+    shape = x.shape[1:2]
+    grad = _pixels(_gradient(grad_output, x), num_threads)
+    mean, var = _vector("mean", mean, shape), _vector("var", var, shape)
+    weight = _vector("weight", weight, shape)
+    rows, count = _pixels(x, num_threads), thread_count(num_threads, x.size)
+    center = mean.astype(x.dtype, copy=False)
+    block, sizes = _blocks(rows)
+    totals, products = np.empty((2, len(sizes), len(mean)))
+    kernels.active().channel_products(grad, rows, center, totals, products, block, count)
+    total, product = totals.sum(axis=0), products.sum(axis=0)
+    factor, inverse = _scale(var, weight, eps), 1 / (var + eps)
+    if training:
+        share = factor / max(len(rows), 1)
+        constants = (factor, mean, -share * inverse * product, -share * total)
+        grad_input = np.empty_like(rows)
+        constants = (array.astype(x.dtype, copy=False) for array in constants)
+        kernels.active().combine_gradient(grad, rows, *constants, grad_input, block, count)
+    else:
+        grad_input = _scaled(grad, factor, np.zeros_like(factor), num_threads)
+    grad_weight = product * np.sqrt(inverse)
+    return _image(grad_input, x, num_threads), grad_weight.astype(x.dtype), total.astype(x.dtype)
+
+
+def _standardized(x: np.ndarray, axes: tuple[int, ...], eps: float) -> tuple[np.ndarray, np.ndarray]:
+    """``(x − mean) / √(var + eps)`` over some axes, and ``1 / √(var + eps)``."""
+    centered = x - x.mean(axis=axes, dtype=np.float64, keepdims=True).astype(x.dtype)
+    var = np.square(centered).mean(axis=axes, dtype=np.float64, keepdims=True)
+    inverse = (1 / np.sqrt(var + eps)).astype(x.dtype)
+    centered *= inverse
+    return centered, inverse
+
+
+def _standardized_grad(grad, normalized, inverse, axes):
+    """The gradient of :func:`_standardized`: ``(g − mean(g) − n · mean(g·n)) / √(var + eps)``."""
+    mean = grad.mean(axis=axes, dtype=np.float64, keepdims=True).astype(grad.dtype)
+    slope = (grad * normalized).mean(axis=axes, dtype=np.float64, keepdims=True).astype(grad.dtype)
+    return (grad - mean - normalized * slope) * inverse
+
+
+def _affine(normalized, weight, bias):
+    y = normalized
+    if weight is not None:
+        y = y * weight.astype(y.dtype)
+    return y if bias is None else y + bias.astype(y.dtype)
+
+
+def _layer_norm_arguments(x, normalized_shape, weight, bias):
+    x = _float("x", x, 1)
+    if not isinstance(normalized_shape, Sequence):
+        normalized_shape = (normalized_shape,)
+    shape = checks.per_axis("normalized_shape", normalized_shape, len(normalized_shape), 1)
+    if not shape or x.shape[-len(shape) :] != shape:
+        raise ValueError(f"x must have the shape (..., {', '.join(map(str, shape))}), got {x.shape}")
+    parameters = _vector("weight", weight, shape), _vector("bias", bias, shape)
+    return x, tuple(range(x.ndim - len(shape), x.ndim)), *parameters
+
+
+def layer_norm(x, normalized_shape, weight=None, bias=None, eps=1e-5):
+    """Normalise each sample over its last axes. As ``torch.nn.functional.layer_norm``.
+
+    Ba, Kiros, Hinton, "Layer Normalization", 2016.
+
+    Parameters
+    ----------
+    x : array of float32, float64 or float16 (computed as float32), shape (..., *normalized_shape)
+    normalized_shape : int or sequence of int
+    weight, bias : arrays, shape ``normalized_shape``, default 1 and 0
     eps : float, default 1e-5
 
     Returns
     -------
-    grad_input : ndarray, shape of ``grad_output``
+    ndarray, shape and memory format of ``x``
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is of the wrong type or shape.
+    """
+    x, axes, weight, bias = _layer_norm_arguments(x, normalized_shape, weight, bias)
+    return _affine(_standardized(x, axes, eps)[0], weight, bias)
+
+
+def layer_norm_grad(grad_output, x, normalized_shape, weight=None, eps=1e-5):
+    """The gradients of :func:`layer_norm`.
+
+    Parameters
+    ----------
+    grad_output : array, shape of ``x``
+    x, normalized_shape, weight, eps
+        As they were given to :func:`layer_norm`.
+
+    Returns
+    -------
+    grad_input : ndarray, shape of ``x``
+    grad_weight, grad_bias : ndarray, shape ``normalized_shape``
+    """
+    x, axes, weight, _ = _layer_norm_arguments(x, normalized_shape, weight, None)
+    grad = _gradient(grad_output, x)
+    normalized, inverse = _standardized(x, axes, eps)
+    before = tuple(range(x.ndim - len(axes)))
+    grad_weight = (grad * normalized).sum(axis=before, dtype=np.float64).astype(x.dtype)
+    grad_bias = grad.sum(axis=before, dtype=np.float64).astype(x.dtype)
+    return _standardized_grad(_affine(grad, weight, None), normalized, inverse, axes), grad_weight, grad_bias
+
+
+def _group_norm_arguments(x, num_groups, weight, bias):
+    """x and its grouped view (N, G, C/G, ...), the axes of a group, parameters as (C, 1, ...)."""
+    x = _float("x", x, 2)
+    channels = x.shape[1]
+    groups = checks.integer("num_groups", num_groups, 1)
+    if channels % groups:
+        raise ValueError(f"num_groups must divide the {channels} channels of x, got {groups}")
+    grouped = x.reshape(len(x), groups, channels // groups, *x.shape[2:])
+    spread = (channels, *(1,) * (x.ndim - 2))
+    parameters = (_vector("weight", weight, (channels,)), _vector("bias", bias, (channels,)))
+    columns = (None if array is None else array.reshape(spread) for array in parameters)
+    return x, grouped, tuple(range(2, grouped.ndim)), *columns
+
+
+def group_norm(x, num_groups, weight=None, bias=None, eps=1e-5):
+    """Normalise each sample over each group of channels. As ``torch.nn.functional.group_norm``.
+
+    Wu and He, "Group Normalization", 2018. With one channel a group it is instance normalisation, with one
+    group a layer normalisation over (C, ...).
+
+    Parameters
+    ----------
+    x : array of float32, float64 or float16 (computed as float32), shape (N, C, ...)
+    num_groups : int
+        Divides C.
+    weight, bias : arrays, shape (C,), default 1 and 0
+    eps : float, default 1e-5
+
+    Returns
+    -------
+    ndarray, shape and memory format of ``x``
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is of the wrong type or shape.
+    """
+    x, grouped, axes, weight, bias = _group_norm_arguments(x, num_groups, weight, bias)
+    return _affine(_standardized(grouped, axes, eps)[0].reshape(x.shape), weight, bias)
+
+
+def group_norm_grad(grad_output, x, num_groups, weight=None, eps=1e-5):
+    """The gradients of :func:`group_norm`.
+
+    Parameters
+    ----------
+    grad_output : array, shape of ``x``
+    x, num_groups, weight, eps
+        As they were given to :func:`group_norm`.
+
+    Returns
+    -------
+    grad_input : ndarray, shape of ``x``
     grad_weight, grad_bias : ndarray, shape (C,)
     """
-    dtype = grad_output.dtype
-    scale = 1 / np.sqrt(var.astype(np.float64) + eps)
-    normalized = (x - _per_channel(mean, x)) * _per_channel(scale, x)
-    grad_weight = _sum(grad_output * normalized).astype(dtype)
-    if weight is not None:
-        scale = scale * weight
-    return grad_output * _per_channel(scale, grad_output), grad_weight, _sum(grad_output).astype(dtype)
+    x, grouped, axes, weight, _ = _group_norm_arguments(x, num_groups, weight, None)
+    grad = _gradient(grad_output, x)
+    normalized, inverse = _standardized(grouped, axes, eps)
+    others = (0, *range(2, x.ndim))
+    grad_weight = (grad * normalized.reshape(x.shape)).sum(axis=others, dtype=np.float64).astype(x.dtype)
+    grad_bias = grad.sum(axis=others, dtype=np.float64).astype(x.dtype)
+    inner = _affine(grad, weight, None).reshape(grouped.shape)
+    grad_input = _standardized_grad(inner, normalized, inverse, axes).reshape(x.shape)
+    return grad_input, grad_weight, grad_bias
+
+
+def instance_norm(x, weight=None, bias=None, eps=1e-5):
+    """Normalise each channel of each sample over its pixels: :func:`group_norm` with a channel a group.
+
+    Ulyanov, Vedaldi, Lempitsky, "Instance Normalization", 2016.
+    """
+    x = _float("x", x, 3)
+    return group_norm(x, max(x.shape[1], 1), weight, bias, eps)
+
+
+def instance_norm_grad(grad_output, x, weight=None, eps=1e-5):
+    """The gradients of :func:`instance_norm`, as :func:`group_norm_grad` returns them."""
+    x = _float("x", x, 3)
+    return group_norm_grad(grad_output, x, max(x.shape[1], 1), weight, eps)
+
+
+def _channel_sums(x: np.ndarray, low: int, high: int) -> np.ndarray:
+    """For each channel the sum of the ``low`` channels before it, itself, and the ``high`` after it."""
+    total = x.copy(order="K")
+    channels = x.shape[1]
+    for shift in range(1, max(low, high) + 1):
+        if shift <= low:
+            total[:, shift:] += x[:, : max(channels - shift, 0)]
+        if shift <= high:
+            total[:, : max(channels - shift, 0)] += x[:, shift:]
+    return total
+
+
+def _lrn_base(x, size, alpha, k):
+    """``k + alpha/size · Σ x²`` over the window of channels."""
+    x = _float("x", x, 3)
+    size = checks.integer("size", size, 1)
+    return x, size, k + alpha / size * _channel_sums(np.square(x), size // 2, (size - 1) // 2)
+
+
+def local_response_norm(x, size, alpha=1e-4, beta=0.75, k=1.0):
+    """``x / (k + alpha/size · Σ x²)^beta``, the sum over ``size`` neighbouring channels.
+
+    As ``torch.nn.functional.local_response_norm``: the window reaches from size // 2 channels before to
+    (size − 1) // 2 after. Krizhevsky, Sutskever, Hinton, "ImageNet Classification with Deep Convolutional
+    Neural Networks", 2012, section 3.3.
+
+    Parameters
+    ----------
+    x : array of float32, float64 or float16 (computed as float32), shape (N, C, ...)
+    size : int
+    alpha, beta, k : float, default 1e-4, 0.75, 1
+
+    Returns
+    -------
+    ndarray, shape and memory format of ``x``
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is of the wrong type or range.
+    """
+    x, _, base = _lrn_base(x, size, alpha, k)
+    return x * base**-beta
+
+
+def local_response_norm_grad(grad_output, x, size, alpha=1e-4, beta=0.75, k=1.0):
+    """The gradient of :func:`local_response_norm`.
+
+    ``∂x = g · b^−beta − 2·alpha·beta/size · x · Σ g·x·b^(−beta − 1)``, the sum over the channels whose
+    window holds this one.
+
+    Parameters
+    ----------
+    grad_output : array, shape of ``x``
+    x, size, alpha, beta, k
+        As they were given to :func:`local_response_norm`.
+
+    Returns
+    -------
+    ndarray, shape of ``x``
+    """
+    x, size, base = _lrn_base(x, size, alpha, k)
+    grad = _gradient(grad_output, x)
+    scaled = grad * base**-beta
+    spread = _channel_sums(scaled * x / base, (size - 1) // 2, size // 2)
+    return scaled - 2 * alpha * beta / size * x * spread

@@ -1,71 +1,96 @@
-"""Max, average and global average pooling of images, and their gradients."""
+"""Max and average pooling in one to three dimensions, fixed and adaptive windows, and their gradients."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 import numpy as np
 
-from fastconv import checks, kernels, threads
+from fastconv import checks, kernels
+from fastconv.functional import taps
+from fastconv.functional.memory import channels_last, like, thread_count
+from fastconv.functional.taps import Window
 
-_IMAGES = "(N, C, H, W)"
-_ELEMENTS_PER_THREAD = 1 << 14
-
-
-def pool_output_size(
-    size: tuple[int, int], kernel: tuple[int, int], stride: tuple[int, int], padding: tuple[int, int]
-) -> tuple[int, int]:
-    """Spatial size of a pooling's output: ``(in + 2·padding − kernel) // stride + 1`` on each axis.
-
-    Raises
-    ------
-    ValueError
-        If the padding is more than half the kernel, or the kernel does not fit into the padded image.
-    """
-    for axis in range(2):
-        if 2 * padding[axis] > kernel[axis]:
-            raise ValueError(
-                f"padding must be at most half of kernel_size, got padding={padding}, kernel_size={kernel}"
-            )
-        if size[axis] < 1 or kernel[axis] > size[axis] + 2 * padding[axis]:
-            raise ValueError(
-                f"kernel_size must fit into the padded image, got kernel_size={kernel} for an image of"
-                f" {size[0]}×{size[1]} with padding={padding}"
-            )
-    return tuple((size[i] + 2 * padding[i] - kernel[i]) // stride[i] + 1 for i in range(2))
+SHAPES = {1: "(N, C, L)", 2: "(N, C, H, W)", 3: "(N, C, D, H, W)"}
+# The kernels compare positions as wide as the elements.
+_LARGEST_IMAGE = 2**31 - 1
 
 
-def _window(kernel_size, stride, padding) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int]]:
-    kernel = checks.per_axis("kernel_size", kernel_size, 2, 1)
-    stride = kernel if stride is None else checks.per_axis("stride", stride, 2, 1)
-    return kernel, stride, checks.per_axis("padding", padding, 2, 0)
+def _image(rank: int, x: object) -> np.ndarray:
+    return checks.float_array("x", x, rank + 2, SHAPES[rank])
 
 
-def _threads(num_threads: int | None, elements: int) -> int:
-    """How many threads to use for so many elements: starting one costs as much as pooling some thousands."""
-    return min(threads.resolve(num_threads), 1 + elements // _ELEMENTS_PER_THREAD)
+def _five_axes(array: np.ndarray) -> np.ndarray:
+    """The (N, D, H, W, C) form of an (N, ..., C) array."""
+    batch, *size, channels = array.shape
+    return array.reshape(batch, *taps.three_axes(size, 1), channels)
 
 
-def _channels_last(array: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    """Any (N, C, H, W) array as the C-contiguous (N, H, W, C) one a kernel takes; a view where it can be."""
-    return np.ascontiguousarray(array.transpose(0, 2, 3, 1), dtype)
+def _largest(x: np.ndarray, size: Sequence[int], axes: tuple, return_indices: bool, num_threads: int | None):
+    """Max pooling to ``size`` by Taps."""
+    dtype = checks.float_dtype("x", x.dtype)
+    if return_indices and math.prod(x.shape[2:]) > _LARGEST_IMAGE:
+        raise ValueError(f"x must have at most 2³¹ − 1 pixels a channel, got shape {x.shape}")
+    y = np.empty((x.shape[0], *size, x.shape[1]), dtype)
+    indices = np.empty(y.shape, np.int64) if return_indices else None
+    count = thread_count(num_threads, x.size)
+    kernels.active().max_pool(
+        _five_axes(channels_last(x, dtype, num_threads)),
+        _five_axes(y),
+        _five_axes(indices) if return_indices else None,
+        axes,
+        count,
+    )
+    y = like(y, x, num_threads)
+    return (y, like(indices, x, num_threads)) if return_indices else y
 
 
-def _like(result: np.ndarray, x: np.ndarray) -> np.ndarray:
-    """A kernel's (N, H, W, C) result as (N, C, H, W), in the memory format of ``x``."""
-    result = result.transpose(0, 3, 1, 2)
-    if x.transpose(0, 2, 3, 1).flags.c_contiguous:
-        return result
-    return np.ascontiguousarray(result)
+def resampled(
+    x: np.ndarray, size: Sequence[int], axes: tuple, divisor: float, num_threads: int | None
+) -> np.ndarray:
+    """The weighted sums of Taps: ``x`` (N, C, ...) resampled to ``size``, in its memory format."""
+    dtype = checks.float_dtype("x", x.dtype)
+    y = np.empty((x.shape[0], *size, x.shape[1]), dtype)
+    kernels.active().resample(
+        _five_axes(channels_last(x, dtype, num_threads)),
+        _five_axes(y),
+        axes,
+        divisor,
+        thread_count(num_threads, max(x.size, y.size)),
+    )
+    return like(y, x, num_threads)
 
 
-def _gradient(name: str, value: object, shape: tuple[int, ...]) -> np.ndarray:
-    grad = checks.float_array(name, value, 4, _IMAGES)
+def gradient(name: str, value: object, shape: tuple[int, ...]) -> np.ndarray:
+    """``value`` as an array, refused unless it has the shape of the output."""
+    grad = checks.float_array(name, value)
     if grad.shape != shape:
         raise ValueError(f"{name} must have the shape of the output, {shape}, got {grad.shape}")
     return grad
 
 
-def max_pool2d(x, kernel_size, stride=None, padding=0, *, return_indices=False, num_threads=None):
-    """The largest pixel of each window; a NaN counts as the largest.
+def _max_pool(rank, x, kernel_size, stride, padding, dilation, ceil_mode, return_indices, num_threads):
+    x = _image(rank, x)
+    window = Window.create(rank, kernel_size, stride, padding, dilation, ceil_mode)
+    size = window.output_size(x.shape[2:])
+    return _largest(
+        x, size, window.taps(x.shape[2:]), checks.boolean("return_indices", return_indices), num_threads
+    )
+
+
+def max_pool2d(
+    x,
+    kernel_size,
+    stride=None,
+    padding=0,
+    dilation=1,
+    ceil_mode=False,
+    return_indices=False,
+    *,
+    num_threads=None,
+):
+    """The largest pixel of each window; a NaN counts as the largest. As ``torch.nn.functional.max_pool2d``.
 
     Parameters
     ----------
@@ -74,8 +99,13 @@ def max_pool2d(x, kernel_size, stride=None, padding=0, *, return_indices=False, 
     kernel_size : int or (int, int)
         Height and width of the window.
     stride : int or (int, int), default ``kernel_size``
-    padding : int or (int, int), default 0
-        Pixels of −∞ on each side; at most half the kernel.
+    padding : int, (int, int) or ((top, bottom), (left, right)), default 0
+        Pixels of −∞ around the image. Integers are at most half of the kernel, holes included; pairs, as
+        ONNX has them, less than all of it.
+    dilation : int or (int, int), default 1
+        Distance of the window's pixels.
+    ceil_mode : bool, default False
+        Round the output's size up; a window may then reach beyond the padding, but not start there.
     return_indices : bool, default False
         Also return where each largest pixel is.
     num_threads : int, optional
@@ -84,7 +114,8 @@ def max_pool2d(x, kernel_size, stride=None, padding=0, *, return_indices=False, 
     Returns
     -------
     y : ndarray, shape (N, C, H_out, W_out)
-        A channels-last view where ``x`` is one, else C-contiguous.
+        H_out = ⌊(H + top + bottom − dilation·(kernel − 1) − 1) / stride⌋ + 1. A channels-last view where
+        ``x`` is one, else C-contiguous.
     indices : ndarray of int64, same shape
         ``h·W + w`` of the largest pixel, the first of equals; only with ``return_indices``.
 
@@ -93,26 +124,48 @@ def max_pool2d(x, kernel_size, stride=None, padding=0, *, return_indices=False, 
     TypeError, ValueError
         If an argument is of the wrong type, rank or range.
     """
-    x = checks.float_array("x", x, 4, _IMAGES)
-    window = _window(kernel_size, stride, padding)
-    size = pool_output_size(x.shape[2:], *window)
-    dtype = checks.float_dtype("x", x.dtype)
-    shape = (x.shape[0], *size, x.shape[1])
-    y = np.empty(shape, dtype)
-    indices = np.empty(shape, np.int64) if return_indices else None
-    kernels.active().max_pool(_channels_last(x, dtype), y, indices, *window, _threads(num_threads, x.size))
-    return (_like(y, x), _like(indices, x)) if return_indices else _like(y, x)
+    return _max_pool(2, x, kernel_size, stride, padding, dilation, ceil_mode, return_indices, num_threads)
 
 
-def max_pool2d_grad(grad_output, indices, input_shape, *, num_threads=None):
-    """The gradient of :func:`max_pool2d` by its input: each output's gradient goes to its largest pixel.
+def max_pool1d(
+    x,
+    kernel_size,
+    stride=None,
+    padding=0,
+    dilation=1,
+    ceil_mode=False,
+    return_indices=False,
+    *,
+    num_threads=None,
+):
+    """:func:`max_pool2d` along the one axis of (N, C, L); an index is the position."""
+    return _max_pool(1, x, kernel_size, stride, padding, dilation, ceil_mode, return_indices, num_threads)
+
+
+def max_pool3d(
+    x,
+    kernel_size,
+    stride=None,
+    padding=0,
+    dilation=1,
+    ceil_mode=False,
+    return_indices=False,
+    *,
+    num_threads=None,
+):
+    """:func:`max_pool2d` over the three axes of (N, C, D, H, W); an index is ``(d·H + h)·W + w``."""
+    return _max_pool(3, x, kernel_size, stride, padding, dilation, ceil_mode, return_indices, num_threads)
+
+
+def max_pool_grad(grad_output, indices, input_shape, *, num_threads=None):
+    """The gradient of a max pooling by its input: each output's gradient goes to its largest pixel.
 
     Parameters
     ----------
-    grad_output : array, shape (N, C, H_out, W_out)
-    indices : array of int64, shape (N, C, H_out, W_out)
-        As :func:`max_pool2d` returns them.
-    input_shape : (N, C, H, W)
+    grad_output : array, shape (N, C, ...)
+    indices : array of int64, same shape
+        As :func:`max_pool1d`, :func:`max_pool2d`, :func:`max_pool3d` and the adaptive ones return them.
+    input_shape : (N, C, ...), one to three spatial axes
     num_threads : int, optional
         The result does not depend on it.
 
@@ -125,42 +178,82 @@ def max_pool2d_grad(grad_output, indices, input_shape, *, num_threads=None):
     TypeError, ValueError
         If shapes or types do not fit, or an index lies outside the image.
     """
-    batch, channels, height, width = checks.shape("input_shape", input_shape, 4, _IMAGES)
+    batch, channels, *size = image_shape(input_shape)
     indices = np.asarray(indices)
     if indices.dtype != np.int64:
         raise TypeError(f"indices must have dtype int64, got {indices.dtype}")
-    if indices.ndim != 4 or indices.shape[:2] != (batch, channels):
+    if indices.ndim != len(size) + 2 or indices.shape[:2] != (batch, channels):
         raise ValueError(
-            f"indices must be {_IMAGES} with N={batch}, C={channels} as in input_shape, got {indices.shape}"
+            f"indices must be {SHAPES[len(size)]} with N={batch}, C={channels} as in input_shape,"
+            f" got {indices.shape}"
         )
-    if indices.size and not 0 <= indices.min() <= indices.max() < height * width:
+    pixels = math.prod(size)
+    if indices.size and not 0 <= indices.min() <= indices.max() < pixels:
         raise ValueError(
-            f"indices must be from 0 to H·W − 1 = {height * width - 1},"
-            f" got {indices.min()} to {indices.max()}"
+            f"indices must be from 0 to {pixels - 1}, the last pixel, got {indices.min()} to {indices.max()}"
         )
-    grad = _gradient("grad_output", grad_output, indices.shape)
+    grad = gradient("grad_output", grad_output, indices.shape)
     dtype = checks.float_dtype("grad_output", grad.dtype)
-    result = np.zeros((batch, height, width, channels), dtype)
+    result = np.zeros((batch, *size, channels), dtype)
+    outputs = math.prod(grad.shape[2:])
     kernels.active().max_pool_grad(
-        _channels_last(grad, dtype),
-        _channels_last(indices, np.int64),
-        result,
-        _threads(num_threads, grad.size),
+        channels_last(grad, dtype, num_threads).reshape(batch, outputs, channels),
+        channels_last(indices, np.int64, num_threads).reshape(batch, outputs, channels),
+        result.reshape(batch, pixels, channels),
+        thread_count(num_threads, grad.size),
     )
-    return _like(result, grad)
+    return like(result, grad, num_threads)
 
 
-def avg_pool2d(x, kernel_size, stride=None, padding=0, *, count_include_pad=True, num_threads=None):
-    """The mean of each window.
+def image_shape(input_shape: object) -> tuple[int, ...]:
+    """``input_shape`` checked to be (N, C, ...) with one to three spatial axes."""
+    try:
+        rank = len(input_shape) - 2
+    except TypeError:
+        raise TypeError(f"input_shape must be a shape (N, C, ...), got {input_shape!r}") from None
+    if rank not in SHAPES:
+        raise ValueError(f"input_shape must be {' or '.join(SHAPES.values())}, got {input_shape}")
+    return checks.shape("input_shape", input_shape, rank + 2, SHAPES[rank])
+
+
+def _avg_window(rank, kernel_size, stride, padding, dilation, ceil_mode, count_include_pad, divisor_override):
+    """The window, what its average counts, and the divisor that replaces the count (0: none)."""
+    window = Window.create(rank, kernel_size, stride, padding, dilation, ceil_mode)
+    counted = "padded" if checks.boolean("count_include_pad", count_include_pad) else "inside"
+    if divisor_override is None:
+        return window, counted, 0
+    return window, "nothing", checks.integer("divisor_override", divisor_override, 1)
+
+
+def _avg_pool(rank, x, *arguments, num_threads):
+    x = _image(rank, x)
+    window, counted, divisor = _avg_window(rank, *arguments)
+    size = window.output_size(x.shape[2:])
+    return resampled(x, size, window.taps(x.shape[2:], counted), divisor, num_threads)
+
+
+def avg_pool2d(
+    x,
+    kernel_size,
+    stride=None,
+    padding=0,
+    ceil_mode=False,
+    count_include_pad=True,
+    divisor_override=None,
+    *,
+    dilation=1,
+    num_threads=None,
+):
+    """The mean of each window. As ``torch.nn.functional.avg_pool2d``.
 
     Parameters
     ----------
-    x, kernel_size, stride, num_threads
-        As in :func:`max_pool2d`.
-    padding : int or (int, int), default 0
-        Zeros on each side; at most half the kernel.
+    x, kernel_size, stride, padding, ceil_mode, dilation, num_threads
+        As in :func:`max_pool2d`, the padding being zeros. PyTorch has no ``dilation`` here, ONNX has.
     count_include_pad : bool, default True
-        Divide by the size of the kernel; otherwise by the number of pixels inside the image.
+        Divide by the window's pixels in the padded image; otherwise by those in the image.
+    divisor_override : int, optional
+        Divide by this instead.
 
     Returns
     -------
@@ -172,28 +265,65 @@ def avg_pool2d(x, kernel_size, stride=None, padding=0, *, count_include_pad=True
     TypeError, ValueError
         If an argument is of the wrong type, rank or range.
     """
-    x = checks.float_array("x", x, 4, _IMAGES)
-    window = _window(kernel_size, stride, padding)
-    size = pool_output_size(x.shape[2:], *window)
-    dtype = checks.float_dtype("x", x.dtype)
-    y = np.empty((x.shape[0], *size, x.shape[1]), dtype)
-    kernels.active().avg_pool(
-        _channels_last(x, dtype), y, *window, bool(count_include_pad), _threads(num_threads, x.size)
-    )
-    return _like(y, x)
+    arguments = (kernel_size, stride, padding, dilation, ceil_mode, count_include_pad, divisor_override)
+    return _avg_pool(2, x, *arguments, num_threads=num_threads)
 
 
-def avg_pool2d_grad(
-    grad_output, input_shape, kernel_size, stride=None, padding=0, *, count_include_pad=True, num_threads=None
+def avg_pool1d(
+    x,
+    kernel_size,
+    stride=None,
+    padding=0,
+    ceil_mode=False,
+    count_include_pad=True,
+    divisor_override=None,
+    *,
+    dilation=1,
+    num_threads=None,
 ):
-    """The gradient of :func:`avg_pool2d` by its input.
+    """:func:`avg_pool2d` along the one axis of (N, C, L)."""
+    arguments = (kernel_size, stride, padding, dilation, ceil_mode, count_include_pad, divisor_override)
+    return _avg_pool(1, x, *arguments, num_threads=num_threads)
+
+
+def avg_pool3d(
+    x,
+    kernel_size,
+    stride=None,
+    padding=0,
+    ceil_mode=False,
+    count_include_pad=True,
+    divisor_override=None,
+    *,
+    dilation=1,
+    num_threads=None,
+):
+    """:func:`avg_pool2d` over the three axes of (N, C, D, H, W)."""
+    arguments = (kernel_size, stride, padding, dilation, ceil_mode, count_include_pad, divisor_override)
+    return _avg_pool(3, x, *arguments, num_threads=num_threads)
+
+
+def avg_pool_grad(
+    grad_output,
+    input_shape,
+    kernel_size,
+    stride=None,
+    padding=0,
+    ceil_mode=False,
+    count_include_pad=True,
+    divisor_override=None,
+    *,
+    dilation=1,
+    num_threads=None,
+):
+    """The gradient of an average pooling by its input, in one to three dimensions.
 
     Parameters
     ----------
-    grad_output : array, shape (N, C, H_out, W_out)
-    input_shape : (N, C, H, W)
-    kernel_size, stride, padding, count_include_pad, num_threads
-        As they were given to :func:`avg_pool2d`.
+    grad_output : array, shape (N, C, ...)
+    input_shape : (N, C, ...)
+    kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override, dilation, num_threads
+        As they were given to the pooling.
 
     Returns
     -------
@@ -204,20 +334,121 @@ def avg_pool2d_grad(
     TypeError, ValueError
         If an argument is of the wrong type, rank or range, or ``grad_output`` of the wrong shape.
     """
-    batch, channels, *image = checks.shape("input_shape", input_shape, 4, _IMAGES)
-    window = _window(kernel_size, stride, padding)
-    size = pool_output_size(tuple(image), *window)
-    grad = _gradient("grad_output", grad_output, (batch, channels, *size))
-    dtype = checks.float_dtype("grad_output", grad.dtype)
-    result = np.empty((batch, *image, channels), dtype)
-    kernels.active().avg_pool_grad(
-        _channels_last(grad, dtype),
-        result,
-        *window,
-        bool(count_include_pad),
-        _threads(num_threads, result.size),
+    batch, channels, *size = image_shape(input_shape)
+    window, counted, divisor = _avg_window(
+        len(size), kernel_size, stride, padding, dilation, ceil_mode, count_include_pad, divisor_override
     )
-    return _like(result, grad)
+    grad = gradient("grad_output", grad_output, (batch, channels, *window.output_size(size)))
+    return resampled(grad, size, window.taps(size, counted, transpose=True), divisor, num_threads)
+
+
+def adaptive_size(output_size: object, size: Sequence[int]) -> tuple[int, ...]:
+    """``output_size`` of an adaptive pooling as one number an axis; None keeps the axis."""
+    rank = len(size)
+    if output_size is None or not isinstance(output_size, Sequence):
+        output_size = (output_size,) * rank
+    filled = [n if o is None else o for o, n in zip(output_size, size, strict=False)]
+    if len(output_size) != rank or 0 in size:
+        raise ValueError(
+            f"output_size must be an integer or {rank} of them (None keeps an axis) for an image that is not"
+            f" empty, got {output_size!r} for an image of {'×'.join(map(str, size))}"
+        )
+    return checks.per_axis("output_size", filled, rank, 1)
+
+
+def _adaptive_taps(size, output_size, transpose=False):
+    pairs = zip(size, output_size, strict=True)
+    items = [taps.transposed(taps.adaptive, *pair) if transpose else taps.adaptive(*pair) for pair in pairs]
+    return taps.three_axes(items, taps.ONE)
+
+
+def _adaptive_avg_pool(rank, x, output_size, num_threads):
+    x = _image(rank, x)
+    size = adaptive_size(output_size, x.shape[2:])
+    return resampled(x, size, _adaptive_taps(x.shape[2:], size), 0, num_threads)
+
+
+def adaptive_avg_pool2d(x, output_size, *, num_threads=None):
+    """The mean of windows that divide the image into ``output_size`` parts, overlapping where they must.
+
+    Output i of an axis averages the pixels from ⌊i·H/H_out⌋ to ⌈(i + 1)·H/H_out⌉, as
+    ``torch.nn.functional.adaptive_avg_pool2d``.
+
+    Parameters
+    ----------
+    x : array of float32, float64 or float16 (computed as float32), shape (N, C, H, W)
+    output_size : int, None, or (int or None, int or None)
+        None keeps the size of the axis.
+    num_threads : int, optional
+        The result does not depend on it.
+
+    Returns
+    -------
+    ndarray, shape (N, C, H_out, W_out)
+        A channels-last view where ``x`` is one, else C-contiguous.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is of the wrong type, rank or range.
+    """
+    return _adaptive_avg_pool(2, x, output_size, num_threads)
+
+
+def adaptive_avg_pool1d(x, output_size, *, num_threads=None):
+    """:func:`adaptive_avg_pool2d` along the one axis of (N, C, L)."""
+    return _adaptive_avg_pool(1, x, output_size, num_threads)
+
+
+def adaptive_avg_pool3d(x, output_size, *, num_threads=None):
+    """:func:`adaptive_avg_pool2d` over the three axes of (N, C, D, H, W)."""
+    return _adaptive_avg_pool(3, x, output_size, num_threads)
+
+
+def adaptive_avg_pool_grad(grad_output, input_shape, *, num_threads=None):
+    """The gradient of an adaptive average pooling by its input, in one to three dimensions.
+
+    Parameters
+    ----------
+    grad_output : array, shape (N, C, ...)
+    input_shape : (N, C, ...)
+
+    Returns
+    -------
+    ndarray, shape ``input_shape``, in the memory format of ``grad_output``
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is of the wrong type, rank or range.
+    """
+    batch, channels, *size = image_shape(input_shape)
+    grad = checks.float_array("grad_output", grad_output, len(size) + 2, SHAPES[len(size)])
+    outputs = adaptive_size(grad.shape[2:], size)
+    gradient("grad_output", grad, (batch, channels, *outputs))
+    return resampled(grad, size, _adaptive_taps(size, outputs, transpose=True), 0, num_threads)
+
+
+def _adaptive_max_pool(rank, x, output_size, return_indices, num_threads):
+    x = _image(rank, x)
+    size = adaptive_size(output_size, x.shape[2:])
+    axes = _adaptive_taps(x.shape[2:], size)
+    return _largest(x, size, axes, checks.boolean("return_indices", return_indices), num_threads)
+
+
+def adaptive_max_pool2d(x, output_size, return_indices=False, *, num_threads=None):
+    """The largest pixel of the windows of :func:`adaptive_avg_pool2d`; indices as of :func:`max_pool2d`."""
+    return _adaptive_max_pool(2, x, output_size, return_indices, num_threads)
+
+
+def adaptive_max_pool1d(x, output_size, return_indices=False, *, num_threads=None):
+    """:func:`adaptive_max_pool2d` along the one axis of (N, C, L)."""
+    return _adaptive_max_pool(1, x, output_size, return_indices, num_threads)
+
+
+def adaptive_max_pool3d(x, output_size, return_indices=False, *, num_threads=None):
+    """:func:`adaptive_max_pool2d` over the three axes of (N, C, D, H, W)."""
+    return _adaptive_max_pool(3, x, output_size, return_indices, num_threads)
 
 
 def global_avg_pool2d(x):
@@ -236,7 +467,7 @@ def global_avg_pool2d(x):
     TypeError, ValueError
         If ``x`` is of the wrong dtype or rank, or the image is empty.
     """
-    x = checks.float_array("x", x, 4, _IMAGES)
+    x = checks.float_array("x", x, 4, SHAPES[2])
     if 0 in x.shape[2:]:
         raise ValueError(f"x must have at least one pixel, got shape {x.shape}")
     return x.mean(axis=(2, 3), keepdims=True, dtype=checks.float_dtype("x", x.dtype))

@@ -1,4 +1,4 @@
-/* The register-blocked inner kernels: with its three parts the only C of this package.
+/* The register-blocked inner kernels: with its parts the only C of this package.
  *
  * Written once with GCC's vector extensions. Their width follows the instruction set the including
  * file is compiled for, and the file includes itself twice to make the float32 (_f32) and float64
@@ -8,6 +8,8 @@
  *   gemm_tile         C[rows × columns]  (+)=  A[rows × K] · B[K × columns]   in registers
  *   depthwise.h       depthwise and narrow groups
  *   spectral.h        complex products in the frequency domain
+ *   pooling.h         the largest, and the weighted sum, of a few pixels
+ *   normalization.h   sums over rows
  *   winograd.h        the transforms of tiles
  */
 #ifndef FASTCONV_MICROKERNEL_H
@@ -63,6 +65,15 @@ struct planes {
     ptrdiff_t a_row, w_stride, y_plane, y_row; /* a_row: from one output row to the next */
     int rectified, accumulate;
 };
+
+/* What the outputs of one axis read: output k the positions source[start[k]] … source[start[k + 1] − 1]. */
+struct taps {
+    ptrdiff_t size, out_size;
+    const int64_t *start, *source;
+    const double *weight, *divisor;
+};
+
+#define POOL_TAPS 9 /* of a 3 × 3 window; longer lists come in parts */
 
 #define ALWAYS_INLINE static inline __attribute__((always_inline))
 
@@ -253,6 +264,8 @@ static void TYPED(gemm_tile)(
 }
 
 #include "depthwise.h"
+#include "normalization.h"
+#include "pooling.h"
 #include "spectral.h"
 #include "winograd.h"
 

@@ -10,7 +10,23 @@
                └─► Composite             a small graph that is a layer again: Residual, Bottleneck, ...
 """
 
-from fastconv.nn.activation import ReLU, Softmax
+from fastconv.nn.activation import (
+    ELU,
+    GELU,
+    SELU,
+    Hardsigmoid,
+    Hardswish,
+    LeakyReLU,
+    LogSoftmax,
+    PReLU,
+    ReLU,
+    ReLU6,
+    Sigmoid,
+    SiLU,
+    Softmax,
+    Softplus,
+    Tanh,
+)
 from fastconv.nn.blocks import (
     ASPP,
     Bottleneck,
@@ -22,33 +38,90 @@ from fastconv.nn.blocks import (
 from fastconv.nn.composite import Composite, Parallel, Residual
 from fastconv.nn.convolution import Conv2d
 from fastconv.nn.dropout import Dropout
-from fastconv.nn.fields import (
-    ReceptiveField,
-    effective_receptive_field,
-    receptive_field,
-    receptive_fields,
-)
+from fastconv.nn.fields import ReceptiveField, effective_receptive_field, receptive_field, receptive_fields
 from fastconv.nn.graph import Graph, Node
 from fastconv.nn.layer import Field, Layer, Mode, register
 from fastconv.nn.linear import Linear
 from fastconv.nn.merge import Add, Concat, ExpandAs
 from fastconv.nn.model import Model, Sequential
-from fastconv.nn.normalization import BatchNorm2d
+from fastconv.nn.normalization import (
+    BatchNorm1d,
+    BatchNorm2d,
+    BatchNorm3d,
+    GroupNorm,
+    InstanceNorm1d,
+    InstanceNorm2d,
+    InstanceNorm3d,
+    LayerNorm,
+    LocalResponseNorm,
+)
+from fastconv.nn.padding import (
+    CircularPad1d,
+    CircularPad2d,
+    CircularPad3d,
+    ConstantPad1d,
+    ConstantPad2d,
+    ConstantPad3d,
+    ReflectionPad1d,
+    ReflectionPad2d,
+    ReflectionPad3d,
+    ReplicationPad1d,
+    ReplicationPad2d,
+    ReplicationPad3d,
+    ZeroPad1d,
+    ZeroPad2d,
+    ZeroPad3d,
+)
 from fastconv.nn.persistence import load
-from fastconv.nn.pooling import AvgPool2d, GlobalAvgPool2d, MaxPool2d
+from fastconv.nn.pooling import (
+    AdaptiveAvgPool1d,
+    AdaptiveAvgPool2d,
+    AdaptiveAvgPool3d,
+    AdaptiveMaxPool1d,
+    AdaptiveMaxPool2d,
+    AdaptiveMaxPool3d,
+    AvgPool1d,
+    AvgPool2d,
+    AvgPool3d,
+    GlobalAvgPool2d,
+    MaxPool1d,
+    MaxPool2d,
+    MaxPool3d,
+)
+from fastconv.nn.resampling import Upsample
 from fastconv.nn.reshape import Flatten
+from fastconv.nn.shuffle import PixelShuffle, PixelUnshuffle
 from fastconv.nn.summary import Summary, count_parameters
 from fastconv.nn.value import Input, Value
 
 __all__ = [
     "ASPP",
+    "ELU",
+    "GELU",
+    "SELU",
+    "AdaptiveAvgPool1d",
+    "AdaptiveAvgPool2d",
+    "AdaptiveAvgPool3d",
+    "AdaptiveMaxPool1d",
+    "AdaptiveMaxPool2d",
+    "AdaptiveMaxPool3d",
     "Add",
+    "AvgPool1d",
     "AvgPool2d",
+    "AvgPool3d",
+    "BatchNorm1d",
     "BatchNorm2d",
+    "BatchNorm3d",
     "Bottleneck",
     "Cascade",
+    "CircularPad1d",
+    "CircularPad2d",
+    "CircularPad3d",
     "Composite",
     "Concat",
+    "ConstantPad1d",
+    "ConstantPad2d",
+    "ConstantPad3d",
     "Conv2d",
     "Dropout",
     "ExpandAs",
@@ -56,24 +129,54 @@ __all__ = [
     "Flatten",
     "GlobalAvgPool2d",
     "Graph",
+    "GroupNorm",
+    "Hardsigmoid",
+    "Hardswish",
     "Input",
+    "InstanceNorm1d",
+    "InstanceNorm2d",
+    "InstanceNorm3d",
     "Layer",
+    "LayerNorm",
+    "LeakyReLU",
     "Linear",
+    "LocalResponseNorm",
+    "LogSoftmax",
+    "MaxPool1d",
     "MaxPool2d",
+    "MaxPool3d",
     "Mode",
     "Model",
     "NetworkInNetwork",
     "Node",
+    "PReLU",
     "Parallel",
+    "PixelShuffle",
+    "PixelUnshuffle",
     "ReLU",
+    "ReLU6",
     "ReceptiveField",
+    "ReflectionPad1d",
+    "ReflectionPad2d",
+    "ReflectionPad3d",
+    "ReplicationPad1d",
+    "ReplicationPad2d",
+    "ReplicationPad3d",
     "Residual",
     "SeparableConv2d",
     "Sequential",
+    "SiLU",
+    "Sigmoid",
     "Softmax",
+    "Softplus",
     "SpatiallySeparableConv2d",
     "Summary",
+    "Tanh",
+    "Upsample",
     "Value",
+    "ZeroPad1d",
+    "ZeroPad2d",
+    "ZeroPad3d",
     "count_parameters",
     "effective_receptive_field",
     "load",

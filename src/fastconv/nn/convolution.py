@@ -8,6 +8,7 @@ import numpy as np
 
 from fastconv import checks, selection
 from fastconv.functional.convolution import conv2d, conv2d_input_grad, conv2d_weight_grad
+from fastconv.functional.padding import unpad
 from fastconv.geometry import ConvGeometry
 from fastconv.nn.layer import EVALUATION, Field, Layer, Stored, boolean, parameter_dtype, register
 from fastconv.plan import PADDING_MODES
@@ -166,8 +167,8 @@ class Conv2d(Layer):
         (grad_padded,), grads = self._gradients(grad_output, padded, 0, mode)
         if grad_padded is not None:
             for axis in (0, 1):
-                grad_padded = _unpad(
-                    grad_padded, axis + 2, x.shape[axis + 2], padding[axis], self.padding_mode
+                grad_padded = unpad(
+                    grad_padded, axis + 2, x.shape[axis + 2], padding[axis], PADDING_MODES[self.padding_mode]
                 )
         return (grad_padded,), grads
 
@@ -186,14 +187,3 @@ class Conv2d(Layer):
         if mode.input_grad:
             grad_input = conv2d_input_grad(grad_output, self.weight, x.shape, **options)
         return (grad_input,), grads
-
-
-def _unpad(grad, axis, size, amounts, padding_mode):
-    """The gradient before padding: each border line's is added to that of the line it was copied from."""
-    sources = np.pad(np.arange(size), amounts, PADDING_MODES[padding_mode])
-    lines = np.moveaxis(grad, axis, 0)
-    result = lines[amounts[0] : amounts[0] + size].copy(order="K")
-    borders = (*range(amounts[0]), *range(amounts[0] + size, len(sources)))
-    for border in borders:
-        result[sources[border]] += lines[border]
-    return np.moveaxis(result, 0, axis)

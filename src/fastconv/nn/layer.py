@@ -201,11 +201,8 @@ def parameter_dtype(dtype: Any) -> np.dtype:
     return dtype
 
 
-def boolean(name: str, value: Any) -> bool:
-    """``value``, which must be a bool: a number in its place is nearly always a misplaced argument."""
-    if not isinstance(value, bool | np.bool_):
-        raise TypeError(f"{name} must be True or False, got {value!r}")
-    return bool(value)
+# Beside number, for the modules of layers.
+boolean = checks.boolean
 
 
 def number(name: str, value: Any, low: float, high: float, expected: str) -> float:

@@ -54,7 +54,7 @@ class CrossEntropyLoss:
 
     def __call__(self, output, targets):
         chosen = np.expand_dims(targets, 1)
-        logarithms = log_softmax(output, axis=1)
+        logarithms = log_softmax(output, dim=1)
         value = -np.take_along_axis(logarithms, chosen, axis=1).mean(dtype=np.float64)
         grad = np.exp(logarithms)
         np.put_along_axis(grad, chosen, np.take_along_axis(grad, chosen, axis=1) - 1, axis=1)

@@ -1,0 +1,65 @@
+"""Memory formats: between (N, C, ...) arrays of any strides and the channels-last ones that kernels take."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from fastconv import checks, kernels, threads
+
+# Starting a thread costs as much as computing some thousands of elements.
+ELEMENTS_PER_THREAD = 1 << 14
+
+
+def thread_count(num_threads: int | None, elements: int) -> int:
+    """How many threads to use for so many elements."""
+    return min(threads.resolve(num_threads), 1 + elements // ELEMENTS_PER_THREAD)
+
+
+def moved_last(array: np.ndarray) -> np.ndarray:
+    """The (N, ..., C) view of an (N, C, ...) array."""
+    return array.transpose(0, *range(2, array.ndim), 1)
+
+
+def moved_first(array: np.ndarray) -> np.ndarray:
+    """The (N, C, ...) view of an (N, ..., C) array."""
+    return array.transpose(0, array.ndim - 1, *range(1, array.ndim - 1))
+
+
+def is_channels_last(x: np.ndarray) -> bool:
+    """Whether a result computed from ``x`` is to be channels-last in memory: not where both fit."""
+    return not x.flags.c_contiguous and moved_last(x).flags.c_contiguous
+
+
+def channels_last(array: np.ndarray, dtype: np.dtype, num_threads: int | None = None) -> np.ndarray:
+    """Any (N, C, ...) array as the C-contiguous (N, ..., C) one a kernel takes; a view where it can be."""
+    array = checks.kernel_ready(array, np.dtype(dtype))
+    last = moved_last(array)
+    if last.flags.c_contiguous or not array.flags.c_contiguous or array.itemsize not in (4, 8):
+        return np.ascontiguousarray(last)
+    result = np.empty(last.shape, dtype)
+    batch, channels, *size = array.shape
+    _swap_axes(array.reshape(batch, channels, math.prod(size)), result, num_threads)
+    return result
+
+
+def like(result: np.ndarray, x: np.ndarray, num_threads: int | None = None) -> np.ndarray:
+    """A kernel's C-contiguous (N, ..., C) result as (N, C, ...), in the memory format of ``x``."""
+    first = moved_first(result)
+    if first.flags.c_contiguous or is_channels_last(x):
+        return first
+    copy = np.empty(first.shape, result.dtype)
+    batch, *size, channels = result.shape
+    _swap_axes(result.reshape(batch, math.prod(size), channels), copy, num_threads)
+    return copy
+
+
+def _swap_axes(x: np.ndarray, out: np.ndarray, num_threads: int | None) -> None:
+    # Bits are moved, not numbers: an int64 passes as the float64 of the same bits.
+    kind = np.float64 if x.itemsize == 8 else np.float32
+    kernels.active().swap_axes(
+        x.view(kind),
+        out.reshape(len(x), x.shape[2], x.shape[1]).view(kind),
+        thread_count(num_threads, x.size),
+    )

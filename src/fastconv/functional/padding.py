@@ -1,0 +1,146 @@
+"""Padding an array by constants or by copies of its own border, and the gradient."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from fastconv import checks
+
+# numpy.pad's names of PyTorch's modes.
+MODES = {"constant": "constant", "reflect": "reflect", "replicate": "edge", "circular": "wrap"}
+
+
+def checked_pad(pad: object, shape: Sequence[int], mode: str) -> tuple[tuple[int, int], ...]:
+    """The (low, high) pair of every axis of an array of this shape, from PyTorch's ``pad``: last axis first.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If ``pad`` is no even number of integers for the axes there are, or more than the mode can take.
+    """
+    checks.choice("mode", mode, tuple(MODES))
+    if isinstance(pad, str) or not isinstance(pad, Sequence | np.ndarray):
+        raise TypeError(f"pad must be integers (low, high) for each axis, the last first, got {pad!r}")
+    if len(pad) % 2 or len(pad) > 2 * len(shape):
+        raise ValueError(
+            f"pad must be a (low, high) pair for each of at most {len(shape)} axes, got {len(pad)}: {pad!r}"
+        )
+    least = -max(shape, default=0) if mode == "constant" else 0
+    amounts = [checks.integer(f"pad[{i}]", amount, least) for i, amount in enumerate(pad)]
+    pairs = [(0, 0)] * len(shape)
+    for i in range(len(amounts) // 2):
+        axis, pair = len(shape) - 1 - i, (amounts[2 * i], amounts[2 * i + 1])
+        size = shape[axis]
+        limit = {"reflect": size - 1, "circular": size}.get(mode, max(pair))
+        if max(pair) > limit:
+            raise ValueError(
+                f"pad must be at most {limit} on axis {axis} of size {size} with mode={mode!r}, got {pair}"
+            )
+        if size + sum(pair) < 0 or (mode == "replicate" and size == 0 and max(pair) > 0):
+            raise ValueError(f"pad must leave axis {axis} of size {size} a size >= 0, got {pair}")
+        pairs[axis] = pair
+    return tuple(pairs)
+
+
+def _memory_order(x: np.ndarray) -> list[int]:
+    """The axes, outermost in memory first."""
+    return sorted(range(x.ndim), key=lambda axis: -abs(x.strides[axis]))
+
+
+def pad(x, pad, mode="constant", value=0.0):
+    """Add a border. As ``torch.nn.functional.pad``, for any number of axes in every mode.
+
+    Parameters
+    ----------
+    x : array of float32, float64 or float16 (computed as float32), any shape
+    pad : sequence of int
+        (low, high) of the last axis, then of the one before it, and so on. Negative ones, with
+        ``"constant"`` only, cut off.
+    mode : {"constant", "reflect", "replicate", "circular"}, default "constant"
+        The border is ``value``; the image mirrored at its outermost pixels; copies of these; the image again.
+    value : float, default 0
+
+    Returns
+    -------
+    ndarray
+        In the memory format of ``x``.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is of the wrong type, or out of range: a reflected border is smaller than the image, a
+        circular one at most as large.
+    """
+    x = checks.float_array("x", x)
+    dtype = checks.float_dtype("x", x.dtype)
+    pairs = checked_pad(pad, x.shape, mode)
+    order = _memory_order(x)
+    cut = tuple(slice(max(-low, 0), n - max(-high, 0)) for n, (low, high) in zip(x.shape, pairs, strict=True))
+    ordered = x[cut].transpose(order).astype(dtype, copy=False)
+    amounts = [(max(pairs[axis][0], 0), max(pairs[axis][1], 0)) for axis in order]
+    options = {"constant_values": value} if mode == "constant" else {}
+    return np.pad(ordered, amounts, MODES[mode], **options).transpose(np.argsort(order))
+
+
+def pad_grad(grad_output, input_shape, pad, mode="constant"):
+    """The gradient of :func:`pad` by its input: every copy's is added to its pixel's.
+
+    Parameters
+    ----------
+    grad_output : array
+    input_shape : sequence of int
+    pad, mode
+        As they were given to :func:`pad`.
+
+    Returns
+    -------
+    ndarray, shape ``input_shape``
+
+    Raises
+    ------
+    TypeError, ValueError
+        As :func:`pad`, or if ``grad_output`` has not the shape of its output.
+    """
+    shape = checks.shape("input_shape", input_shape, len(input_shape), "of the input")
+    pairs = checked_pad(pad, shape, mode)
+    grad = checks.float_array("grad_output", grad_output)
+    expected = tuple(n + low + high for n, (low, high) in zip(shape, pairs, strict=True))
+    if grad.shape != expected:
+        raise ValueError(f"grad_output must have the shape of the output, {expected}, got {grad.shape}")
+    for axis, pair in enumerate(pairs):
+        if pair != (0, 0):
+            grad = unpad(grad, axis, shape[axis], pair, MODES[mode])
+    return grad
+
+
+def unpad(grad, axis, size, amounts, mode):
+    """The gradient before padding an axis: each border line's is added to that of the line it copies.
+
+    Parameters
+    ----------
+    grad : array
+        Of the padded one.
+    axis, size : int
+        The axis, and its size before.
+    amounts : (int, int)
+    mode : str
+        As numpy.pad names it.
+
+    Returns
+    -------
+    ndarray
+    """
+    low, high = amounts
+    lines = np.moveaxis(grad, axis, 0)
+    if mode == "constant":
+        kept = lines[max(low, 0) : len(lines) - max(high, 0)]
+        result = np.zeros_like(kept, shape=(size, *kept.shape[1:]))
+        result[max(-low, 0) : size - max(-high, 0)] = kept
+        return np.moveaxis(result, 0, axis)
+    sources = np.pad(np.arange(size), amounts, mode)
+    result = lines[low : low + size].copy(order="K")
+    for border in (*range(low), *range(low + size, len(sources))):
+        result[sources[border]] += lines[border]
+    return np.moveaxis(result, 0, axis)

@@ -1,0 +1,130 @@
+"""Pixel shuffle (sub-pixel convolution's last step), its inverse, and a convolution that ends in one.
+
+Shi et al., "Real-Time Single Image and Video Super-Resolution Using an Efficient Sub-Pixel Convolutional
+Neural Network", CVPR 2016.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from fastconv import checks
+from fastconv.functional.memory import is_channels_last
+
+MODES = ("CRD", "DCR")
+_IMAGES = "(N, C, H, W)"
+
+
+def shuffled_shape(shape, factor):
+    """The shape after :func:`pixel_shuffle`.
+
+    Raises
+    ------
+    ValueError
+        If factor² does not divide the channels.
+    """
+    batch, channels, height, width = shape
+    if channels % factor**2:
+        raise ValueError(
+            f"x must have a multiple of upscale_factor² = {factor**2} channels, got shape {shape}"
+        )
+    return (batch, channels // factor**2, height * factor, width * factor)
+
+
+def unshuffled_shape(shape, factor):
+    """The shape after :func:`pixel_unshuffle`.
+
+    Raises
+    ------
+    ValueError
+        If the factor does not divide height and width.
+    """
+    batch, channels, height, width = shape
+    if height % factor or width % factor:
+        raise ValueError(f"x must have a height and width of multiples of {factor}, got shape {shape}")
+    return (batch, channels * factor**2, height // factor, width // factor)
+
+
+def _image(x: object) -> np.ndarray:
+    x = checks.float_array("x", x, 4, _IMAGES)
+    return x.astype(checks.float_dtype("x", x.dtype), copy=False)
+
+
+def _copied(view: np.ndarray, shape: tuple[int, ...], last: bool, split: str) -> np.ndarray:
+    """A six-axis view copied to ``shape``; ``last``: the axes that ``split`` calls c innermost in memory."""
+    batch, channels, height, width = shape
+    if not last:
+        return np.ascontiguousarray(view).reshape(shape)
+    # Axes of the channels to the end, the others keep their order.
+    inner = [axis for axis, kind in enumerate(split) if kind == "c"]
+    outer = [axis for axis, kind in enumerate(split) if kind != "c"]
+    copy = np.ascontiguousarray(view.transpose(*outer, *inner))
+    return copy.reshape(batch, height, width, channels).transpose(0, 3, 1, 2)
+
+
+def pixel_shuffle(x, upscale_factor, *, mode="CRD"):
+    """Channels into space: (N, C·r², H, W) to (N, C, H·r, W·r). As ``torch.nn.functional.pixel_shuffle``.
+
+    ``y[n, c, h·r + i, w·r + j] = x[n, k, h, w]`` with ``k = c·r² + i·r + j`` in mode "CRD" and
+    ``k = (i·r + j)·C + c`` in mode "DCR": ONNX's two modes of DepthToSpace, of which PyTorch has the first.
+
+    Parameters
+    ----------
+    x : array of float32, float64 or float16 (computed as float32), shape (N, C·r², H, W)
+    upscale_factor : int
+        r.
+    mode : {"CRD", "DCR"}, default "CRD"
+
+    Returns
+    -------
+    ndarray, shape (N, C, H·r, W·r)
+        A channels-last view where ``x`` is one, else C-contiguous.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is of the wrong type or range, or r² does not divide the channels.
+    """
+    x = _image(x)
+    r = checks.integer("upscale_factor", upscale_factor, 1)
+    checks.choice("mode", mode, MODES)
+    batch, channels, *_ = shape = shuffled_shape(x.shape, r)
+    height, width = x.shape[2:]
+    if mode == "CRD":
+        view = x.reshape(batch, channels, r, r, height, width).transpose(0, 1, 4, 2, 5, 3)
+    else:
+        view = x.reshape(batch, r, r, channels, height, width).transpose(0, 3, 4, 1, 5, 2)
+    return _copied(view, shape, is_channels_last(x), "ncssss")
+
+
+def pixel_unshuffle(x, downscale_factor, *, mode="CRD"):
+    """Space into channels: (N, C, H·r, W·r) to (N, C·r², H, W).
+
+    The inverse of :func:`pixel_shuffle`, and so its gradient; as ``torch.nn.functional.pixel_unshuffle``.
+
+    Parameters
+    ----------
+    x : array of float32, float64 or float16 (computed as float32), shape (N, C, H·r, W·r)
+    downscale_factor : int
+        r.
+    mode : {"CRD", "DCR"}, default "CRD"
+        "DCR" is ONNX's SpaceToDepth.
+
+    Returns
+    -------
+    ndarray, shape (N, C·r², H, W)
+        A channels-last view where ``x`` is one, else C-contiguous.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is of the wrong type or range, or r does not divide height and width.
+    """
+    x = _image(x)
+    r = checks.integer("downscale_factor", downscale_factor, 1)
+    checks.choice("mode", mode, MODES)
+    batch, _, height, width = shape = unshuffled_shape(x.shape, r)
+    split = x.reshape(batch, x.shape[1], height, r, width, r)
+    if mode == "CRD":
+        return _copied(split.transpose(0, 1, 3, 5, 2, 4), shape, is_channels_last(x), "ncccss")
+    return _copied(split.transpose(0, 3, 5, 1, 2, 4), shape, is_channels_last(x), "ncccss")

@@ -1,0 +1,117 @@
+/* Sums over rows of (rows, channels) matrices, and affine maps of them, vectors over channels; microkernel.h
+ * includes this once for each element type.
+ *
+ *   add_rows      total[c] += Σ x[r][c]
+ *   add_squares   total[c] += Σ (x[r][c] − mean[c])²
+ *   add_products  total[c] += Σ u[r][c] · (v[r][c] − mean[c])
+ *
+ *   scale_rows    out[r][c] = x[r][c] · scale[c] + shift[c]
+ *   combine_rows  out[r][c] = g[r][c] · factor[c] + ((x[r][c] − mean[c]) · slope[c] + shift[c])
+ *
+ * SUM_ROWS rows are summed in the elements' type, in registers, and then added to the double. The maps take as
+ * many at a time, for which the channels' constants are loaded once. */
+
+#define SUM_ROWS 8
+
+ALWAYS_INLINE void TYPED(add_few_rows)(const int rows, const REAL *x, ptrdiff_t channels, double *total)
+{
+    _Pragma("GCC ivdep") for (ptrdiff_t c = 0; c < channels; c++)
+    {
+        REAL sum = x[c];
+        _Pragma("GCC unroll 8") for (int r = 1; r < rows; r++) sum += x[r * channels + c];
+        total[c] += sum;
+    }
+}
+
+ALWAYS_INLINE void TYPED(add_few_squares)(
+    const int rows, const REAL *x, const double *mean, ptrdiff_t channels, double *total)
+{
+    _Pragma("GCC ivdep") for (ptrdiff_t c = 0; c < channels; c++)
+    {
+        const REAL center = (REAL)mean[c];
+        REAL sum = 0;
+        _Pragma("GCC unroll 8") for (int r = 0; r < rows; r++)
+            sum += (x[r * channels + c] - center) * (x[r * channels + c] - center);
+        total[c] += sum;
+    }
+}
+
+ALWAYS_INLINE void TYPED(add_few_products)(
+    const int rows, const REAL *u, const REAL *v, const REAL *mean, ptrdiff_t channels, double *total)
+{
+    _Pragma("GCC ivdep") for (ptrdiff_t c = 0; c < channels; c++)
+    {
+        REAL sum = 0;
+        _Pragma("GCC unroll 8") for (int r = 0; r < rows; r++)
+            sum += u[r * channels + c] * (v[r * channels + c] - mean[c]);
+        total[c] += sum;
+    }
+}
+
+static void TYPED(add_rows)(ptrdiff_t rows, const REAL *x, ptrdiff_t channels, double *total)
+{
+    for (; rows >= SUM_ROWS; rows -= SUM_ROWS, x += SUM_ROWS * channels)
+        TYPED(add_few_rows)(SUM_ROWS, x, channels, total);
+    for (; rows > 0; rows--, x += channels)
+        TYPED(add_few_rows)(1, x, channels, total);
+}
+
+static void TYPED(add_squares)(
+    ptrdiff_t rows, const REAL *x, const double *mean, ptrdiff_t channels, double *total)
+{
+    for (; rows >= SUM_ROWS; rows -= SUM_ROWS, x += SUM_ROWS * channels)
+        TYPED(add_few_squares)(SUM_ROWS, x, mean, channels, total);
+    for (; rows > 0; rows--, x += channels)
+        TYPED(add_few_squares)(1, x, mean, channels, total);
+}
+
+static void TYPED(add_products)(
+    ptrdiff_t rows, const REAL *u, const REAL *v, const REAL *mean, ptrdiff_t channels, double *total)
+{
+    for (; rows >= SUM_ROWS; rows -= SUM_ROWS, u += SUM_ROWS * channels, v += SUM_ROWS * channels)
+        TYPED(add_few_products)(SUM_ROWS, u, v, mean, channels, total);
+    for (; rows > 0; rows--, u += channels, v += channels)
+        TYPED(add_few_products)(1, u, v, mean, channels, total);
+}
+
+ALWAYS_INLINE void TYPED(scale_few_rows)(
+    const int rows, const REAL *x, const REAL *scale, const REAL *shift, REAL *out, ptrdiff_t channels)
+{
+    _Pragma("GCC ivdep") for (ptrdiff_t c = 0; c < channels; c++)
+        _Pragma("GCC unroll 8") for (int r = 0; r < rows; r++)
+            out[r * channels + c] = x[r * channels + c] * scale[c] + shift[c];
+}
+
+ALWAYS_INLINE void TYPED(combine_few_rows)(
+    const int rows, const REAL *g, const REAL *x, const REAL *factor, const REAL *mean, const REAL *slope,
+    const REAL *shift, REAL *out, ptrdiff_t channels)
+{
+    _Pragma("GCC ivdep") for (ptrdiff_t c = 0; c < channels; c++)
+        _Pragma("GCC unroll 8") for (int r = 0; r < rows; r++)
+        {
+            const ptrdiff_t at = r * channels + c;
+            out[at] = g[at] * factor[c] + ((x[at] - mean[c]) * slope[c] + shift[c]);
+        }
+}
+
+static void TYPED(scale_rows)(
+    ptrdiff_t rows, const REAL *x, const REAL *scale, const REAL *shift, REAL *out, ptrdiff_t channels)
+{
+    for (; rows >= SUM_ROWS; rows -= SUM_ROWS, x += SUM_ROWS * channels, out += SUM_ROWS * channels)
+        TYPED(scale_few_rows)(SUM_ROWS, x, scale, shift, out, channels);
+    for (; rows > 0; rows--, x += channels, out += channels)
+        TYPED(scale_few_rows)(1, x, scale, shift, out, channels);
+}
+
+static void TYPED(combine_rows)(
+    ptrdiff_t rows, const REAL *g, const REAL *x, const REAL *factor, const REAL *mean, const REAL *slope,
+    const REAL *shift, REAL *out, ptrdiff_t channels)
+{
+    const ptrdiff_t step = SUM_ROWS * channels;
+    for (; rows >= SUM_ROWS; rows -= SUM_ROWS, g += step, x += step, out += step)
+        TYPED(combine_few_rows)(SUM_ROWS, g, x, factor, mean, slope, shift, out, channels);
+    for (; rows > 0; rows--, g += channels, x += channels, out += channels)
+        TYPED(combine_few_rows)(1, g, x, factor, mean, slope, shift, out, channels);
+}
+
+#undef SUM_ROWS
