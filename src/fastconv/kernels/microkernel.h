@@ -1,4 +1,4 @@
-/* The register-blocked inner kernels: with its three parts the only C of this package.
+/* The register-blocked inner kernels: with its parts the only C of this package.
  *
  * Written once with GCC's vector extensions. Their width follows the instruction set the including
  * file is compiled for, and the file includes itself twice to make the float32 (_f32) and float64
@@ -9,6 +9,8 @@
  *   depthwise.h       depthwise and narrow groups
  *   spectral.h        complex products in the frequency domain
  *   winograd.h        the transforms of tiles
+ *   sampling.h        bilinear samples
+ *   attention.h       the exponential function, softmax block by block
  */
 #ifndef FASTCONV_MICROKERNEL_H
 #define FASTCONV_MICROKERNEL_H
@@ -255,6 +257,8 @@ static void TYPED(gemm_tile)(
 #include "depthwise.h"
 #include "spectral.h"
 #include "winograd.h"
+#include "sampling.h"
+#include "attention.h"
 
 #undef vec
 #undef vec_mask
