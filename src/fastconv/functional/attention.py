@@ -10,7 +10,7 @@ import numpy as np
 from fastconv import checks, kernels, threads
 from fastconv.algorithms import base
 from fastconv.functional.convolution import conv2d, conv2d_input_grad, conv2d_weight_grad
-from fastconv.functional.pooling import _channels_last, _like
+from fastconv.functional.layout import channels_last, empty_image
 
 # Rows of the matrix of scores at a time are this many register tiles; columns are base.DEPTH.
 _TILES = 4
@@ -171,16 +171,17 @@ def attention_conv2d_training(
     weight, bias, gamma = _parameters(x.shape, weights, biases, gamma, checks.integer("heads", heads, 1))
     arrays = [array for array in (x, weight, bias, gamma) if array is not None]
     dtype = np.result_type(np.float32, *(array.dtype for array in arrays))
-    image = _channels_last(x, dtype)
+    image = channels_last(x, dtype)
     weight, gamma = weight.astype(dtype, copy=False), gamma.astype(dtype, copy=False)
     projected = conv2d(image, weight, bias, layout="NHWC", num_threads=num_threads)
     attended = np.empty(image.shape, dtype)
     query, key, value = _heads(projected, x.shape[1], heads)
     (out,) = _split(attended, (x.shape[1],), heads)
     log_sum = _attend(query, key, value, 1 / math.sqrt(query.shape[-1]), out, num_threads)
-    y = attended * gamma
-    y += image
-    return _like(y, x), AttentionCache(image, x, projected, attended, log_sum, weight, gamma, heads)
+    y = empty_image(x.shape, dtype, x)
+    np.multiply(attended.transpose(0, 3, 1, 2), gamma, out=y)
+    y += x
+    return y, AttentionCache(image, x, projected, attended, log_sum, weight, gamma, heads)
 
 
 def attention_conv2d_grad(grad_output, cache: AttentionCache, *, num_threads=None) -> dict[str, Any]:
@@ -212,7 +213,7 @@ def attention_conv2d_grad(grad_output, cache: AttentionCache, *, num_threads=Non
         raise ValueError(
             f"grad_output must have the shape of the output, {cache.like.shape}, got {grad_output.shape}"
         )
-    grad = _channels_last(grad_output, dtype)
+    grad = channels_last(grad_output, dtype)
     grad_projected = np.empty(projected.shape, dtype)
     query, key, value = _heads(projected, channels, cache.heads)
     (grad_attended,) = _split(grad * cache.gamma, (channels,), cache.heads)
@@ -223,14 +224,17 @@ def attention_conv2d_grad(grad_output, cache: AttentionCache, *, num_threads=Non
     )  # fmt: skip
     planar = grad_projected.transpose(0, 3, 1, 2)
     grad_x = conv2d_input_grad(planar, cache.weight, cache.like.shape, num_threads=num_threads)
-    grad_weight = conv2d_weight_grad(planar, x.transpose(0, 3, 1, 2), cache.weight.shape, num_threads=num_threads)
+    grad_weight = conv2d_weight_grad(
+        planar, x.transpose(0, 3, 1, 2), cache.weight.shape, num_threads=num_threads
+    )
     width = (projected.shape[3] - channels) // 2
     ends = (width, 2 * width)
     grad_bias = grad_projected.sum(axis=(0, 1, 2))
-    total = grad_x.transpose(0, 2, 3, 1) + grad
+    total = empty_image(cache.like.shape, dtype, cache.like)
+    np.add(grad_x, grad_output, out=total, dtype=dtype)
     names = ("query", "key", "value")
     return {
-        "x": _like(np.ascontiguousarray(total), cache.like),
+        "x": total,
         **{f"{name}_weight": part for name, part in zip(names, np.split(grad_weight, ends), strict=True)},
         **{f"{name}_bias": part for name, part in zip(names, np.split(grad_bias, ends), strict=True)},
         "gamma": np.array([(grad * cache.attended).sum()], dtype),
@@ -239,8 +243,7 @@ def attention_conv2d_grad(grad_output, cache: AttentionCache, *, num_threads=Non
 
 def _checked(query, key, value, scale) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
     arrays = [
-        checks.float_array(name, array)
-        for name, array in (("query", query), ("key", key), ("value", value))
+        checks.float_array(name, array) for name, array in (("query", query), ("key", key), ("value", value))
     ]
     query, key, value = arrays
     if query.ndim < 2 or query.shape[-1] == 0:
@@ -316,13 +319,15 @@ def _split(image: np.ndarray, widths: tuple[int, ...], heads: int) -> list[np.nd
 
 def _rows(array: np.ndarray) -> np.ndarray:
     """(N, heads, L, d) as the (N · heads, L, d) left factor a kernel takes."""
-    return np.ascontiguousarray(array).reshape(-1, *array.shape[2:])
+    return np.ascontiguousarray(array).reshape(array.shape[0] * array.shape[1], *array.shape[2:])
 
 
 def _as_columns(rows: np.ndarray, level, count: int) -> np.ndarray:
     """A right factor's transpose (G, L, d), packed in panels of its rows: (G, panels, d, PANEL)."""
     width = base.panel_width(level, rows.dtype)
-    packed = base.aligned_empty((len(rows), base.ceil_div(rows.shape[1], width), rows.shape[2], width), rows.dtype)
+    packed = base.aligned_empty(
+        (len(rows), base.ceil_div(rows.shape[1], width), rows.shape[2], width), rows.dtype
+    )
     level.pack_weight(rows[..., None], packed, count)
     return packed
 

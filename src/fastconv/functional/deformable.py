@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import NamedTuple
 
 import numpy as np
 
 from fastconv import checks, kernels, threads
 from fastconv.algorithms import base
-from fastconv.functional.pooling import _channels_last, _like
+from fastconv.functional.layout import channels_last, empty_image
 from fastconv.geometry import ConvGeometry
 
 # Bytes of patches lowered at a time: they stay in an L2 cache until they are multiplied.
@@ -18,11 +19,11 @@ _GRAD_PARTS = 8
 
 
 class _Problem(NamedTuple):
-    """A checked problem: arrays in the common dtype, x channels-last in memory."""
+    """A checked problem; arrays in the common dtype, the image (N, H, W, C_in) and contiguous."""
 
     geometry: ConvGeometry
     offset_groups: int
-    x: np.ndarray
+    image: np.ndarray
     offset: np.ndarray
     mask: np.ndarray | None
 
@@ -50,7 +51,7 @@ class _Problem(NamedTuple):
 
 
 def deform_conv2d(
-    x, offset, weight, bias=None, stride=1, padding=0, dilation=1, mask=None, *, num_threads=None
+    x, offset, weight, bias=None, stride=1, padding=0, dilation=1, mask=None, *, num_threads=None, out=None
 ) -> np.ndarray:
     """Deformable convolution: each tap of each output pixel is moved by an offset of its own.
 
@@ -79,6 +80,8 @@ def deform_conv2d(
         What each sample is multiplied by (version 2); default: 1 (version 1).
     num_threads : int, optional
         Default: :func:`fastconv.get_num_threads`. The result's bits do not depend on it.
+    out : array (N, C_out, H_out, W_out), optional
+        Where to write the result; any strides.
 
     Returns
     -------
@@ -101,17 +104,33 @@ def deform_conv2d(
     geometry, level, count = problem.geometry, kernels.active(), threads.resolve(num_threads)
     if bias is not None and bias.shape != (geometry.out_channels,):
         raise ValueError(f"bias must have shape ({geometry.out_channels},), got {bias.shape}")
-    y = np.empty((geometry.batch, *geometry.output_size, geometry.out_channels), geometry.dtype)
+    if out is not None:
+        checks.output_array("out", out, geometry.output_shape, geometry.dtype)
+    y = out
+    if not _is_ready(out, (x, offset, mask)):
+        y = empty_image(geometry.output_shape, geometry.dtype, np.asarray(x))
     if geometry.batch:
         panel_pixels, pitch = problem.panel_pixels(problem.pitch), problem.pitch
-        per_thread = panel_pixels * pitch + base.round_up(geometry.in_channels, 64)
+        width = base.panel_width(level, geometry.dtype)
+        block = panel_pixels * width + base.scatter_slack(level, geometry.dtype, width)
+        per_thread = base.round_up(panel_pixels * pitch + block + geometry.in_channels, 64)
         level.deform_conv(
-            problem.x, problem.offset, problem.mask,
+            problem.image, problem.offset, problem.mask,
             base.pack_grouped(weight.astype(geometry.dtype, copy=False), geometry, level, count),
             base.pack_bias(bias, geometry, level), geometry, problem.offset_groups, panel_pixels, pitch,
-            base.DEPTH, y, base.aligned_empty((count * per_thread,), geometry.dtype), per_thread, count,
+            base.DEPTH, y.reshape(geometry.batch, geometry.out_channels, -1).transpose(0, 2, 1),
+            base.aligned_empty((count * per_thread,), geometry.dtype), per_thread, count,
         )  # fmt: skip
-    return _like(y, np.asarray(x))
+    if out is not None and y is not out:
+        out[...] = y
+    return y if out is None else out
+
+
+def _is_ready(out: np.ndarray | None, inputs: tuple) -> bool:
+    """Whether a kernel can write to ``out``: it is no input, and its pixels can be one axis of a view."""
+    if out is None or any(array is not None and np.may_share_memory(out, array) for array in inputs):
+        return False
+    return 1 in out.shape[2:] or out.strides[2] == out.shape[3] * out.strides[3]
 
 
 def deform_conv2d_input_grads(
@@ -147,19 +166,22 @@ def deform_conv2d_input_grads(
     _check_grad(grad_output, geometry)
     width, taps, dtype = base.panel_width(level, geometry.dtype), problem.taps, geometry.dtype
     pieces = _pieces(geometry.in_channels, (geometry.groups, problem.offset_groups), width)
-    grad_x = np.zeros(problem.x.shape, dtype)
+    grad_x = np.zeros((geometry.batch, *geometry.input_size, geometry.in_channels), dtype)
     places = np.empty((geometry.batch, len(pieces), problem.pixels, taps, 3), dtype)
     if geometry.batch:
-        grad = _channels_last(grad_output, dtype).reshape(geometry.batch, problem.pixels, -1)
+        grad = channels_last(grad_output, dtype).reshape(geometry.batch, problem.pixels, -1)
         panel_pixels = problem.panel_pixels(taps * width)
         per_thread = panel_pixels * taps * width
         level.deform_conv_input_grad(
-            problem.x, problem.offset, problem.mask, grad, _pack_pieces(weight, pieces, geometry, width),
-            np.array(pieces, np.intp), geometry, problem.offset_groups, panel_pixels, base.DEPTH, grad_x, places,
+            problem.image, problem.offset, problem.mask, grad,
+            _pack_pieces(weight, pieces, geometry, width), np.array(pieces, np.intp), geometry,
+            problem.offset_groups, panel_pixels, base.DEPTH, grad_x, places,
             base.aligned_empty((count * per_thread,), dtype), per_thread, count,
         )  # fmt: skip
     grad_offset, grad_mask = _sum_places(places, pieces, problem)
-    return _like(grad_x, np.asarray(x)), grad_offset, grad_mask
+    result = empty_image(geometry.input_shape, dtype, np.asarray(x))
+    result[...] = grad_x.transpose(0, 3, 1, 2)
+    return result, grad_offset, grad_mask
 
 
 def deform_conv2d_weight_grad(
@@ -195,8 +217,9 @@ def deform_conv2d_weight_grad(
         slack = base.panel_width(level, geometry.dtype)  # a ragged panel is read whole
         per_thread = panel_pixels * pitch + base.round_up(geometry.in_channels + slack, 64)
         level.deform_conv_weight_grad(
-            problem.x, problem.offset, problem.mask, grad.reshape(geometry.batch, geometry.out_channels, -1),
-            geometry, problem.offset_groups, panel_pixels, pitch, partial,
+            problem.image, problem.offset, problem.mask,
+            grad.reshape(geometry.batch, geometry.out_channels, -1), geometry, problem.offset_groups,
+            panel_pixels, pitch, partial,
             base.aligned_empty((count * per_thread,), geometry.dtype), per_thread, count,
         )  # fmt: skip
     taps = partial.sum(axis=0).reshape(
@@ -266,7 +289,7 @@ def _problem(x, offset, weight_shape, mask, stride, padding, dilation, *others) 
         dtype,
     )  # fmt: skip
     ready = [None if array is None else checks.kernel_ready(array, dtype) for array in (offset, mask)]
-    return _Problem(geometry, offset_groups, _channels_last(x, dtype), *ready)
+    return _Problem(geometry, offset_groups, channels_last(x, dtype), *ready)
 
 
 def _pieces(channels: int, groupings: tuple[int, ...], width: int) -> list[tuple[int, int]]:
@@ -275,7 +298,7 @@ def _pieces(channels: int, groupings: tuple[int, ...], width: int) -> list[tuple
     edges = [*sorted(starts), channels]
     return [
         (first, min(width, edge - first))
-        for start, edge in zip(edges[:-1], edges[1:], strict=True)
+        for start, edge in itertools.pairwise(edges)
         for first in range(start, edge, width)
     ]
 

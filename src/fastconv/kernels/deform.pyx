@@ -44,20 +44,22 @@ cdef Deformed deformed_of(geometry, Py_ssize_t offset_groups, offset, mask):
 
 cdef inline const real *mask_of(const Deformed *d, const real *masks, Py_ssize_t n) noexcept nogil:
     """The masks of image n; NULL where there are none."""
-    return NULL if masks == NULL else masks + n * d.mask_image
+    if masks == NULL:
+        return NULL
+    return masks + n * d.mask_image
 
 
 cdef inline void locate(
     const Deformed *d, real y, real x, Py_ssize_t *corner, real *weight, real *fraction
 ) noexcept nogil:
     """The four pixels around a place, as offsets into the image, −1 outside; their weights."""
-    cdef Py_ssize_t y0, x0, k, pixel
-    cdef bint inside
-    for k in range(4):
-        corner[k] = -1
-        weight[k] = 0
-    fraction[0] = fraction[1] = 0
+    cdef Py_ssize_t y0, x0, k, at
+    cdef bint top, bottom, left, right
     if not (y >= -1 and y < <real>d.height and x >= -1 and x < <real>d.width):
+        for k in range(4):
+            corner[k] = -1
+            weight[k] = 0
+        fraction[0] = fraction[1] = 0
         if y != y or x != x:
             corner[0] = 0
             weight[0] = fraction[0] = fraction[1] = y + x
@@ -65,25 +67,27 @@ cdef inline void locate(
     y0, x0 = <Py_ssize_t>y, <Py_ssize_t>x
     y0 -= y < <real>y0
     x0 -= x < <real>x0
+    top, bottom, left, right = y0 >= 0, y0 + 1 < d.height, x0 >= 0, x0 + 1 < d.width
+    at = (y0 * d.width + x0) * d.channels
+    corner[0] = at if top and left else -1
+    corner[1] = at + d.channels if top and right else -1
+    corner[2] = at + d.width * d.channels if bottom and left else -1
+    corner[3] = at + (d.width + 1) * d.channels if bottom and right else -1
     fraction[0] = y - <real>y0
     fraction[1] = x - <real>x0
-    for k in range(4):
-        inside = (0 <= y0 + k // 2 < d.height) and (0 <= x0 + k % 2 < d.width)
-        pixel = ((y0 + k // 2) * d.width + x0 + k % 2) * d.channels
-        corner[k] = pixel if inside else -1
-        weight[k] = ((fraction[0] if k // 2 else 1 - fraction[0])
-                     * (fraction[1] if k % 2 else 1 - fraction[1]))
+    weight[0] = (1 - fraction[0]) * (1 - fraction[1])
+    weight[1] = (1 - fraction[0]) * fraction[1]
+    weight[2] = fraction[0] * (1 - fraction[1])
+    weight[3] = fraction[0] * fraction[1]
 
 
 cdef inline real locate_tap(
-    const Deformed *d, const real *offset, const real *mask, Py_ssize_t pixel, Py_ssize_t group,
-    Py_ssize_t tap, Py_ssize_t *corner, real *weight, real *fraction
+    const Deformed *d, const real *offset, const real *mask, Py_ssize_t row, Py_ssize_t column,
+    Py_ssize_t group, Py_ssize_t i, Py_ssize_t j, Py_ssize_t *corner, real *weight, real *fraction
 ) noexcept nogil:
-    """`locate` for one tap of one output pixel of an image; returns its mask."""
+    """`locate` for tap (i, j) of one output pixel of an image; returns its mask."""
     cdef const Problem *p = &d.problem
-    cdef Py_ssize_t row = pixel // d.columns, column = pixel - pixel // d.columns * d.columns
-    cdef Py_ssize_t i = tap // p.kernel_w, j = tap - tap // p.kernel_w * p.kernel_w
-    cdef Py_ssize_t plane = group * p.kernel_h * p.kernel_w + tap
+    cdef Py_ssize_t plane = (group * p.kernel_h + i) * p.kernel_w + j
     cdef const real *at = (offset + 2 * plane * d.offset_stride[0] + row * d.offset_stride[1]
                            + column * d.offset_stride[2])
     locate(d, <real>(row * p.stride_h - p.pad_h + i * p.dilation_h) + at[0],
@@ -94,35 +98,44 @@ cdef inline real locate_tap(
     return mask[plane * d.mask_stride[0] + row * d.mask_stride[1] + column * d.mask_stride[2]]
 
 
-cdef void sample_pixels(
-    const Deformed *d, const real *x, const real *offset, const real *mask, Py_ssize_t first,
-    Py_ssize_t count, real *patches, Py_ssize_t pitch, real *zeros
+cdef void sample_pixel(
+    const Deformed *d, const real *x, const real *offset, const real *mask, Py_ssize_t row,
+    Py_ssize_t column, const real *zeros, real *patch
 ) noexcept nogil:
-    """Lower output pixels first … first + count of an image; `zeros` takes a group's channels."""
-    cdef Py_ssize_t channels = d.channels // d.offset_groups, taps = d.problem.kernel_h * d.problem.kernel_w
-    cdef Py_ssize_t pixel, group, tap, k
+    """The patch (i, j, c) of one output pixel of an image."""
+    cdef Py_ssize_t channels = d.channels // d.offset_groups, i, j, group, k
     cdef Py_ssize_t[4] corner
     cdef real[4] weight
     cdef real[2] fraction
     cdef const real *source[4]
     cdef real scale
-    cdef real *target
-    memset(zeros, 0, channels * sizeof(real))
-    for pixel in range(first, first + count):
-        for tap in range(taps):
+    for i in range(d.problem.kernel_h):
+        for j in range(d.problem.kernel_w):
             for group in range(d.offset_groups):
-                scale = locate_tap(d, offset, mask, pixel, group, tap, corner, weight, fraction)
+                scale = locate_tap(d, offset, mask, row, column, group, i, j, corner, weight, fraction)
                 for k in range(4):
                     # A pixel that does not count is not read: it may be infinite.
                     source[k] = zeros
                     if corner[k] >= 0 and weight[k] != 0:
                         source[k] = x + corner[k] + group * channels
                     weight[k] *= scale
-                target = patches + (pixel - first) * pitch + tap * d.channels + group * channels
                 if real is float:
-                    sample_f32(source, weight, channels, target)
+                    sample_f32(source, weight, channels, patch)
                 else:
-                    sample_f64(source, weight, channels, target)
+                    sample_f64(source, weight, channels, patch)
+                patch += channels
+
+
+cdef void sample_pixels(
+    const Deformed *d, const real *x, const real *offset, const real *mask, Py_ssize_t first,
+    Py_ssize_t count, real *patches, Py_ssize_t pitch, real *zeros
+) noexcept nogil:
+    """Lower output pixels first … first + count of an image; `zeros` takes a pixel's channels."""
+    cdef Py_ssize_t pixel
+    memset(zeros, 0, d.channels * sizeof(real))
+    for pixel in range(first, first + count):
+        sample_pixel(d, x, offset, mask, pixel // d.columns, pixel % d.columns, zeros,
+                     patches + (pixel - first) * pitch)
 
 
 cdef inline Py_ssize_t slice_length(const Deformed *d) noexcept nogil:
@@ -134,33 +147,35 @@ cdef inline Py_ssize_t slice_length(const Deformed *d) noexcept nogil:
 
 cdef void multiply_patches(
     const Deformed *d, const real *patches, Py_ssize_t pitch, Py_ssize_t count, const real *packed,
-    Py_ssize_t panels, const real *bias, Py_ssize_t depth, real *out, Py_ssize_t out_pitch
+    Py_ssize_t panels, const real *bias, Py_ssize_t depth, real *block, real *out,
+    const Py_ssize_t *out_stride
 ) noexcept nogil:
-    """out[pixel, m] for `count` lowered pixels."""
+    """out[pixel, m] for `count` lowered pixels; `block` takes a panel of them and scatter_rows' slack."""
     cdef const Problem *p = &d.problem
     cdef Py_ssize_t width = panel_width(patches), reduction = p.kernel_h * p.kernel_w * p.group_in
-    cdef Py_ssize_t length = slice_length(d), g, panel, s, k, run, offset, zero = 0
+    cdef Py_ssize_t length = slice_length(d), g, panel, s, k, run, offset, columns
     cdef const real *weight
     for g in range(p.groups):
         for panel in range(panels):
             weight = packed + (g * panels + panel) * reduction * width
+            columns = min(width, p.group_out - panel * width)
             for s in range(reduction // length):
                 for k from 0 <= k < length by depth:
                     run = min(depth, length - k)
                     offset = s * d.channels + g * p.group_in + k
                     gemm_rows(
-                        count, min(width, p.group_out - panel * width), patches + offset, pitch, 1, &zero,
-                        &run, weight + (s * length + k) * width, width,
-                        out + g * p.group_out + panel * width, out_pitch,
-                        START_BIAS if s + k == 0 else START_OUTPUT, bias + (g * panels + panel) * width,
-                        False)
+                        count, columns, patches, pitch, 1, &offset, &run, weight + (s * length + k) * width,
+                        width, block, width, START_BIAS if s + k == 0 else START_OUTPUT,
+                        bias + (g * panels + panel) * width, False)
+            scatter_rows(block, 0, width, 1, count, columns,
+                         out + (g * p.group_out + panel * width) * out_stride[2], out_stride)
 
 
 def deform_conv(
     const real[:, :, :, ::1] x, const real[:, :, :, :] offset, const real[:, :, :, :] mask,
     const real[:, :, :, ::1] packed, const real[::1] bias, geometry, Py_ssize_t offset_groups,
-    Py_ssize_t panel_pixels, Py_ssize_t pitch, Py_ssize_t depth, real[:, :, :, ::1] out,
-    real[::1] workspace, Py_ssize_t per_thread, int num_threads
+    Py_ssize_t panel_pixels, Py_ssize_t pitch, Py_ssize_t depth, real[:, :, :] out, real[::1] workspace,
+    Py_ssize_t per_thread, int num_threads
 ):
     """Deformable convolution.
 
@@ -173,11 +188,14 @@ def deform_conv(
     bias : (groups · panels · PANEL), IN
     panel_pixels, pitch : output pixels lowered at a time, and elements from one's patch to the next's
     depth : rows of a panel of weights multiplied at a time
-    out : (N, H_out, W_out, C_out), OUT
-    workspace : (num_threads · per_thread), scratch, panel_pixels · pitch + C_in for each thread
+    out : (N, H_out·W_out, C_out), of any strides, OUT
+    workspace : (num_threads · per_thread), scratch, panel_pixels · (pitch + PANEL) + C_in for each thread,
+        and scatter_rows' slack
     """
     cdef Deformed d = deformed_of(geometry, offset_groups, offset, mask)
     cdef Py_ssize_t parts = (d.pixels + panel_pixels - 1) // panel_pixels, item, n, first, count
+    cdef Py_ssize_t size = sizeof(real)
+    cdef Py_ssize_t[3] out_stride = [0, out.strides[1] // size, out.strides[2] // size]
     cdef const real *masks = NULL
     cdef real *scratch
     if mask is not None:
@@ -188,9 +206,9 @@ def deform_conv(
         count = share(d.pixels, parts, item % parts + 1) - first
         scratch = &workspace[threadid() * per_thread]
         sample_pixels(&d, &x[n, 0, 0, 0], &offset[n, 0, 0, 0], mask_of(&d, masks, n), first, count, scratch,
-                      pitch, scratch + panel_pixels * pitch)
+                      pitch, scratch + per_thread - d.channels)
         multiply_patches(&d, scratch, pitch, count, &packed[0, 0, 0, 0], packed.shape[1], &bias[0], depth,
-                         &out[n, 0, 0, 0] + first * out.shape[3], out.shape[3])
+                         scratch + panel_pixels * pitch, &out[n, first, 0], out_stride)
 
 
 def deform_conv_weight_grad(
@@ -315,6 +333,7 @@ cdef void spread_patches(
 ) noexcept nogil:
     """Add the gradients of lowered pixels to those of the pixels they were sampled from."""
     cdef Py_ssize_t width = panel_width(x), taps = d.problem.kernel_h * d.problem.kernel_w, pixel, tap, k
+    cdef Py_ssize_t kernel_w = d.problem.kernel_w
     cdef Py_ssize_t group = first_channel // (d.channels // d.offset_groups)
     cdef Py_ssize_t[4] corner
     cdef real[4] weight
@@ -325,7 +344,8 @@ cdef void spread_patches(
     for pixel in range(first, first + count):
         for tap in range(taps):
             grad = patches + ((pixel - first) * taps + tap) * width
-            scale = locate_tap(d, offset, mask, pixel, group, tap, corner, weight, fraction)
+            scale = locate_tap(d, offset, mask, pixel // d.columns, pixel % d.columns, group, tap // kernel_w,
+                               tap % kernel_w, corner, weight, fraction)
             sample = 0
             for k in range(4):
                 product[k] = 0

@@ -10,7 +10,9 @@
 """
 
 from fastconv.nn.activation import ReLU, Softmax
+from fastconv.nn.attention import AttentionConv2d
 from fastconv.nn.convolution import Conv2d
+from fastconv.nn.deformable import DeformableConv2d, DeformConv2d
 from fastconv.nn.dropout import Dropout
 from fastconv.nn.graph import Graph, Node
 from fastconv.nn.layer import Field, Layer, Mode, register
@@ -26,10 +28,13 @@ from fastconv.nn.value import Input, Value
 
 __all__ = [
     "Add",
+    "AttentionConv2d",
     "AvgPool2d",
     "BatchNorm2d",
     "Concat",
     "Conv2d",
+    "DeformConv2d",
+    "DeformableConv2d",
     "Dropout",
     "Field",
     "Flatten",
