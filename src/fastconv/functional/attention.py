@@ -45,7 +45,7 @@ def scaled_dot_product_attention(query, key, value, *, scale=None, num_threads=N
     """
     query, key, value, scale = _checked(query, key, value, scale)
     shape = (*query.shape[:-1], value.shape[-1])
-    arrays = [array.reshape(1, -1, *array.shape[-2:]) for array in (query, key, value)]
+    arrays = [_stacked(array) for array in (query, key, value)]
     out = np.empty((*arrays[0].shape[:3], shape[-1]), query.dtype)
     _attend(*arrays, scale, out, num_threads)
     return out.reshape(shape)
@@ -79,7 +79,7 @@ def scaled_dot_product_attention_grad(
         raise ValueError(f"grad_output must have the shape of the output, {shape}, got {grad_output.shape}")
     dtype = np.result_type(query.dtype, grad_output.dtype)
     given = (query, key, value, grad_output)
-    arrays = [array.astype(dtype, copy=False).reshape(1, -1, *array.shape[-2:]) for array in given]
+    arrays = [_stacked(array.astype(dtype, copy=False)) for array in given]
     out = np.empty(arrays[3].shape, dtype)
     log_sum = _attend(*arrays[:3], scale, out, num_threads)
     grads = tuple(np.empty(array.shape, dtype) for array in arrays[:3])
@@ -262,6 +262,11 @@ def _checked(query, key, value, scale) -> tuple[np.ndarray, np.ndarray, np.ndarr
         raise ValueError(f"scale must be a finite number, got {scale!r}")
     dtype = np.result_type(np.float32, *(array.dtype for array in arrays))
     return *(array.astype(dtype, copy=False) for array in arrays), float(scale)
+
+
+def _stacked(array: np.ndarray) -> np.ndarray:
+    """(..., L, d) as (1, problems, L, d)."""
+    return array.reshape(1, math.prod(array.shape[:-2]), *array.shape[-2:])
 
 
 def _parameters(shape, weights, biases, gamma, heads):
