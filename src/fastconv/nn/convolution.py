@@ -6,11 +6,11 @@ import math
 
 import numpy as np
 
-from fastconv import checks
+from fastconv import checks, selection
 from fastconv.functional.convolution import conv2d, conv2d_input_grad, conv2d_weight_grad
 from fastconv.geometry import ConvGeometry
 from fastconv.nn.layer import EVALUATION, Field, Layer, Stored, boolean, parameter_dtype, register
-from fastconv.plan import ALGORITHM_NAMES, PADDING_MODES
+from fastconv.plan import PADDING_MODES
 
 
 @register
@@ -78,7 +78,7 @@ class Conv2d(Layer):
                 f" in_channels={in_channels}, out_channels={out_channels}"
             )
         checks.choice("padding_mode", padding_mode, tuple(PADDING_MODES))
-        checks.choice("algorithm", algorithm, ALGORITHM_NAMES)
+        checks.choice("algorithm", algorithm, selection.NAMES)
         self.padding = padding
         self.padding_mode = padding_mode
         self.algorithm = algorithm
