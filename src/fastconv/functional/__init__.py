@@ -32,6 +32,13 @@ from fastconv.functional.activation import (
     tanh,
     tanh_grad,
 )
+from fastconv.functional.attention import (
+    attention_conv2d,
+    attention_conv2d_grad,
+    attention_conv2d_training,
+    scaled_dot_product_attention,
+    scaled_dot_product_attention_grad,
+)
 from fastconv.functional.convolution import (
     conv1d,
     conv2d,
@@ -42,6 +49,7 @@ from fastconv.functional.convolution import (
     plan_conv2d,
     plan_conv3d,
 )
+from fastconv.functional.deformable import deform_conv2d, deform_conv2d_input_grads, deform_conv2d_weight_grad
 from fastconv.functional.linear import linear, linear_input_grad, linear_weight_grad
 from fastconv.functional.matrix import conv_matrix, deconvolve, pseudo_inverse
 from fastconv.functional.normalization import (
@@ -96,6 +104,9 @@ __all__ = [
     "adaptive_max_pool1d",
     "adaptive_max_pool2d",
     "adaptive_max_pool3d",
+    "attention_conv2d",
+    "attention_conv2d_grad",
+    "attention_conv2d_training",
     "avg_pool1d",
     "avg_pool2d",
     "avg_pool3d",
@@ -110,6 +121,9 @@ __all__ = [
     "conv3d",
     "conv_matrix",
     "deconvolve",
+    "deform_conv2d",
+    "deform_conv2d_input_grads",
+    "deform_conv2d_weight_grad",
     "elu",
     "elu_grad",
     "gelu",
@@ -155,6 +169,8 @@ __all__ = [
     "relu6",
     "relu6_grad",
     "relu_grad",
+    "scaled_dot_product_attention",
+    "scaled_dot_product_attention_grad",
     "selu",
     "selu_grad",
     "separable_conv2d",

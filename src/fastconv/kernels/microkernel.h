@@ -11,6 +11,8 @@
  *   pooling.h         the largest, and the weighted sum, of a few pixels
  *   normalization.h   sums over rows
  *   winograd.h        the transforms of tiles
+ *   sampling.h        bilinear samples
+ *   attention.h       the exponential function, softmax block by block
  */
 #ifndef FASTCONV_MICROKERNEL_H
 #define FASTCONV_MICROKERNEL_H
@@ -268,6 +270,8 @@ static void TYPED(gemm_tile)(
 #include "pooling.h"
 #include "spectral.h"
 #include "winograd.h"
+#include "sampling.h"
+#include "attention.h"
 
 #undef vec
 #undef vec_mask

@@ -27,6 +27,7 @@ from fastconv.nn.activation import (
     Softplus,
     Tanh,
 )
+from fastconv.nn.attention import AttentionConv2d
 from fastconv.nn.blocks import (
     ASPP,
     Bottleneck,
@@ -37,6 +38,7 @@ from fastconv.nn.blocks import (
 )
 from fastconv.nn.composite import Composite, Parallel, Residual
 from fastconv.nn.convolution import Conv2d
+from fastconv.nn.deformable import DeformableConv2d, DeformConv2d
 from fastconv.nn.dropout import Dropout
 from fastconv.nn.fields import ReceptiveField, effective_receptive_field, receptive_field, receptive_fields
 from fastconv.nn.graph import Graph, Node
@@ -106,6 +108,7 @@ __all__ = [
     "AdaptiveMaxPool2d",
     "AdaptiveMaxPool3d",
     "Add",
+    "AttentionConv2d",
     "AvgPool1d",
     "AvgPool2d",
     "AvgPool3d",
@@ -123,6 +126,8 @@ __all__ = [
     "ConstantPad2d",
     "ConstantPad3d",
     "Conv2d",
+    "DeformConv2d",
+    "DeformableConv2d",
     "Dropout",
     "ExpandAs",
     "Field",
