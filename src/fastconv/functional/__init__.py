@@ -42,14 +42,20 @@ from fastconv.functional.attention import (
 from fastconv.functional.convolution import (
     conv1d,
     conv2d,
-    conv2d_input_grad,
-    conv2d_weight_grad,
     conv3d,
     plan_conv1d,
     plan_conv2d,
     plan_conv3d,
 )
 from fastconv.functional.deformable import deform_conv2d, deform_conv2d_input_grads, deform_conv2d_weight_grad
+from fastconv.functional.gradients import (
+    conv1d_input_grad,
+    conv1d_weight_grad,
+    conv2d_input_grad,
+    conv2d_weight_grad,
+    conv3d_input_grad,
+    conv3d_weight_grad,
+)
 from fastconv.functional.linear import linear, linear_input_grad, linear_weight_grad
 from fastconv.functional.matrix import conv_matrix, deconvolve, pseudo_inverse
 from fastconv.functional.normalization import (
@@ -115,10 +121,14 @@ __all__ = [
     "batch_norm_grad",
     "batch_norm_training",
     "conv1d",
+    "conv1d_input_grad",
+    "conv1d_weight_grad",
     "conv2d",
     "conv2d_input_grad",
     "conv2d_weight_grad",
     "conv3d",
+    "conv3d_input_grad",
+    "conv3d_weight_grad",
     "conv_matrix",
     "deconvolve",
     "deform_conv2d",

@@ -9,8 +9,8 @@
 /* The tile with its row count and its number of vectors known to the compiler. */
 ALWAYS_INLINE void TYPED(outer_tile_sized)(
     const int rows, const int vectors, ptrdiff_t segments, ptrdiff_t length, const REAL *a,
-    ptrdiff_t a_segment, ptrdiff_t a_stride, const REAL *b, ptrdiff_t b_segment, ptrdiff_t b_stride, REAL *c,
-    ptrdiff_t c_stride)
+    ptrdiff_t a_segment, ptrdiff_t a_stride, ptrdiff_t a_ahead, const REAL *b, ptrdiff_t b_segment,
+    ptrdiff_t b_stride, REAL *c, ptrdiff_t c_stride)
 {
     vec acc[TILE_ROWS][2];
     _Pragma("GCC unroll 16") for (int r = 0; r < rows; r++)
@@ -19,6 +19,7 @@ ALWAYS_INLINE void TYPED(outer_tile_sized)(
         const REAL *at = a + s * a_segment, *bt = b + s * b_segment;
         for (ptrdiff_t k = 0; k < length; k++, at += a_stride, bt += b_stride) {
             vec bv[2];
+            __builtin_prefetch(at + a_ahead, 0, 2);
             _Pragma("GCC unroll 2") for (int v = 0; v < vectors; v++) bv[v] = TYPED(load)(bt + v * LANES);
             _Pragma("GCC unroll 16") for (int r = 0; r < rows; r++)
             {
@@ -38,14 +39,16 @@ ALWAYS_INLINE void TYPED(outer_tile_sized)(
 /* C[r][j] += Σ_s Σ_k A[s · a_segment + k · a_stride + r] · B[s · b_segment + k · b_stride + j]
  *
  * for r < rows ≤ TILE_ROWS, j < vectors · LANES ≤ 2 · LANES, k < length, s < segments: what lies together
- * are the rows of A and the columns of B, as in channels-last images whose pixels are summed over. */
+ * are the rows of A and the columns of B, as in channels-last images whose pixels are summed over. What lies
+ * `a_ahead` elements after A's rows is asked for meanwhile: no prefetcher sees a pattern in narrow columns of A. */
 static void TYPED(outer_tile)(
     int rows, int vectors, ptrdiff_t segments, ptrdiff_t length, const REAL *a, ptrdiff_t a_segment,
-    ptrdiff_t a_stride, const REAL *b, ptrdiff_t b_segment, ptrdiff_t b_stride, REAL *c, ptrdiff_t c_stride)
+    ptrdiff_t a_stride, ptrdiff_t a_ahead, const REAL *b, ptrdiff_t b_segment, ptrdiff_t b_stride, REAL *c,
+    ptrdiff_t c_stride)
 {
 #define TILE(rows, vectors)                                                                             \
-    TYPED(outer_tile_sized)(rows, vectors, segments, length, a, a_segment, a_stride, b, b_segment, b_stride, \
-                            c, c_stride);                                                               \
+    TYPED(outer_tile_sized)(rows, vectors, segments, length, a, a_segment, a_stride, a_ahead, b, b_segment,  \
+                            b_stride, c, c_stride);                                                           \
     return
 #define CASE(r)                                                                                         \
     case r: TILE(r, 2);                                                                                 \

@@ -2,9 +2,9 @@
 #
 #     dW[m, (i, j, c)] = Σ_n Σ_y Σ_x  dy[n, y, x, m] · x[n, y·s_h + i·d_h − p_h, x·s_w + j·d_w − p_w, c]
 #
-# Both factors are read where they lie: for a pixel the micro-kernel takes some channels of x (of a whole
-# kernel row, where taps and pixels touch) times a panel of channels of dy. Only an x with padding, and
-# what is not channels-last, is gathered, a few rows at a time.
+# For a pixel the micro-kernel takes some channels of x (of a whole kernel row, where taps and pixels touch)
+# times a panel of channels of dy. A panel of a few rows of dy is gathered and stays in the L1 cache; x is
+# read where it lies, unless it has padding or is not channels-last.
 #
 # Work is cut twice: the output into blocks of channels, and the sum into `parts` runs of units (some rows
 # and columns of one image), a fixed number of them, so that the order of summation is always the same.
@@ -16,12 +16,12 @@ cdef extern from "microkernel.h" nogil:
     const int DEPTHWISE_TAPS
     void outer_tile_f32(
         int rows, int vectors, Py_ssize_t segments, Py_ssize_t length, const float *a, Py_ssize_t a_segment,
-        Py_ssize_t a_stride, const float *b, Py_ssize_t b_segment, Py_ssize_t b_stride, float *c,
-        Py_ssize_t c_stride) noexcept
+        Py_ssize_t a_stride, Py_ssize_t a_ahead, const float *b, Py_ssize_t b_segment, Py_ssize_t b_stride,
+        float *c, Py_ssize_t c_stride) noexcept
     void outer_tile_f64(
         int rows, int vectors, Py_ssize_t segments, Py_ssize_t length, const double *a, Py_ssize_t a_segment,
-        Py_ssize_t a_stride, const double *b, Py_ssize_t b_segment, Py_ssize_t b_stride, double *c,
-        Py_ssize_t c_stride) noexcept
+        Py_ssize_t a_stride, Py_ssize_t a_ahead, const double *b, Py_ssize_t b_segment, Py_ssize_t b_stride,
+        double *c, Py_ssize_t c_stride) noexcept
     void depthwise_grad_f32(
         int taps, const Py_ssize_t *offset, Py_ssize_t rows, Py_ssize_t columns, const float *x,
         Py_ssize_t x_row, Py_ssize_t x_pixel, const float *g, Py_ssize_t g_row, Py_ssize_t g_pixel,
@@ -46,7 +46,7 @@ cdef struct GradItem:
 
 cdef struct Region:
     # Some rows and columns of gradients, and the pitches of what they are multiplied with.
-    Py_ssize_t rows, columns, x_row, x_pixel, grad_row, grad_pixel
+    Py_ssize_t rows, columns, x_row, x_pixel, x_ahead
 
 
 cdef Images images_of(const real[:, :, :, :, :] array) noexcept:
@@ -90,8 +90,8 @@ cdef inline Py_ssize_t whole_vectors(Py_ssize_t elements, const real *unused) no
 
 cdef inline void outer_rows(
     Py_ssize_t rows, Py_ssize_t columns, Py_ssize_t segments, Py_ssize_t length, const real *a,
-    Py_ssize_t a_segment, Py_ssize_t a_stride, const real *b, Py_ssize_t b_segment, Py_ssize_t b_stride,
-    real *c, Py_ssize_t c_stride
+    Py_ssize_t a_segment, Py_ssize_t a_stride, Py_ssize_t a_ahead, const real *b, Py_ssize_t b_segment,
+    Py_ssize_t b_stride, real *c, Py_ssize_t c_stride
 ) noexcept nogil:
     """outer_tile for any number of rows, as gemm_rows; columns are whole vectors, at most a panel."""
     cdef Py_ssize_t tiles = (rows + TILE_ROWS - 1) // TILE_ROWS, t, first, count
@@ -100,42 +100,39 @@ cdef inline void outer_rows(
         first = share(rows, tiles, t)
         count = share(rows, tiles, t + 1) - first
         if real is float:
-            outer_tile_f32(count, vectors, segments, length, a + first, a_segment, a_stride, b, b_segment,
-                           b_stride, c + first * c_stride, c_stride)
+            outer_tile_f32(count, vectors, segments, length, a + first, a_segment, a_stride, a_ahead, b,
+                           b_segment, b_stride, c + first * c_stride, c_stride)
         else:
-            outer_tile_f64(count, vectors, segments, length, a + first, a_segment, a_stride, b, b_segment,
-                           b_stride, c + first * c_stride, c_stride)
+            outer_tile_f64(count, vectors, segments, length, a + first, a_segment, a_stride, a_ahead, b,
+                           b_segment, b_stride, c + first * c_stride, c_stride)
 
 
 cdef void accumulate_taps(
     const Problem *problem, const Region *region, const real *x, Py_ssize_t channels, const real *grad,
-    Py_ssize_t out_channels, real *sums, Py_ssize_t sums_pitch
+    Py_ssize_t columns, bint ahead, real *sums, Py_ssize_t sums_pitch
 ) noexcept nogil:
-    """Add a region's products to sums[(i, j), c, m]; out_channels are whole vectors."""
-    cdef Py_ssize_t width = panel_width(x), p, i, j, columns, segments = region.rows, length = region.columns
+    """Add a region's products with one panel of gradients (rows, columns, `columns`) to sums[(i, j), c, m]."""
+    cdef Py_ssize_t i, j, segments = region.rows, length = region.columns, runs = problem.kernel_w, run = channels
     cdef Py_ssize_t a_segment = problem.stride_h * region.x_row, a_stride = problem.stride_w * region.x_pixel
-    cdef Py_ssize_t runs = problem.kernel_w, run = channels
     if problem.dilation_w * region.x_pixel == channels and channels == problem.group_in:
         runs, run = 1, problem.kernel_w * channels  # a kernel row is one run of elements
-    if a_segment == length * a_stride and region.grad_row == length * region.grad_pixel:
+    if a_segment == length * a_stride:
         segments, length = 1, segments * length
-    for p from 0 <= p < out_channels by width:
-        columns = min(width, out_channels - p)
-        for i in range(problem.kernel_h):
-            for j in range(runs):
-                outer_rows(
-                    run, columns, segments, length, x + i * problem.dilation_h * region.x_row
-                    + j * problem.dilation_w * region.x_pixel, a_segment, a_stride, grad + p,
-                    region.grad_row, region.grad_pixel,
-                    sums + (i * problem.kernel_w + j) * problem.group_in * sums_pitch + p, sums_pitch)
+    for i in range(problem.kernel_h):
+        for j in range(runs):
+            outer_rows(
+                run, columns, segments, length,
+                x + i * problem.dilation_h * region.x_row + j * problem.dilation_w * region.x_pixel, a_segment,
+                a_stride, region.x_ahead if ahead else 0, grad, length * columns, columns,
+                sums + (i * problem.kernel_w + j) * problem.group_in * sums_pitch, sums_pitch)
 
 
 cdef void accumulate_depthwise(
-    const Problem *problem, const Region *region, const real *x, const real *grad, Py_ssize_t channels,
+    const Problem *problem, const Region *region, const real *x, const real *grad, Py_ssize_t columns,
     real *sums, Py_ssize_t sums_pitch
 ) noexcept nogil:
-    """The same for one input channel a group, vectors over groups; channels are whole vectors."""
-    cdef Py_ssize_t lanes = panel_width(x) // 2, taps = problem.kernel_h * problem.kernel_w, c, t, i
+    """The same for one input channel a group, vectors over groups."""
+    cdef Py_ssize_t taps = problem.kernel_h * problem.kernel_w, lanes = panel_width(x) // 2, c, t, i
     cdef Py_ssize_t pieces = (taps + DEPTHWISE_TAPS - 1) // DEPTHWISE_TAPS, piece, first, count
     cdef Py_ssize_t[16] offset
     cdef Py_ssize_t x_row = problem.stride_h * region.x_row, x_pixel = problem.stride_w * region.x_pixel
@@ -146,57 +143,51 @@ cdef void accumulate_depthwise(
             t = first + i
             offset[i] = (t // problem.kernel_w * problem.dilation_h * region.x_row
                          + t % problem.kernel_w * problem.dilation_w * region.x_pixel)
-        for c from 0 <= c < channels by lanes:
+        for c from 0 <= c < columns by lanes:
             if real is float:
                 depthwise_grad_f32(count, offset, region.rows, region.columns, x + c, x_row, x_pixel, grad + c,
-                                   region.grad_row, region.grad_pixel, sums + first * sums_pitch + c,
-                                   sums_pitch)
+                                   region.columns * columns, columns, sums + first * sums_pitch + c, sums_pitch)
             else:
                 depthwise_grad_f64(count, offset, region.rows, region.columns, x + c, x_row, x_pixel, grad + c,
-                                   region.grad_row, region.grad_pixel, sums + first * sums_pitch + c,
-                                   sums_pitch)
+                                   region.columns * columns, columns, sums + first * sums_pitch + c, sums_pitch)
 
 
 cdef void accumulate_unit(
     const Problem *problem, const Images *images, const real *x, Py_ssize_t channels, bint copy_x,
-    const Images *grads, const real *grad, Py_ssize_t out_channels, bint copy_grad, bint depthwise,
-    Py_ssize_t top, Py_ssize_t bottom, Py_ssize_t left, Py_ssize_t right, real *sums, Py_ssize_t sums_pitch,
-    real *scratch
+    const Images *grads, const real *grad, Py_ssize_t out_channels, bint depthwise, Py_ssize_t top,
+    Py_ssize_t bottom, Py_ssize_t left, Py_ssize_t right, real *sums, Py_ssize_t sums_pitch, real *panel
 ) noexcept nogil:
-    """Some rows and columns of one image: gather what must be gathered, then multiply."""
-    cdef Py_ssize_t whole = whole_vectors(out_channels, x), in_rows, in_columns
-    cdef Py_ssize_t in_top = top * problem.stride_h - problem.pad_h
-    cdef Py_ssize_t in_left = left * problem.stride_w - problem.pad_w
+    """Some rows and columns of one image, a panel of output channels after the other."""
+    cdef Py_ssize_t in_top = top * problem.stride_h - problem.pad_h, in_rows, in_columns, p, columns
+    cdef Py_ssize_t in_left = left * problem.stride_w - problem.pad_w, width = panel_width(x)
     cdef Region region
+    cdef real *band = panel + (bottom - top) * (right - left) * width
     region.rows, region.columns = bottom - top, right - left
-    if copy_grad:
-        region.grad_row, region.grad_pixel = region.columns * whole, whole
-        gather_band(grad, grads.stride, grads.height, grads.width, out_channels, top, left, region.rows,
-                    region.columns, scratch, region.grad_row, region.grad_pixel)
-        grad = scratch
-        scratch = scratch + region.rows * region.grad_row
-    else:
-        region.grad_row, region.grad_pixel = grads.stride[0], grads.stride[1]
-        grad = grad + top * grads.stride[0] + left * grads.stride[1]
     if copy_x:
         in_rows = covered(region.rows, problem.stride_h, problem.kernel_h, problem.dilation_h)
         in_columns = covered(region.columns, problem.stride_w, problem.kernel_w, problem.dilation_w)
-        region.x_pixel = whole if depthwise else channels
+        region.x_ahead, region.x_pixel = 0, whole_vectors(channels, x) if depthwise else channels
         region.x_row = in_columns * region.x_pixel
         gather_band(x, images.stride, images.height, images.width, channels, in_top, in_left, in_rows,
-                    in_columns, scratch, region.x_row, region.x_pixel)
-        x = scratch
+                    in_columns, band, region.x_row, region.x_pixel)
+        x = band
     else:
         region.x_row, region.x_pixel = images.stride[0], images.stride[1]
+        region.x_ahead = region.rows * problem.stride_h * images.stride[0]  # the next unit's
         x = x + in_top * images.stride[0] + in_left * images.stride[1]
-    if depthwise:
-        accumulate_depthwise(problem, &region, x, grad, whole, sums, sums_pitch)
-    else:
-        accumulate_taps(problem, &region, x, channels, grad, whole, sums, sums_pitch)
+    for p from 0 <= p < out_channels by width:
+        columns = whole_vectors(min(width, out_channels - p), x)
+        gather_band(grad + p * grads.stride[2], grads.stride, grads.height, grads.width,
+                    min(width, out_channels - p), top, left, region.rows, region.columns, panel,
+                    region.columns * columns, columns)
+        if depthwise:
+            accumulate_depthwise(problem, &region, x + p, panel, columns, sums + p, sums_pitch)
+        else:
+            accumulate_taps(problem, &region, x, channels, panel, columns, p == 0, sums + p, sums_pitch)
 
 
 def weight_grad(
-    const real[:, :, :, :, :] x, const real[:, :, :, :, :] grad, geometry, cuts, bint copy_x, bint copy_grad,
+    const real[:, :, :, :, :] x, const real[:, :, :, :, :] grad, geometry, cuts, bint copy_x,
     bint depthwise, real[:, :, :, :, ::1] partial, real[::1] workspace, Py_ssize_t per_thread,
     int num_threads
 ):
@@ -209,9 +200,9 @@ def weight_grad(
     grad : (N, D, H_out, W_out, C_out), IN
     cuts : (in_blocks, out_blocks, bands, chunks)
         Blocks of a group's input and output channels; parts of an image's output rows and columns.
-    copy_x, copy_grad : bool
-        Gather it; else it is read where it lies and must be channels-last, x without padding, and the
-        output channels (those of a depthwise x too) whole vectors.
+    copy_x : bool
+        Gather it; else it is read where it lies and must be channels-last without padding, and for a
+        depthwise convolution channels must be whole vectors.
     depthwise : bool
         One input and one output channel a group; blocks of outputs are then cut from all channels.
     partial : (parts, groups, k_h·k_w, C_in/groups, ≥ C_out/groups), OUT
@@ -244,7 +235,7 @@ def weight_grad(
                 + (at.m if depthwise else at.g * partial.shape[3] + at.c) * images.stride[2],
                 at.out_channels if depthwise else at.channels, copy_x, &grads,
                 &grad[0, 0, 0, 0, 0] + image_offset(&grads, n)
-                + (at.g * group_out + at.m) * grads.stride[2], at.out_channels, copy_grad, depthwise,
+                + (at.g * group_out + at.m) * grads.stride[2], at.out_channels, depthwise,
                 share(grads.height, bands, band), share(grads.height, bands, band + 1),
                 share(grads.width, chunks, chunk), share(grads.width, chunks, chunk + 1), sums,
                 partial.shape[4], &workspace[threadid() * per_thread])

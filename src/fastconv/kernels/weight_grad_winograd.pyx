@@ -79,7 +79,7 @@ cdef void multiply_tiles(
     cdef Py_ssize_t width = panel_width(v), q, p
     for q in range(s.tiling.positions):
         for p from 0 <= p < s.out_pitch by width:
-            outer_rows(channels, min(width, s.out_pitch - p), 1, tiles, v + q * s.in_position, 0, s.in_pitch,
+            outer_rows(channels, min(width, s.out_pitch - p), 1, tiles, v + q * s.in_position, 0, s.in_pitch, 0,
                        m + q * s.out_position + p, 0, s.out_pitch, sums + q * channels * s.out_pitch + p,
                        s.out_pitch)
 
