@@ -1,9 +1,10 @@
-"""The weight gradient of a 2-D convolution: blocked sums over output pixels, directly or by Winograd's tiles."""
+"""The weight gradient in two dimensions: blocked sums over output pixels, direct or by Winograd's tiles."""
 
 from __future__ import annotations
 
 import math
 from functools import lru_cache
+from itertools import pairwise
 from types import ModuleType
 from typing import NamedTuple
 
@@ -17,12 +18,13 @@ from fastconv.geometry import ConvGeometry
 _PIXELS = 128
 # Tiles multiplied at a time: their transforms and the sums they are added to share the L2 cache.
 _TILES = 28
-# Channels of a block; for Winograd bytes of them: 64 · 64 float32 sums at 36 positions are 576 KiB.
+# Channels of a block; more inputs where there is one tap, so that an image is read but once. For Winograd
+# bytes of them: 64 · 64 float32 sums at 36 positions are 576 KiB.
 _BLOCK_CHANNELS = 128
 _POINTWISE_IN_CHANNELS = 512
 _TILED_BLOCK_BYTES = 256
-# Pieces of work to cut a problem into where its channels alone do not give so many. A fixed number: it decides
-# in which order terms are summed, and results must not depend on the number of threads.
+# Pieces of work to cut a problem into where its channels alone do not give so many. A fixed number: it
+# decides in which order terms are summed, and results must not depend on the number of threads.
 _ITEMS = 16
 # How many times fewer operations tiles must promise. A tile's transforms cost as much as so many channels of
 # its products, as in winograd.py.
@@ -114,7 +116,7 @@ def _tiled(geometry: ConvGeometry, kernels: ModuleType) -> _Tiled | None:
     chunks = base.ceil_div(len(across), _TILES)
     blocks = _blocks(*sides, geometry.groups, (largest, largest), lanes, geometry.batch * len(down) * chunks)
     ends = [len(across) * chunk // chunks for chunk in range(chunks + 1)]
-    span = max(int(np.ptp(across[first:last])) for first, last in zip(ends, ends[1:], strict=False))
+    span = max(int(np.ptp(across[first:last])) for first, last in pairwise(ends))
     band = max(
         points * (span + (points_w - 1) * geometry.dilation[1] + 1) * pitch
         for points, points_w, pitch in (

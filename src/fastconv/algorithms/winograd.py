@@ -167,9 +167,7 @@ def saving(geometry: ConvGeometry, calls: int | None) -> float:
 def origins(geometry: ConvGeometry, form: Form) -> tuple[np.ndarray, np.ndarray]:
     """The output rows that lines of tiles begin at, ascending, and the columns of a line's tiles."""
     origins = []
-    for size, dilation, outputs in zip(
-        geometry.output_size, geometry.dilation, form.outputs, strict=True
-    ):
+    for size, dilation, outputs in zip(geometry.output_size, geometry.dilation, form.outputs, strict=True):
         phases = [np.arange(phase, size, dilation * outputs) for phase in range(min(size, dilation))]
         origins.append(np.concatenate(phases).astype(np.intp))
     return np.sort(origins[0]), origins[1]

@@ -72,6 +72,7 @@ from fastconv.functional.normalization import (
     local_response_norm_grad,
 )
 from fastconv.functional.padding import pad, pad_grad
+from fastconv.functional.polyphase import TransposedPlan
 from fastconv.functional.pooling import (
     adaptive_avg_pool1d,
     adaptive_avg_pool2d,
@@ -114,6 +115,17 @@ __all__ = [
     "attention_conv2d_grad",
     "attention_conv2d_training",
     "avg_pool1d",
+from fastconv.functional.transposed import (
+    conv_transpose1d,
+    conv_transpose2d,
+    conv_transpose3d,
+    plan_conv_transpose1d,
+    plan_conv_transpose2d,
+    plan_conv_transpose3d,
+)
+
+__all__ = [
+    "TransposedPlan",
     "avg_pool2d",
     "avg_pool3d",
     "avg_pool_grad",
@@ -138,6 +150,9 @@ __all__ = [
     "elu_grad",
     "gelu",
     "gelu_grad",
+    "conv_transpose1d",
+    "conv_transpose2d",
+    "conv_transpose3d",
     "global_avg_pool2d",
     "group_norm",
     "group_norm_grad",
@@ -175,6 +190,9 @@ __all__ = [
     "prelu",
     "prelu_grad",
     "pseudo_inverse",
+    "plan_conv_transpose1d",
+    "plan_conv_transpose2d",
+    "plan_conv_transpose3d",
     "relu",
     "relu6",
     "relu6_grad",

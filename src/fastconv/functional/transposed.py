@@ -1,18 +1,13 @@
-"""Transposed convolution in 1-D, 2-D and 3-D, which is also the gradient of convolution by its input."""
+"""Transposed convolution in 1-D, 2-D and 3-D: ndarray in, ndarray out."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
-from dataclasses import replace
-from itertools import product
-from typing import NamedTuple
-
 import numpy as np
 
-from fastconv import checks, threads
+from fastconv import checks
+from fastconv.functional.polyphase import TransposedPlan
 from fastconv.geometry import ConvGeometry
-from fastconv.plan import ACTIVATIONS, LAYOUTS, Plan
+from fastconv.plan import LAYOUTS
 
 TRANSPOSED_WEIGHTS = {
     1: "(C_in, C_out/groups, k_w)",
@@ -21,203 +16,247 @@ TRANSPOSED_WEIGHTS = {
 }
 
 
-class _AxisPhase(NamedTuple):
-    """Every s-th output of one axis, from ``place.start`` on, as a stride-1 convolution of the input.
+def conv_transpose1d(
+    x, weight, bias=None, *, stride=1, padding=0, output_padding=0, groups=1, dilation=1, activation=None,
+    layout="NCW", num_threads=None, out=None,
+) -> np.ndarray:  # fmt: skip
+    """One-dimensional transposed convolution; as :func:`conv_transpose2d`, with one spatial axis.
 
-    ``taps`` of the kernel contribute, dilated by ``dilation``, to the input's part ``source`` with
-    ``padding`` around it; without ``taps`` nothing does.
-    """
-
-    place: slice
-    taps: slice | None
-    source: slice = slice(None)
-    padding: tuple[int, int] = (0, 0)
-    dilation: int = 1
-
-
-def _axis_phases(outputs: int, inputs: int, kernel: int, stride: int, dilation: int, low: int) -> list:
-    """The phases of one axis with ``outputs`` pixels y[i] = Σ x[o] w[u] over o·s + u·d − p = i.
-
-    For i = a + s·j that is u·d ≡ a + p (mod s): with g = gcd(s, d), either no u at all or every (s/g)-th one
-    from some u₀ on, u = u₀ + t·s/g, and then o = j + (a + p − u₀·d)/s − t·d/g.
-    """
-    phases = []
-    every, spread = stride // math.gcd(stride, dilation), dilation // math.gcd(stride, dilation)
-    for start in range(min(stride, outputs)):
-        place = slice(start, None, stride)
-        first = next((u for u in range(min(every, kernel)) if (u * dilation - start - low) % stride == 0), None)
-        if first is None:
-            phases.append(_AxisPhase(place, None))
-            continue
-        span = (kernel - 1 - first) // every * spread
-        shift = (start + low - first * dilation) // stride
-        count = -(-(outputs - start) // stride)
-        pads = span - shift, count + shift - inputs
-        source = slice(max(0, -pads[0]), inputs - max(0, -pads[1]))
-        taps = slice(first, None, every) if source.start < source.stop else None
-        phases.append(_AxisPhase(place, taps, source, (max(0, pads[0]), max(0, pads[1])), spread))
-    return phases
-
-
-class TransposedPlan:
-    """A prepared transposed convolution; ``plan(x)`` computes it.
-
-    Made by :func:`fastconv.plan_conv_transpose2d` and its 1-D and 3-D kin. Its output's phases, every s-th
-    pixel of each axis, are convolutions of stride 1 with a part of the kernel's taps, each by the algorithm
-    that suits it and stored where it belongs: no zeros are stuffed into the input and no columns are added
-    up (Dumoulin and Visin, "A guide to convolution arithmetic for deep learning", arXiv 1603.07285, section
-    4, for the arithmetic; the polyphase decomposition of a multirate filter for the computation).
-
-    Attributes
+    Parameters
     ----------
-    geometry : ConvGeometry
-        Of the convolution that this is the transposed of: its ``output_size`` is this one's input.
-    plans : tuple of Plan
-        One for each phase that any tap of the kernel reaches.
-    num_threads : int
-        Threads a call uses unless it is told otherwise; they never change the result.
+    x : array (N, C_in, W), or (N, W, C_in) with ``layout="NWC"``
+    weight : array (C_in, C_out/groups, k_w)
+    bias, stride, padding, output_padding, groups, dilation, activation, num_threads, out
+        As for :func:`conv_transpose2d`.
+
+    Returns
+    -------
+    ndarray (N, C_out, W_out), or (N, W_out, C_out)
+
+    Raises
+    ------
+    TypeError, ValueError
+        As :func:`conv_transpose2d`.
     """
+    return _convolve(
+        1, x, weight, bias, out, stride=stride, padding=padding, output_padding=output_padding,
+        groups=groups, dilation=dilation, activation=activation, layout=layout, num_threads=num_threads,
+    )  # fmt: skip
 
-    def __init__(
-        self, geometry: ConvGeometry, weight: np.ndarray, bias: np.ndarray | None = None, *,
-        activation: str | None = None, layout: str | None = None, num_threads: int | None = None,
-        input_size: tuple[int, ...] | None = None,
-    ):  # fmt: skip
-        layouts = LAYOUTS[geometry.spatial_rank]
-        checks.choice("activation", activation, ACTIVATIONS)
-        self.layout = layouts[0] if layout is None else layout
-        checks.choice("layout", self.layout, layouts)
-        self.geometry = geometry
-        self.num_threads = threads.resolve(num_threads)
-        # An output padding beyond the stride adds outputs, which the convolution would see more inputs in.
-        self._input_size = geometry.output_size if input_size is None else input_size
-        self._channels_first = self.layout == layouts[0]
-        self._phases = tuple(self._plan_phases(weight, bias, activation))
-        edge = np.zeros(geometry.in_channels) if bias is None else bias
-        edge = np.maximum(edge, 0) if activation == "relu" else edge
-        self._edge = edge.astype(geometry.dtype).reshape(-1, *[1] * geometry.spatial_rank)
 
-    @property
-    def plans(self) -> tuple[Plan, ...]:
-        return tuple(plan for _, _, plan in self._phases if plan is not None)
+def conv_transpose2d(
+    x, weight, bias=None, *, stride=1, padding=0, output_padding=0, groups=1, dilation=1, activation=None,
+    layout="NCHW", num_threads=None, out=None,
+) -> np.ndarray:  # fmt: skip
+    """Two-dimensional transposed (fractionally strided) convolution: every input pixel spreads a kernel.
 
-    @property
-    def packed_bytes(self) -> int:
-        """Bytes of the packed weights."""
-        return sum(plan.packed_bytes for plan in self.plans)
+    .. math:: y[n, m, i s + u d - p, j s + v d - p] \\mathrel{+}= x[n, c, i, j]\\, w[c, m, u, v]
 
-    @property
-    def workspace_bytes(self) -> int:
-        """Bytes of scratch memory; each phase keeps its own."""
-        return sum(plan.workspace_bytes for plan in self.plans)
+    onto a ``y`` of the bias. It is the gradient of :func:`conv2d` with respect to its input, and computed
+    without zeros between the inputs: see :class:`TransposedPlan`.
 
-    @property
-    def multiplications(self) -> int:
-        """Multiplications of one call."""
-        return sum(plan.multiplications for plan in self.plans)
+    Parameters
+    ----------
+    x : array (N, C_in, H, W), or (N, H, W, C_in) with ``layout="NHWC"``
+        float32 or float64; float16 is computed and returned as float32. Any strides; never changed.
+    weight : array (C_in, C_out/groups, k_h, k_w)
+    bias : array (C_out,), optional
+    stride, dilation : int or (int, int), default 1
+    padding : int, (int, int) or ((top, bottom), (left, right)), default 0
+        Output pixels left out at the borders.
+    output_padding : int or (int, int), default 0
+        Output pixels added at the end; smaller than the stride or the dilation of its axis.
+    groups : int, default 1
+    activation : {None, "relu"}
+    layout : {"NCHW", "NHWC"}
+    num_threads : int, optional
+        Default: :func:`fastconv.get_num_threads`. The result's bits do not depend on it.
+    out : array, optional
+        Where to write the result; any strides.
 
-    @property
-    def input_shape(self) -> tuple[int, ...]:
-        """Shape of ``x`` in this plan's layout."""
-        return self._in_layout(self.geometry.batch, self.geometry.out_channels, *self._input_size)
+    Returns
+    -------
+    ndarray (N, C_out, H_out, W_out), or (N, H_out, W_out, C_out)
+        ``H_out = (H − 1)·s − top − bottom + d·(k_h − 1) + output_padding + 1``; channels-last in memory
+        where ``x`` is.
 
-    @property
-    def output_shape(self) -> tuple[int, ...]:
-        """Shape of the result in this plan's layout."""
-        return self._in_layout(*self.geometry.input_shape)
+    Raises
+    ------
+    TypeError
+        If an argument has the wrong type or dtype.
+    ValueError
+        If an argument is out of range, arguments do not fit each other, or no output pixel is left.
 
-    def __call__(self, x, out: np.ndarray | None = None, num_threads: int | None = None) -> np.ndarray:
-        """Convolve ``x``.
+    Examples
+    --------
+    >>> import numpy as np, fastconv as fc
+    >>> x, weight = np.ones((1, 4, 8, 8), np.float32), np.ones((4, 3, 2, 2), np.float32)
+    >>> fc.conv_transpose2d(x, weight, stride=2).shape
+    (1, 3, 16, 16)
+    """
+    return _convolve(
+        2, x, weight, bias, out, stride=stride, padding=padding, output_padding=output_padding,
+        groups=groups, dilation=dilation, activation=activation, layout=layout, num_threads=num_threads,
+    )  # fmt: skip
 
-        Parameters
-        ----------
-        x : array of ``input_shape``, float16 or the plan's dtype
-            Any strides.
-        out : array of ``output_shape`` and the plan's dtype, optional
-            Where to write the result; any strides.
-        num_threads : int, optional
-            Default: the plan's.
 
-        Returns
-        -------
-        ndarray of ``output_shape``
-            ``out`` where it was given; else a new array, channels-last in memory where ``x`` is.
-        """
-        x = checks.float_array("x", x)
-        dtype = self.geometry.dtype
-        if x.shape != self.input_shape:
-            raise ValueError(f"x must have shape {self.input_shape}, as planned, got {x.shape}")
-        if checks.float_dtype("x", x.dtype) != dtype:
-            raise TypeError(f"x must have dtype {dtype}, in which this plan computes, got {x.dtype}")
-        count = threads.resolve(self.num_threads if num_threads is None else num_threads)
-        result = (
-            self._new_output(x) if out is None else checks.output_array("out", out, self.output_shape, dtype)
+def conv_transpose3d(
+    x, weight, bias=None, *, stride=1, padding=0, output_padding=0, groups=1, dilation=1, activation=None,
+    layout="NCDHW", num_threads=None, out=None,
+) -> np.ndarray:  # fmt: skip
+    """Three-dimensional transposed convolution; as :func:`conv_transpose2d`, with three spatial axes.
+
+    Parameters
+    ----------
+    x : array (N, C_in, D, H, W), or (N, D, H, W, C_in) with ``layout="NDHWC"``
+    weight : array (C_in, C_out/groups, k_d, k_h, k_w)
+    bias, stride, padding, output_padding, groups, dilation, activation, num_threads, out
+        As for :func:`conv_transpose2d`.
+
+    Returns
+    -------
+    ndarray (N, C_out, D_out, H_out, W_out), or (N, D_out, H_out, W_out, C_out)
+
+    Raises
+    ------
+    TypeError, ValueError
+        As :func:`conv_transpose2d`.
+    """
+    return _convolve(
+        3, x, weight, bias, out, stride=stride, padding=padding, output_padding=output_padding,
+        groups=groups, dilation=dilation, activation=activation, layout=layout, num_threads=num_threads,
+    )  # fmt: skip
+
+
+def plan_conv_transpose1d(
+    input_shape, weight, bias=None, *, stride=1, padding=0, output_padding=0, groups=1, dilation=1,
+    activation=None, layout="NCW", num_threads=None, dtype=None,
+) -> TransposedPlan:  # fmt: skip
+    """Prepare a :func:`conv_transpose1d`; as :func:`plan_conv_transpose2d`, with one spatial axis."""
+    return _plan(
+        1, input_shape, weight, bias, dtype, stride=stride, padding=padding, output_padding=output_padding,
+        groups=groups, dilation=dilation, activation=activation, layout=layout, num_threads=num_threads,
+    )  # fmt: skip
+
+
+def plan_conv_transpose2d(
+    input_shape, weight, bias=None, *, stride=1, padding=0, output_padding=0, groups=1, dilation=1,
+    activation=None, layout="NCHW", num_threads=None, dtype=None,
+) -> TransposedPlan:  # fmt: skip
+    """Prepare a transposed convolution: check it, cut it into phases, pack their weights.
+
+    Parameters
+    ----------
+    input_shape : (N, C_in, H, W), or (N, H, W, C_in) with ``layout="NHWC"``
+    dtype : dtype, optional
+        Of the inputs to come; the plan computes in the wider of it and the weight's. Default: the weight's.
+    weight, bias, stride, padding, output_padding, groups, dilation, activation, layout, num_threads
+        As for :func:`conv_transpose2d`.
+
+    Returns
+    -------
+    TransposedPlan
+        ``plan(x)`` computes the transposed convolution of an ``x`` of this shape.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As :func:`conv_transpose2d`.
+    """
+    return _plan(
+        2, input_shape, weight, bias, dtype, stride=stride, padding=padding, output_padding=output_padding,
+        groups=groups, dilation=dilation, activation=activation, layout=layout, num_threads=num_threads,
+    )  # fmt: skip
+
+
+def plan_conv_transpose3d(
+    input_shape, weight, bias=None, *, stride=1, padding=0, output_padding=0, groups=1, dilation=1,
+    activation=None, layout="NCDHW", num_threads=None, dtype=None,
+) -> TransposedPlan:  # fmt: skip
+    """Prepare a :func:`conv_transpose3d`; as :func:`plan_conv_transpose2d`, with three spatial axes."""
+    return _plan(
+        3, input_shape, weight, bias, dtype, stride=stride, padding=padding, output_padding=output_padding,
+        groups=groups, dilation=dilation, activation=activation, layout=layout, num_threads=num_threads,
+    )  # fmt: skip
+
+
+def _convolve(rank, x, weight, bias, out, *, layout, **options) -> np.ndarray:
+    """One call: a plan for this ``x`` alone."""
+    checks.choice("layout", layout, LAYOUTS[rank])
+    x = checks.float_array("x", x, rank + 2, f"({', '.join(layout)})")
+    plan = _plan(rank, x.shape, weight, bias, checks.float_dtype("x", x.dtype), layout=layout, **options)
+    return plan(x.astype(plan.geometry.dtype, order="K", copy=False), out=out)
+
+
+def _plan(
+    rank, input_shape, weight, bias, dtype, *, stride, padding, output_padding, groups, dilation, activation,
+    layout, num_threads,
+) -> TransposedPlan:  # fmt: skip
+    weight = checks.float_array("weight", weight, rank + 2, TRANSPOSED_WEIGHTS[rank])
+    bias = None if bias is None else checks.float_array("bias", bias, 1, "(C_out,)")
+    given = [array.dtype for array in (weight, bias) if array is not None]
+    if dtype is not None:
+        given.append(checks.float_dtype("dtype", dtype))
+    checks.choice("layout", layout, LAYOUTS[rank])
+    shape = checks.shape("input_shape", input_shape, rank + 2, f"({', '.join(layout)})")
+    if layout != LAYOUTS[rank][0]:
+        shape = (shape[0], shape[-1], *shape[1:-1])
+    geometry = transposed_geometry(
+        shape, weight.shape, stride, padding, output_padding, groups, dilation,
+        np.result_type(np.float32, *given),
+    )  # fmt: skip
+    return TransposedPlan(
+        geometry, weight, bias, activation=activation, layout=layout, num_threads=num_threads,
+        input_size=shape[2:],
+    )  # fmt: skip
+
+
+def transposed_geometry(
+    input_shape, weight_shape, stride, padding, output_padding, groups, dilation, dtype
+) -> ConvGeometry:
+    """The convolution that a transposed one of ``input_shape`` (N, C_in, *spatial) belongs to.
+
+    Its ``input_shape`` is the transposed one's output. Raises as :func:`conv_transpose2d`.
+    """
+    rank = len(input_shape) - 2
+    groups = checks.integer("groups", groups, 1)
+    batch, channels, *size = input_shape
+    if min(channels, *size) < 1:
+        raise ValueError(f"input must have at least one channel and one pixel, got shape {input_shape}")
+    if min(weight_shape) < 1:
+        raise ValueError(f"weight must not be empty, got shape {weight_shape}")
+    if channels % groups:
+        raise ValueError(
+            f"groups must divide the input channels, got groups={groups} with {channels} input channels"
         )
-        x = checks.kernel_ready(x, dtype)
-        if out is not None and np.may_share_memory(x, out):
-            x = x.copy(order="K")
-        if self.geometry.batch == 0:
-            return result
-        x, target = self._channels_first_view(x), self._channels_first_view(result)
-        for place, source, plan in self._phases:
-            if plan is None:
-                target[place] = self._edge
-            else:
-                plan(x[source], out=target[place], num_threads=count)
-        return result
-
-    def explain(self) -> str:
-        """What this plan does and why, in a few lines."""
-        lines = [f"transposed of {self.geometry}: {len(self._phases)} phase(s)"]
-        for place, _, plan in self._phases:
-            start = ", ".join(str(part.start) for part in place[2:])
-            lines.append(f"from ({start})  {'bias alone' if plan is None else repr(plan)}")
-        return "\n".join(lines)
-
-    def __repr__(self) -> str:
-        return f"TransposedPlan({self.geometry}; {len(self._phases)} phase(s))"
-
-    def _plan_phases(self, weight, bias, activation) -> Iterator[tuple[tuple, tuple, Plan | None]]:
-        """(part of the output, part of the input, how to compute it) for each phase, channels first."""
-        geometry, whole = self.geometry, (slice(None), slice(None))
-        axes = [
-            _axis_phases(*numbers)
-            for numbers in zip(
-                geometry.input_size, self._input_size, geometry.kernel_size, geometry.stride,
-                geometry.dilation, (low for low, _ in geometry.padding), strict=True,
+    if weight_shape[0] != channels:
+        raise ValueError(
+            f"weight must have {channels} input channels, as the input has, got {weight_shape[0]}:"
+            f" shape {weight_shape}"
+        )
+    if isinstance(padding, str):
+        raise TypeError(f"padding must be integers for a transposed convolution, got {padding!r}")
+    stride = checks.per_axis("stride", stride, rank, 1)
+    dilation = checks.per_axis("dilation", dilation, rank, 1)
+    output_padding = checks.per_axis("output_padding", output_padding, rank, 0)
+    for axis, (extra, s, d) in enumerate(zip(output_padding, stride, dilation, strict=True)):
+        if extra >= max(s, d):
+            raise ValueError(
+                f"output_padding must be smaller than the stride or the dilation, got {extra} on spatial"
+                f" axis {axis} with stride {s} and dilation {d}"
             )
-        ]  # fmt: skip
-        group_out = geometry.out_channels // geometry.groups
-        # (groups, C_in/groups, C_out/groups, *kernel): each group's matrix transposed.
-        kernel = weight.reshape(geometry.groups, group_out, *weight.shape[1:]).swapaxes(1, 2)
-        for phases in product(*axes):
-            place = (*whole, *(phase.place for phase in phases))
-            source = (*whole, *(phase.source for phase in phases))
-            if any(phase.taps is None for phase in phases):
-                yield place, source, None
-                continue
-            taps = kernel[(..., *(phase.taps for phase in phases))]
-            taps = np.flip(taps, range(3, taps.ndim)).reshape(geometry.in_channels, *taps.shape[2:])
-            sizes = [phase.source.stop - phase.source.start for phase in phases]
-            inner = ConvGeometry.create(
-                (geometry.batch, geometry.out_channels, *sizes), taps.shape,
-                padding=tuple(phase.padding for phase in phases),
-                dilation=tuple(phase.dilation for phase in phases), groups=geometry.groups,
-                dtype=geometry.dtype,
-            )  # fmt: skip
-            yield place, source, Plan(
-                inner, taps, bias, activation=activation, num_threads=self.num_threads
-            )
-
-    def _in_layout(self, batch: int, channels: int, *size: int) -> tuple[int, ...]:
-        return (batch, channels, *size) if self._channels_first else (batch, *size, channels)
-
-    def _channels_first_view(self, array: np.ndarray) -> np.ndarray:
-        return array if self._channels_first else np.moveaxis(array, -1, 1)
-
-    def _new_output(self, x: np.ndarray) -> np.ndarray:
-        dtype = self.geometry.dtype
-        if self._channels_first and not x.flags.c_contiguous and x.strides[1] == x.itemsize:
-            batch, channels, *size = self.output_shape
-            return np.moveaxis(np.empty((batch, *size, channels), dtype), -1, 1)
-        return np.empty(self.output_shape, dtype)
+    extent = [d * (k - 1) + 1 for d, k in zip(dilation, weight_shape[2:], strict=True)]
+    shape = (batch, weight_shape[1] * groups, *extent)
+    options = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups, "dtype": dtype}
+    smallest = ConvGeometry.create(shape, weight_shape, **options)
+    outputs = tuple(
+        (n - 1) * s - sum(pair) + reach + extra
+        for n, s, pair, reach, extra in zip(
+            size, stride, smallest.padding, extent, output_padding, strict=True
+        )
+    )
+    if min(outputs) < 1:
+        raise ValueError(
+            f"padding must leave at least one output pixel on each axis, got {padding!r}: size {outputs}"
+        )
+    return ConvGeometry.create((*shape[:2], *outputs), weight_shape, **options)
