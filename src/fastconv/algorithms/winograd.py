@@ -26,7 +26,7 @@ _POINTS = {
 }
 # Outputs a tile may have along an axis of so many taps. F(m, r) takes m + r − 1 points, which must be even in
 # number here, for m·r products; an axis of one tap is left alone.
-_OUTPUTS = {1: (1,), 3: (2, 4), 5: (2, 4), 7: (2, 4)}
+_OUTPUTS = {1: (1,), 2: (3, 5), 3: (2, 4), 5: (2, 4), 7: (2, 4)}
 # Ten points on both axes would lose two digits.
 _MAX_POINTS = 64
 # Error growth over a direct sum of the channels along one axis, by its number of pairs; measured on N(0, 1)
@@ -233,7 +233,7 @@ def _blocking(geometry: ConvGeometry, num_threads: int, kernels: ModuleType) -> 
 class Winograd(Algorithm):
     """Minimal filtering by tiles: F(4×4, 3×3) takes 4 times fewer multiplications than the definition.
 
-    Kernels of 1, 3, 5 or 7 taps along each axis (not 1×1), any dilation, stride 1. Lavin and Gray, "Fast
+    Kernels of 1, 2, 3, 5 or 7 taps along each axis (not 1×1), any dilation, stride 1. Lavin and Gray, "Fast
     algorithms for convolutional neural networks", arXiv 1509.09308. Weights are transformed once, in
     float64. A non-finite input spreads over its whole tile.
     """
@@ -247,7 +247,7 @@ class Winograd(Algorithm):
         if reason is None:
             taps = geometry.kernel_size
             if taps == (1, 1) or not all(size in _OUTPUTS for size in taps):
-                reason = f"it needs kernel axes of 1, 3, 5 or 7 taps, not 1×1, got {taps[0]}×{taps[1]}"
+                reason = f"it needs kernel axes of 1, 2, 3, 5 or 7 taps, not 1×1, got {taps[0]}×{taps[1]}"
             elif geometry.stride != (1, 1):
                 reason = f"it needs stride 1, got {geometry.stride}"
         return reason

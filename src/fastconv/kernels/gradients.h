@@ -108,8 +108,8 @@ ALWAYS_INLINE void TYPED(winograd_spread_sized)(
     REAL *m, ptrdiff_t m_step, ptrdiff_t m_next, const REAL *coefficient)
 {
     for (ptrdiff_t line = 0; line < lines; line++, y += y_next, m += m_next) {
-        vec x[4];
-        _Pragma("GCC unroll 4") for (int i = 0; i < outputs; i++) x[i] = TYPED(load)(y + i * y_step);
+        vec x[5];
+        _Pragma("GCC unroll 5") for (int i = 0; i < outputs; i++) x[i] = TYPED(load)(y + i * y_step);
         TYPED(store)(m, x[0]);
         _Pragma("GCC unroll 4") for (int p = 0; p < pairs; p++)
         {
@@ -118,6 +118,8 @@ ALWAYS_INLINE void TYPED(winograd_spread_sized)(
                 even += POWER(p, 2) * x[2];
             if (outputs > 3)
                 odd += POWER(p, 3) * x[3];
+            if (outputs > 4)
+                even += POWER(p, 4) * x[4];
             TYPED(store)(m + (2 * p + 1) * m_step, even + odd);
             TYPED(store)(m + (2 * p + 2) * m_step, even - odd);
         }
@@ -135,7 +137,7 @@ static void TYPED(winograd_spread_lines)(
                                      coefficient);                                                      \
         return;
     switch (pairs * 8 + outputs) { /* as winograd_output_lines */
-        CASE(1, 2) CASE(2, 2) CASE(2, 4) CASE(3, 2) CASE(3, 4) CASE(4, 4)
+        CASE(1, 2) CASE(2, 2) CASE(2, 4) CASE(3, 2) CASE(3, 4) CASE(4, 4) CASE(1, 3) CASE(2, 5)
     }
 #undef CASE
 }
@@ -148,7 +150,7 @@ static void TYPED(winograd_spread)(
 {
     const int n_w = 2 * pairs_w + 2;
     const ptrdiff_t vectors = (channels + LANES - 1) / LANES;
-    REAL half[4 * WINOGRAD_MAX_POINTS * LANES] __attribute__((aligned(VECTOR_BYTES)));
+    REAL half[5 * WINOGRAD_MAX_POINTS * LANES] __attribute__((aligned(VECTOR_BYTES)));
     if (pairs_h == 0)
         TYPED(winograd_spread_lines)(pairs_w, outputs_w, vectors, y, pixel_pitch, LANES, m, position_stride,
                                      LANES, coefficient_w);
