@@ -117,17 +117,13 @@ def _tiled(geometry: ConvGeometry, kernels: ModuleType) -> _Tiled | None:
     blocks = _blocks(*sides, geometry.groups, (largest, largest), lanes, geometry.batch * len(down) * chunks)
     ends = [len(across) * chunk // chunks for chunk in range(chunks + 1)]
     span = max(int(np.ptp(across[first:last])) for first, last in pairwise(ends))
-    band = max(
-        points * (span + (points_w - 1) * geometry.dilation[1] + 1) * pitch
-        for points, points_w, pitch in (
-            (*form.points, blocks.in_pitch),
-            (*form.outputs, blocks.out_pitch),
-        )
-    )
+    columns = [span + (n - 1) * geometry.dilation[1] + 1 for n in (form.points[1], form.outputs[1])]
+    rows = (form.points[0] - 1) * geometry.dilation[0] + 1
+    band = max(rows * columns[0] * blocks.in_pitch, form.outputs[0] * columns[1] * blocks.out_pitch)
     # A position's length is rounded up to an odd number of cache lines.
     transformed = _TILES * (blocks.in_pitch + blocks.out_pitch) + 4 * 64 // itemsize
-    sums = min(max(sides[0], 1), blocks.in_pitch) * blocks.out_pitch
-    per_thread = form.positions * (transformed + sums) + band
+    sums = blocks.in_pitch * blocks.out_pitch
+    per_thread = form.positions * (transformed + sums) + band + blocks.in_pitch
     return _Tiled(form, blocks, chunks, _TILES, base.round_up(per_thread, lanes))
 
 

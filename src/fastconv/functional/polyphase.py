@@ -76,7 +76,7 @@ class TransposedPlan:
     def __init__(
         self, geometry: ConvGeometry, weight: np.ndarray, bias: np.ndarray | None = None, *,
         activation: str | None = None, layout: str | None = None, num_threads: int | None = None,
-        input_size: tuple[int, ...] | None = None,
+        input_size: tuple[int, ...] | None = None, calls: int | None = None,
     ):  # fmt: skip
         layouts = LAYOUTS[geometry.spatial_rank]
         checks.choice("activation", activation, ACTIVATIONS)
@@ -87,7 +87,7 @@ class TransposedPlan:
         # An output padding beyond the stride adds outputs, which the convolution would see more inputs in.
         self._input_size = geometry.output_size if input_size is None else input_size
         self._channels_first = self.layout == layouts[0]
-        self._phases = tuple(self._plan_phases(weight, bias, activation))
+        self._phases = tuple(self._plan_phases(weight, bias, activation, calls))
         edge = np.zeros(geometry.in_channels) if bias is None else bias
         edge = np.maximum(edge, 0) if activation == "relu" else edge
         self._edge = edge.astype(geometry.dtype).reshape(-1, *[1] * geometry.spatial_rank)
@@ -172,7 +172,7 @@ class TransposedPlan:
     def __repr__(self) -> str:
         return f"TransposedPlan({self.geometry}; {len(self._phases)} phase(s))"
 
-    def _plan_phases(self, weight, bias, activation) -> Iterator[tuple[tuple, tuple, Plan | None]]:
+    def _plan_phases(self, weight, bias, activation, calls) -> Iterator[tuple[tuple, tuple, Plan | None]]:
         """(part of the output, part of the input, how to compute it) for each phase, channels first."""
         geometry, whole = self.geometry, (slice(None), slice(None))
         axes = [
@@ -200,7 +200,11 @@ class TransposedPlan:
                 dilation=tuple(phase.dilation for phase in phases), groups=geometry.groups,
                 dtype=geometry.dtype,
             )  # fmt: skip
-            yield place, source, Plan(inner, taps, bias, activation=activation, num_threads=self.num_threads)
+            yield (
+                place,
+                source,
+                Plan(inner, taps, bias, activation=activation, num_threads=self.num_threads, calls=calls),
+            )
 
     def _in_layout(self, batch: int, channels: int, *size: int) -> tuple[int, ...]:
         return (batch, channels, *size) if self._channels_first else (batch, *size, channels)

@@ -184,13 +184,15 @@ def _convolve(rank, x, weight, bias, out, *, layout, **options) -> np.ndarray:
     """One call: a plan for this ``x`` alone."""
     checks.choice("layout", layout, LAYOUTS[rank])
     x = checks.float_array("x", x, rank + 2, f"({', '.join(layout)})")
-    plan = _plan(rank, x.shape, weight, bias, checks.float_dtype("x", x.dtype), layout=layout, **options)
+    plan = _plan(
+        rank, x.shape, weight, bias, checks.float_dtype("x", x.dtype), layout=layout, calls=1, **options
+    )
     return plan(x.astype(plan.geometry.dtype, order="K", copy=False), out=out)
 
 
 def _plan(
     rank, input_shape, weight, bias, dtype, *, stride, padding, output_padding, groups, dilation, activation,
-    layout, num_threads,
+    layout, num_threads, calls=None,
 ) -> TransposedPlan:  # fmt: skip
     weight = checks.float_array("weight", weight, rank + 2, TRANSPOSED_WEIGHTS[rank])
     bias = None if bias is None else checks.float_array("bias", bias, 1, "(C_out,)")
@@ -207,7 +209,7 @@ def _plan(
     )  # fmt: skip
     return TransposedPlan(
         geometry, weight, bias, activation=activation, layout=layout, num_threads=num_threads,
-        input_size=shape[2:],
+        input_size=shape[2:], calls=calls,
     )  # fmt: skip
 
 

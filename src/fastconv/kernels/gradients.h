@@ -102,6 +102,8 @@ static void TYPED(depthwise_grad)(
 #undef CASE
 }
 
+#define POWER(p, i) TYPED(broadcast)(coefficient[pairs * pairs + (p) * WINOGRAD_POWERS + (i)])
+
 /* m(±α) = Σ_i (±α)^i y_i, m(0) = y_0, m(∞) the last y: each line of outputs to one of points. */
 ALWAYS_INLINE void TYPED(winograd_spread_sized)(
     const int pairs, const int outputs, ptrdiff_t lines, const REAL *y, ptrdiff_t y_step, ptrdiff_t y_next,
@@ -187,3 +189,5 @@ static void TYPED(winograd_gather)(
             TYPED(store)(w + (a * k_w + b) * tap_stride, sum);
         }
 }
+
+#undef POWER

@@ -274,6 +274,9 @@ static void TYPED(gemm_tile)(
 #include "winograd.h"
 #include "sampling.h"
 #include "attention.h"
+#include "spectral.h"
+#include "winograd.h"
+#include "gradients.h"
 
 #undef vec
 #undef vec_mask

@@ -28,7 +28,7 @@ cdef extern from "microkernel.h" nogil:
 cdef struct GradTiling:
     # One block of channels: pitches of x's and the gradient's pixels, and from position to position.
     Tiling tiling
-    Py_ssize_t points_h, points_w, capacity, chunks, in_pitch, out_pitch, in_position, out_position
+    Py_ssize_t capacity, chunks, in_pitch, out_pitch, in_position, out_position
 
 
 cdef void transform_unit(
@@ -39,20 +39,24 @@ cdef void transform_unit(
     """Tiles first … last of one line of an image: of x to v, of the gradient to m."""
     cdef const Tiling *tiling = &s.tiling
     cdef Py_ssize_t top = tiling.line_origin[line], left = tiling.across_origin[first], right = left
-    cdef Py_ssize_t t, i, columns, row
+    cdef Py_ssize_t t, i, columns, row, rows = (tiling.points_h - 1) * tiling.dilation_h + 1
+    cdef View view = View(problem.pad_h, problem.pad_w, images.height, images.width, images.stride[0],
+                          images.stride[1])
+    cdef const real *zeros = band
     cdef const real *corner
+    memset(band, 0, s.in_pitch * sizeof(real))
+    band += s.in_pitch
     for t in range(first, last):
         left, right = min(left, tiling.across_origin[t]), max(right, tiling.across_origin[t])
-    columns = right - left + (s.points_w - 1) * tiling.dilation_w + 1
-    row = columns * s.in_pitch
-    for i in range(s.points_h):
-        gather_band(x, images.stride, images.height, images.width, channels,
-                    top + i * tiling.dilation_h - problem.pad_h, left - problem.pad_w, 1, columns,
-                    band + i * row, row, s.in_pitch)
+    if images.stride[2] != 1 or channels != s.in_pitch:
+        columns = right - left + (tiling.points_w - 1) * tiling.dilation_w + 1
+        row = columns * s.in_pitch
+        gather_band(x, images.stride, images.height, images.width, channels, top - problem.pad_h,
+                    left - problem.pad_w, rows, columns, band, row, s.in_pitch)
+        x, view = band, View(top, left, rows, columns, row, s.in_pitch)
     for t in range(first, last):
-        transform_input(tiling, band + (tiling.across_origin[t] - left) * s.in_pitch, row,
-                        tiling.dilation_w * s.in_pitch, channels, v + (t - first) * s.in_pitch,
-                        s.in_position, coefficient_h, coefficient_w)
+        transform_input(tiling, &view, x, zeros, top, tiling.across_origin[t], s.in_pitch,
+                        v + (t - first) * s.in_pitch, s.in_position, coefficient_h, coefficient_w)
     columns = right - left + (tiling.outputs_w - 1) * tiling.dilation_w + 1
     row = columns * s.out_pitch
     for i in range(tiling.outputs_h):
@@ -94,12 +98,12 @@ cdef void gather_taps(
         for m from 0 <= m < s.out_pitch by lanes:
             if real is float:
                 winograd_gather_f32(
-                    s.points_h, problem.kernel_h, s.points_w, problem.kernel_w, sums + c * s.out_pitch + m,
-                    channels * s.out_pitch, matrix_h, matrix_w, taps + c * channel_pitch + m, tap_pitch)
+                    s.tiling.points_h, problem.kernel_h, s.tiling.points_w, problem.kernel_w,
+                    sums + c * s.out_pitch + m, channels * s.out_pitch, matrix_h, matrix_w, taps + c * channel_pitch + m, tap_pitch)
             else:
                 winograd_gather_f64(
-                    s.points_h, problem.kernel_h, s.points_w, problem.kernel_w, sums + c * s.out_pitch + m,
-                    channels * s.out_pitch, matrix_h, matrix_w, taps + c * channel_pitch + m, tap_pitch)
+                    s.tiling.points_h, problem.kernel_h, s.tiling.points_w, problem.kernel_w,
+                    sums + c * s.out_pitch + m, channels * s.out_pitch, matrix_h, matrix_w, taps + c * channel_pitch + m, tap_pitch)
 
 
 def weight_grad_winograd(
@@ -135,8 +139,8 @@ def weight_grad_winograd(
     s.tiling.dilation_h, s.tiling.dilation_w = problem.dilation_h, problem.dilation_w
     s.tiling.line_origin, s.tiling.across_origin = &line_origin[0], &across_origin[0]
     s.tiling.across = across_origin.shape[0]
-    s.points_h, s.points_w, s.capacity = matrix_h.shape[0], matrix_w.shape[0], capacity
-    s.tiling.positions = s.points_h * s.points_w
+    s.tiling.points_h, s.tiling.points_w, s.capacity = matrix_h.shape[0], matrix_w.shape[0], capacity
+    s.tiling.positions = s.tiling.points_h * s.tiling.points_w
     cdef Py_ssize_t parts = partial.shape[0], lines = line_origin.shape[0]
     cdef Py_ssize_t count = x.shape[0] * x.shape[1] * lines * s.chunks
     cdef GradItem at
