@@ -38,6 +38,7 @@ def cases_of(rank):
 
 @pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("rank", [1, 2, 3])
+@settings(max_examples=20)
 @given(data=st.data())
 def test_reference(rank, level, data):
     """Both may go through transforms, so both get a tolerance."""
@@ -61,6 +62,7 @@ def test_reference(rank, level, data):
 
 
 @pytest.mark.parametrize("level", LEVELS)
+@settings(max_examples=30)
 @given(case=strategies.cases(stride=(2, 1)) | strategies.cases(kernel_size=(1, 1)))
 def test_direct_sums_of_integers_are_exact(level, case):
     x, weight, _ = case.integers(np.float32)

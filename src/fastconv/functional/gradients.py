@@ -73,7 +73,7 @@ def conv2d_weight_grad(
     .. math:: dw[m, c, u, v] = \\sum_{n, i, j} dy[n, m, i, j]\\, x[n, c, i s + u d - p, j s + v d - p]
 
     a matrix product over pixels; by Winograd's tiles where these save multiplications (stride 1, kernel
-    axes of 1, 3, 5 or 7 taps).
+    axes of 1, 2, 3, 5 or 7 taps).
 
     Parameters
     ----------

@@ -40,7 +40,7 @@ ALWAYS_INLINE void TYPED(outer_tile_sized)(
  *
  * for r < rows ≤ TILE_ROWS, j < vectors · LANES ≤ 2 · LANES, k < length, s < segments: what lies together
  * are the rows of A and the columns of B, as in channels-last images whose pixels are summed over. What lies
- * `a_ahead` elements after A's rows is asked for meanwhile: no prefetcher sees a pattern in narrow columns of A. */
+ * `a_ahead` elements after A's rows is asked for meanwhile: no prefetcher sees a pattern in A's narrow rows. */
 static void TYPED(outer_tile)(
     int rows, int vectors, ptrdiff_t segments, ptrdiff_t length, const REAL *a, ptrdiff_t a_segment,
     ptrdiff_t a_stride, ptrdiff_t a_ahead, const REAL *b, ptrdiff_t b_segment, ptrdiff_t b_stride, REAL *c,

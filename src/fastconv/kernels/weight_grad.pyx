@@ -111,8 +111,9 @@ cdef void accumulate_taps(
     const Problem *problem, const Region *region, const real *x, Py_ssize_t channels, const real *grad,
     Py_ssize_t columns, bint ahead, real *sums, Py_ssize_t sums_pitch
 ) noexcept nogil:
-    """Add a region's products with one panel of gradients (rows, columns, `columns`) to sums[(i, j), c, m]."""
-    cdef Py_ssize_t i, j, segments = region.rows, length = region.columns, runs = problem.kernel_w, run = channels
+    """Add a region's products with one panel of gradients (rows, columns, `columns`) to sums[i, j, c, m]."""
+    cdef Py_ssize_t i, j, segments = region.rows, length = region.columns
+    cdef Py_ssize_t runs = problem.kernel_w, run = channels
     cdef Py_ssize_t a_segment = problem.stride_h * region.x_row, a_stride = problem.stride_w * region.x_pixel
     if problem.dilation_w * region.x_pixel == channels and channels == problem.group_in:
         runs, run = 1, problem.kernel_w * channels  # a kernel row is one run of elements
@@ -122,8 +123,8 @@ cdef void accumulate_taps(
         for j in range(runs):
             outer_rows(
                 run, columns, segments, length,
-                x + i * problem.dilation_h * region.x_row + j * problem.dilation_w * region.x_pixel, a_segment,
-                a_stride, region.x_ahead if ahead else 0, grad, length * columns, columns,
+                x + i * problem.dilation_h * region.x_row + j * problem.dilation_w * region.x_pixel,
+                a_segment, a_stride, region.x_ahead if ahead else 0, grad, length * columns, columns,
                 sums + (i * problem.kernel_w + j) * problem.group_in * sums_pitch, sums_pitch)
 
 
@@ -136,6 +137,9 @@ cdef void accumulate_depthwise(
     cdef Py_ssize_t pieces = (taps + DEPTHWISE_TAPS - 1) // DEPTHWISE_TAPS, piece, first, count
     cdef Py_ssize_t[16] offset
     cdef Py_ssize_t x_row = problem.stride_h * region.x_row, x_pixel = problem.stride_w * region.x_pixel
+    cdef Py_ssize_t row = region.columns * columns
+    cdef const real *at
+    cdef real *to
     for piece in range(pieces):
         first = share(taps, pieces, piece)
         count = share(taps, pieces, piece + 1) - first
@@ -144,12 +148,14 @@ cdef void accumulate_depthwise(
             offset[i] = (t // problem.kernel_w * problem.dilation_h * region.x_row
                          + t % problem.kernel_w * problem.dilation_w * region.x_pixel)
         for c from 0 <= c < columns by lanes:
+            at = x + c
+            to = sums + first * sums_pitch + c
             if real is float:
-                depthwise_grad_f32(count, offset, region.rows, region.columns, x + c, x_row, x_pixel, grad + c,
-                                   region.columns * columns, columns, sums + first * sums_pitch + c, sums_pitch)
+                depthwise_grad_f32(count, offset, region.rows, region.columns, at, x_row, x_pixel, grad + c,
+                                   row, columns, to, sums_pitch)
             else:
-                depthwise_grad_f64(count, offset, region.rows, region.columns, x + c, x_row, x_pixel, grad + c,
-                                   region.columns * columns, columns, sums + first * sums_pitch + c, sums_pitch)
+                depthwise_grad_f64(count, offset, region.rows, region.columns, at, x_row, x_pixel, grad + c,
+                                   row, columns, to, sums_pitch)
 
 
 cdef void accumulate_unit(

@@ -83,9 +83,9 @@ cdef void multiply_tiles(
     cdef Py_ssize_t width = panel_width(v), q, p
     for q in range(s.tiling.positions):
         for p from 0 <= p < s.out_pitch by width:
-            outer_rows(channels, min(width, s.out_pitch - p), 1, tiles, v + q * s.in_position, 0, s.in_pitch, 0,
-                       m + q * s.out_position + p, 0, s.out_pitch, sums + q * channels * s.out_pitch + p,
-                       s.out_pitch)
+            outer_rows(channels, min(width, s.out_pitch - p), 1, tiles, v + q * s.in_position, 0,
+                       s.in_pitch, 0, m + q * s.out_position + p, 0, s.out_pitch,
+                       sums + q * channels * s.out_pitch + p, s.out_pitch)
 
 
 cdef void gather_taps(
@@ -93,17 +93,20 @@ cdef void gather_taps(
     const real *matrix_h, const real *matrix_w, real *taps, Py_ssize_t tap_pitch, Py_ssize_t channel_pitch
 ) noexcept nogil:
     """The sums transformed back: taps[(i, j), c, m]."""
-    cdef Py_ssize_t lanes = panel_width(sums) // 2, c, m
+    cdef Py_ssize_t lanes = panel_width(sums) // 2, c, m, position = channels * s.out_pitch
+    cdef int n_h = s.tiling.points_h, n_w = s.tiling.points_w
+    cdef const real *at
+    cdef real *to
     for c in range(channels):
         for m from 0 <= m < s.out_pitch by lanes:
+            at = sums + c * s.out_pitch + m
+            to = taps + c * channel_pitch + m
             if real is float:
-                winograd_gather_f32(
-                    s.tiling.points_h, problem.kernel_h, s.tiling.points_w, problem.kernel_w,
-                    sums + c * s.out_pitch + m, channels * s.out_pitch, matrix_h, matrix_w, taps + c * channel_pitch + m, tap_pitch)
+                winograd_gather_f32(n_h, problem.kernel_h, n_w, problem.kernel_w, at, position, matrix_h,
+                                    matrix_w, to, tap_pitch)
             else:
-                winograd_gather_f64(
-                    s.tiling.points_h, problem.kernel_h, s.tiling.points_w, problem.kernel_w,
-                    sums + c * s.out_pitch + m, channels * s.out_pitch, matrix_h, matrix_w, taps + c * channel_pitch + m, tap_pitch)
+                winograd_gather_f64(n_h, problem.kernel_h, n_w, problem.kernel_w, at, position, matrix_h,
+                                    matrix_w, to, tap_pitch)
 
 
 def weight_grad_winograd(
