@@ -245,9 +245,9 @@ static void TYPED(winograd_weight)(
         TYPED(winograd_weight_sized)(h, w, points_h, points_w, matrix_h, matrix_w, g, tap_stride, u,       \
                                      position_stride);                                                      \
         return;
-#define CASES(h) CASE(h, 1) CASE(h, 3) CASE(h, 5) CASE(h, 7)
+#define CASES(h) CASE(h, 1) CASE(h, 2) CASE(h, 3) CASE(h, 5) CASE(h, 7)
     switch (taps_h * 8 + taps_w) {
-        CASES(1) CASES(3) CASES(5) CASES(7)
+        CASES(1) CASES(2) CASES(3) CASES(5) CASES(7)
     }
 #undef CASES
 #undef CASE
