@@ -100,10 +100,19 @@ from fastconv.functional.separable import (
     separate_kernel,
 )
 from fastconv.functional.shuffle import pixel_shuffle, pixel_unshuffle
+from fastconv.functional.transposed import (
+    conv_transpose1d,
+    conv_transpose2d,
+    conv_transpose3d,
+    plan_conv_transpose1d,
+    plan_conv_transpose2d,
+    plan_conv_transpose3d,
+)
 
 __all__ = [
     "SeparablePlan",
     "SeparatedKernel",
+    "TransposedPlan",
     "adaptive_avg_pool1d",
     "adaptive_avg_pool2d",
     "adaptive_avg_pool3d",
@@ -115,17 +124,6 @@ __all__ = [
     "attention_conv2d_grad",
     "attention_conv2d_training",
     "avg_pool1d",
-from fastconv.functional.transposed import (
-    conv_transpose1d,
-    conv_transpose2d,
-    conv_transpose3d,
-    plan_conv_transpose1d,
-    plan_conv_transpose2d,
-    plan_conv_transpose3d,
-)
-
-__all__ = [
-    "TransposedPlan",
     "avg_pool2d",
     "avg_pool3d",
     "avg_pool_grad",
@@ -142,6 +140,9 @@ __all__ = [
     "conv3d_input_grad",
     "conv3d_weight_grad",
     "conv_matrix",
+    "conv_transpose1d",
+    "conv_transpose2d",
+    "conv_transpose3d",
     "deconvolve",
     "deform_conv2d",
     "deform_conv2d_input_grads",
@@ -150,9 +151,6 @@ __all__ = [
     "elu_grad",
     "gelu",
     "gelu_grad",
-    "conv_transpose1d",
-    "conv_transpose2d",
-    "conv_transpose3d",
     "global_avg_pool2d",
     "group_norm",
     "group_norm_grad",
@@ -186,13 +184,13 @@ __all__ = [
     "plan_conv1d",
     "plan_conv2d",
     "plan_conv3d",
+    "plan_conv_transpose1d",
+    "plan_conv_transpose2d",
+    "plan_conv_transpose3d",
     "plan_separable_conv2d",
     "prelu",
     "prelu_grad",
     "pseudo_inverse",
-    "plan_conv_transpose1d",
-    "plan_conv_transpose2d",
-    "plan_conv_transpose3d",
     "relu",
     "relu6",
     "relu6_grad",

@@ -94,7 +94,6 @@ from fastconv.nn.resampling import Upsample
 from fastconv.nn.reshape import Flatten
 from fastconv.nn.shuffle import PixelShuffle, PixelUnshuffle
 from fastconv.nn.summary import Summary, count_parameters
-from fastconv.nn.summary import ReceptiveField, Summary, count_parameters, receptive_field
 from fastconv.nn.transposed import ConvTranspose1d, ConvTranspose2d, ConvTranspose3d
 from fastconv.nn.value import Input, Value
 
@@ -128,11 +127,11 @@ __all__ = [
     "ConstantPad2d",
     "ConstantPad3d",
     "Conv2d",
-    "DeformConv2d",
-    "DeformableConv2d",
     "ConvTranspose1d",
     "ConvTranspose2d",
     "ConvTranspose3d",
+    "DeformConv2d",
+    "DeformableConv2d",
     "Dropout",
     "ExpandAs",
     "Field",

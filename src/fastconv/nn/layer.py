@@ -56,7 +56,6 @@ class Field(NamedTuple):
     its input has entries that are no integers (``fractions.Fraction``): a transposed convolution with
     kernel k, stride s, dilation d and padding p sees d·(k − 1)/s + 1 pixels from
     o · 1/s − (d·(k − 1) − p)/s on, of which the whole numbers count.
-    Those of a transposed convolution are fractions of a pixel.
     """
 
     kernel: tuple[int, int] = (1, 1)

@@ -7,98 +7,6 @@ from dataclasses import dataclass
 
 from fastconv.nn.fields import ReceptiveField, check_model, slot_fields
 from fastconv.nn.graph import Graph
-from fastconv.nn.layer import Layer
-
-
-class ReceptiveField(NamedTuple):
-    """The input pixels that an output pixel sees; the tuples have one entry for each spatial axis.
-
-    Attributes
-    ----------
-    size : (int, int)
-        How many pixels, holes of dilation included.
-    stride : (int, int)
-        By how many input pixels neighbouring output pixels are apart; a fraction where a transposed
-        convolution has made the image larger.
-    offset : (int, int)
-        The first input pixel that output pixel 0 sees; negative ones lie in the padding.
-    whole : bool
-        A layer that sees the whole image (Flatten, Linear, GlobalAvgPool2d) has been passed; size, stride
-        and offset are those of the feature map before it.
-    """
-
-    size: tuple[int, int] = (1, 1)
-    stride: tuple[int, int] = (1, 1)
-    offset: tuple[int, int] = (0, 0)
-    whole: bool = False
-
-    def __str__(self) -> str:
-        return "whole" if self.whole else f"{self.size[0]}×{self.size[1]}"
-
-
-def _through(layer: Layer, fields: list[ReceptiveField]) -> ReceptiveField:
-    field = _union(fields)
-    own = layer.receptive_field
-    if own is None or field.whole:
-        return field._replace(whole=True)
-    size, stride, offset = [], [], []
-    for axis in range(2):
-        step = field.stride[axis]
-        size.append(field.size[axis] + (own.kernel[axis] - 1) * step)
-        stride.append(step * own.stride[axis])
-        offset.append(field.offset[axis] - own.padding[axis] * step)
-    return ReceptiveField(tuple(size), tuple(stride), tuple(offset))
-
-
-def _union(fields: list[ReceptiveField]) -> ReceptiveField:
-    """The smallest field that holds those of all branches."""
-    first = tuple(min(field.offset[axis] for field in fields) for axis in range(2))
-    stop = tuple(max(field.offset[axis] + field.size[axis] for field in fields) for axis in range(2))
-    return ReceptiveField(
-        size=tuple(stop[axis] - first[axis] for axis in range(2)),
-        stride=tuple(max(field.stride[axis] for field in fields) for axis in range(2)),
-        offset=first,
-        whole=any(field.whole for field in fields),
-    )
-
-
-def _slot_fields(graph: Graph) -> list[ReceptiveField]:
-    fields = [ReceptiveField()] * len(graph.inputs)
-    for node in graph.nodes:
-        fields.append(_through(node.layer, [fields[slot] for slot in node.inputs]))
-    return fields
-
-
-def receptive_field(model: Graph) -> ReceptiveField:
-    """Which input pixels an output pixel of a model sees, over all branches and outputs.
-
-    Follows Araujo, Norris, Sim, "Computing Receptive Fields of Convolutional Neural Networks", 2019.
-
-    Parameters
-    ----------
-    model : Model
-
-    Returns
-    -------
-    ReceptiveField
-
-    Raises
-    ------
-    TypeError
-        If it is not a model.
-    """
-    _check_model(model)
-    fields = _slot_fields(model)
-    return _in_pixels(_union([fields[slot] for slot in model.output_slots]))
-
-
-def _in_pixels(field: ReceptiveField) -> ReceptiveField:
-    """Whole pixels: behind a transposed convolution a field is an interval whose ends lie between pixels."""
-    return field._replace(
-        size=tuple(map(math.floor, field.size)),
-        stride=tuple(int(step) if step == int(step) else float(step) for step in field.stride),
-        offset=tuple(map(math.ceil, field.offset)),
-    )
 
 
 def count_parameters(model: Graph) -> int:
@@ -223,7 +131,7 @@ def summarize(model: Graph, *input_shapes: tuple[int, ...]) -> Summary:
                 output_shape=shapes[node.output],
                 parameters=own,
                 macs=node.layer.macs(*(shapes[slot] for slot in node.inputs)),
-                receptive_field=_in_pixels(fields[node.output]),
+                receptive_field=fields[node.output],
             )
         )
     return Summary(
