@@ -269,14 +269,11 @@ static void TYPED(gemm_tile)(
 #include "depthwise.h"
 #include "normalization.h"
 #include "pooling.h"
-#include "gradients.h"
 #include "spectral.h"
 #include "winograd.h"
+#include "gradients.h"
 #include "sampling.h"
 #include "attention.h"
-#include "spectral.h"
-#include "winograd.h"
-#include "gradients.h"
 
 #undef vec
 #undef vec_mask
