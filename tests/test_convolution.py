@@ -115,7 +115,7 @@ def test_large_problems(name, algorithm, level):
     if algorithm == "winograd" and fc.algorithms.ALGORITHMS["winograd"].unsupported(
         geometry(case, np.float32)
     ):
-        pytest.skip("Winograd is for kernels of 1, 3, 5 or 7 taps along an axis, at stride 1")
+        pytest.skip("Winograd is for kernels of 1, 2, 3, 5 or 7 taps along an axis, at stride 1")
     for dtype in DTYPES:
         x, weight, bias = case.integers(dtype) if algorithm in SUMMING else case.normal(dtype)
         expected = expected_conv2d(case, x, weight, bias)

@@ -25,30 +25,92 @@ def output_gradient(case, dtype):
 
 
 def gradients(case, x, weight, grad, **keywords):
+    rank = x.ndim - 2
     return (
-        functional.conv2d_input_grad(grad, weight, x.shape, **case.keywords, **keywords),
-        functional.conv2d_weight_grad(grad, x, weight.shape, **case.keywords, **keywords),
+        getattr(functional, f"conv{rank}d_input_grad")(grad, weight, x.shape, **case.keywords, **keywords),
+        getattr(functional, f"conv{rank}d_weight_grad")(grad, x, weight.shape, **case.keywords, **keywords),
     )
 
 
+def cases_of(rank):
+    return strategies.cases() if rank == 2 else strategies.ranked_cases(rank)
+
+
 @pytest.mark.parametrize("level", LEVELS)
-@given(case=strategies.cases())
-def test_integers_are_exact(level, case):
-    """Sums of small integers; the input gradient may go through a transform, so it gets a tolerance."""
+@pytest.mark.parametrize("rank", [1, 2, 3])
+@settings(max_examples=20)
+@given(data=st.data())
+def test_reference(rank, level, data):
+    """Both may go through transforms, so both get a tolerance."""
+    case = data.draw(cases_of(rank))
     for dtype in DTYPES:
         x, weight, _ = case.integers(dtype)
         grad = output_gradient(case, dtype)
+        wanted = (
+            reference.conv2d_input_grad(grad, weight, x.shape, **case.keywords),
+            reference.conv2d_weight_grad(grad, x, weight.shape, **case.keywords),
+        )
         with kernels.use(level):
-            for num_threads in (1, 2):
-                input_grad, weight_grad = gradients(case, x, weight, grad, num_threads=num_threads)
-                assert (input_grad.dtype, weight_grad.dtype) == (dtype, dtype)
-                expected = reference.conv2d_weight_grad(grad, x, weight.shape, **case.keywords)
-                np.testing.assert_array_equal(weight_grad, expected)
-                expected = reference.conv2d_input_grad(grad, weight, x.shape, **case.keywords)
-                scale = max(1, np.abs(expected).max())
+            actual = gradients(case, x, weight, grad, num_threads=1)
+            for y, again, expected in zip(
+                actual, gradients(case, x, weight, grad, num_threads=2), wanted, strict=True
+            ):
+                assert_same_bits(y, again)
+                assert (y.dtype, y.shape) == (dtype, expected.shape)
                 tolerance = 2e-5 if dtype == np.float32 else 1e-13
-                assert input_grad.shape == expected.shape
-                assert np.abs(input_grad - expected).max() <= tolerance * scale
+                assert np.abs(y - expected).max() <= tolerance * max(1, np.abs(expected).max())
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@settings(max_examples=30)
+@given(case=strategies.cases(stride=(2, 1)) | strategies.cases(kernel_size=(1, 1)))
+def test_direct_sums_of_integers_are_exact(level, case):
+    x, weight, _ = case.integers(np.float32)
+    grad = output_gradient(case, np.float32)
+    with kernels.use(level):
+        actual = functional.conv2d_weight_grad(grad, x, weight.shape, **case.keywords)
+    expected = reference.conv2d_weight_grad(grad, x, weight.shape, **case.keywords)
+    np.testing.assert_array_equal(actual, expected)
+
+
+TILED = [
+    # Large enough for several parts, blocks of channels and of tiles, and every form of Winograd's.
+    strategies.Case((2, 70, 21, 30), (67, 70, 3, 3), padding=((1, 1), (1, 1))),
+    strategies.Case((1, 33, 16, 17), (40, 33, 5, 5), padding=((2, 2), (2, 2))),
+    strategies.Case((2, 96, 13, 11), (64, 48, 3, 3), padding=((2, 1), (0, 3)), dilation=(2, 1), groups=2),
+    strategies.Case((1, 64, 20, 23), (64, 64, 2, 2)),
+    strategies.Case((2, 64, 9, 40), (64, 64, 1, 7), padding=((0, 0), (3, 3))),
+    strategies.Case((1, 64, 900), (64, 64, 3), (1,), ((1, 1),), (1,)),
+    strategies.Case((1, 48, 6, 12, 14), (48, 48, 3, 3, 3), (1, 1, 1), ((1, 1),) * 3, (1, 1, 1)),
+]
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("case", TILED, ids=str)
+def test_weight_gradient_by_tiles(case, level):
+    """Relative to the largest: an error of a few units times the growth that winograd.py states."""
+    for dtype, unit in ((np.float32, 2**-24), (np.float64, 2**-53)):
+        x, weight, _ = case.normal(dtype)
+        grad = output_gradient(case, dtype)
+        expected = reference.conv2d_weight_grad(grad, x, weight.shape, **case.keywords)
+        for arrange in (strategies.MEMORY_LAYOUTS["contiguous"], channels_last):
+            with kernels.use(level):
+                actual = [
+                    gradients(case, arrange(x), weight, arrange(grad), num_threads=n)[1] for n in (1, 2, 3)
+                ]
+            assert_same_bits(actual[0], actual[1])
+            assert_same_bits(actual[0], actual[2])
+            assert np.abs(actual[0] - expected).max() <= 200 * unit * np.abs(expected).max()
+
+
+def channels_last(array):
+    return np.moveaxis(np.ascontiguousarray(np.moveaxis(array, 1, -1)), -1, 1)
+
+
+def test_channels_last_gradients_stay_channels_last():
+    x, weight, _ = MEDIUM.normal(np.float32)
+    result = gradients(MEDIUM, x, weight, channels_last(output_gradient(MEDIUM, np.float32)))[0]
+    assert result.strides[1] == result.itemsize
 
 
 @pytest.mark.parametrize("level", LEVELS)
@@ -91,18 +153,18 @@ def test_finite_differences(case):
     assert_finite_differences(loss, weight, weight_grad, rng)
 
 
+@pytest.mark.parametrize("rank", [1, 2, 3])
 @settings(max_examples=20)
-@given(strategies.cases())
-def test_torch(case):
+@given(data=st.data())
+def test_torch(rank, data):
     torch = pytest.importorskip("torch")
+    case = data.draw(cases_of(rank))
     x, weight, _ = case.normal(np.float64)
     grad = output_gradient(case, np.float64)
     leaves = torch.tensor(x, requires_grad=True), torch.tensor(weight, requires_grad=True)
-    (top, bottom), (left, right) = case.padding
-    padded = torch.nn.functional.pad(leaves[0], (left, right, top, bottom))
-    y = torch.nn.functional.conv2d(
-        padded, leaves[1], stride=case.stride, dilation=case.dilation, groups=case.groups
-    )
+    padded = torch.nn.functional.pad(leaves[0], [n for pair in reversed(case.padding) for n in pair])
+    convolve = getattr(torch.nn.functional, f"conv{rank}d")
+    y = convolve(padded, leaves[1], stride=case.stride, dilation=case.dilation, groups=case.groups)
     y.backward(torch.tensor(grad))
     for actual, leaf in zip(gradients(case, x, weight, grad), leaves, strict=True):
         scale = max(1.0, float(leaf.grad.abs().max()))

@@ -26,7 +26,7 @@ _POINTS = {
 }
 # Outputs a tile may have along an axis of so many taps. F(m, r) takes m + r − 1 points, which must be even in
 # number here, for m·r products; an axis of one tap is left alone.
-_OUTPUTS = {1: (1,), 3: (2, 4), 5: (2, 4), 7: (2, 4)}
+_OUTPUTS = {1: (1,), 2: (3, 5), 3: (2, 4), 5: (2, 4), 7: (2, 4)}
 # Ten points on both axes would lose two digits.
 _MAX_POINTS = 64
 # Error growth over a direct sum of the channels along one axis, by its number of pairs; measured on N(0, 1)
@@ -122,14 +122,14 @@ def _tiles_along(geometry: ConvGeometry, axis: int, outputs: int) -> int:
     )
 
 
-def _tiles(geometry: ConvGeometry, form: Form) -> int:
+def tiles(geometry: ConvGeometry, form: Form) -> int:
     """Tiles of one image."""
     return math.prod(_tiles_along(geometry, axis, form.outputs[axis]) for axis in range(2))
 
 
 def _cost(geometry: ConvGeometry, form: Form) -> int:
     """Time for an image's products, in those of one position of one tile."""
-    return form.positions * (_tiles(geometry, form) + _WEIGHT_TILES)
+    return form.positions * (tiles(geometry, form) + _WEIGHT_TILES)
 
 
 @lru_cache(maxsize=1024)
@@ -139,11 +139,13 @@ def choose_form(geometry: ConvGeometry) -> Form:
     Large tiles save multiplications and have larger transformed weights, so on small images, where each
     weight meets few tiles, smaller tiles win: F(2×2) at 7×7, F(4×2) at 14×14, F(4×4) beyond.
     """
-    taps = geometry.kernel_size
-    forms = [Form((h, w), taps) for h in _OUTPUTS[taps[0]] for w in _OUTPUTS[taps[1]]]
-    return min(
-        (form for form in forms if form.positions <= _MAX_POINTS), key=lambda form: _cost(geometry, form)
-    )
+    return min(forms(geometry.kernel_size), key=lambda form: _cost(geometry, form))
+
+
+def forms(taps: tuple[int, int]) -> list[Form]:
+    """The tiles that a kernel may have."""
+    every = [Form((h, w), taps) for h in _OUTPUTS[taps[0]] for w in _OUTPUTS[taps[1]]]
+    return [form for form in every if form.positions <= _MAX_POINTS]
 
 
 def saving(geometry: ConvGeometry, calls: int | None) -> float:
@@ -162,12 +164,10 @@ def saving(geometry: ConvGeometry, calls: int | None) -> float:
 
 
 @lru_cache(maxsize=1024)
-def _origins(geometry: ConvGeometry) -> tuple[np.ndarray, np.ndarray]:
+def origins(geometry: ConvGeometry, form: Form) -> tuple[np.ndarray, np.ndarray]:
     """The output rows that lines of tiles begin at, ascending, and the columns of a line's tiles."""
     origins = []
-    for size, dilation, outputs in zip(
-        geometry.output_size, geometry.dilation, choose_form(geometry).outputs, strict=True
-    ):
+    for size, dilation, outputs in zip(geometry.output_size, geometry.dilation, form.outputs, strict=True):
         phases = [np.arange(phase, size, dilation * outputs) for phase in range(min(size, dilation))]
         origins.append(np.concatenate(phases).astype(np.intp))
     return np.sort(origins[0]), origins[1]
@@ -202,7 +202,7 @@ def _blocking(geometry: ConvGeometry, num_threads: int, kernels: ModuleType) -> 
     line, lanes = 64 // itemsize, kernels.vector_bytes() // itemsize
     panels = base.ceil_div(geometry.out_channels // geometry.groups, width)
     form = choose_form(geometry)
-    down, across = _origins(geometry)
+    down, across = origins(geometry, form)
     lines, pixel_pitch = len(down), base.round_up(geometry.in_channels, lanes)
     row_pitch = (int(across.max()) + (form.points[1] - 1) * geometry.dilation[1] + 1) * pixel_pitch
     tile_bytes = form.positions * (pixel_pitch + width) * itemsize
@@ -233,7 +233,7 @@ def _blocking(geometry: ConvGeometry, num_threads: int, kernels: ModuleType) -> 
 class Winograd(Algorithm):
     """Minimal filtering by tiles: F(4×4, 3×3) takes 4 times fewer multiplications than the definition.
 
-    Kernels of 1, 3, 5 or 7 taps along each axis (not 1×1), any dilation, stride 1. Lavin and Gray, "Fast
+    Kernels of 1, 2, 3, 5 or 7 taps along each axis (not 1×1), any dilation, stride 1. Lavin and Gray, "Fast
     algorithms for convolutional neural networks", arXiv 1509.09308. Weights are transformed once, in
     float64. A non-finite input spreads over its whole tile.
     """
@@ -247,7 +247,7 @@ class Winograd(Algorithm):
         if reason is None:
             taps = geometry.kernel_size
             if taps == (1, 1) or not all(size in _OUTPUTS for size in taps):
-                reason = f"it needs kernel axes of 1, 3, 5 or 7 taps, not 1×1, got {taps[0]}×{taps[1]}"
+                reason = f"it needs kernel axes of 1, 2, 3, 5 or 7 taps, not 1×1, got {taps[0]}×{taps[1]}"
             elif geometry.stride != (1, 1):
                 reason = f"it needs stride 1, got {geometry.stride}"
         return reason
@@ -256,7 +256,7 @@ class Winograd(Algorithm):
         """The products of the transformed tiles; the transforms themselves are left out, as is usual."""
         form = choose_form(geometry)
         channels = geometry.in_channels // geometry.groups * geometry.out_channels
-        return geometry.batch * _tiles(geometry, form) * form.positions * channels
+        return geometry.batch * tiles(geometry, form) * form.positions * channels
 
     def workspace_bytes(self, geometry: ConvGeometry, num_threads: int, kernels: ModuleType) -> int:
         return _blocking(geometry, num_threads, kernels).per_thread * num_threads * geometry.dtype.itemsize
@@ -296,7 +296,7 @@ class Winograd(Algorithm):
         )
         packed.kernels.winograd(
             x, packed.weight, packed.bias, geometry, (form.pairs, form.outputs), *coefficients,
-            *_origins(geometry), blocking.bands, blocking.panel_parts, blocking.block,
+            *origins(geometry, form), blocking.bands, blocking.panel_parts, blocking.block,
             blocking.pixel_pitch, form.depth, *epilogue, out, workspace,
             blocking.per_thread, num_threads,
         )  # fmt: skip

@@ -42,14 +42,20 @@ from fastconv.functional.attention import (
 from fastconv.functional.convolution import (
     conv1d,
     conv2d,
-    conv2d_input_grad,
-    conv2d_weight_grad,
     conv3d,
     plan_conv1d,
     plan_conv2d,
     plan_conv3d,
 )
 from fastconv.functional.deformable import deform_conv2d, deform_conv2d_input_grads, deform_conv2d_weight_grad
+from fastconv.functional.gradients import (
+    conv1d_input_grad,
+    conv1d_weight_grad,
+    conv2d_input_grad,
+    conv2d_weight_grad,
+    conv3d_input_grad,
+    conv3d_weight_grad,
+)
 from fastconv.functional.linear import linear, linear_input_grad, linear_weight_grad
 from fastconv.functional.matrix import conv_matrix, deconvolve, pseudo_inverse
 from fastconv.functional.normalization import (
@@ -66,6 +72,7 @@ from fastconv.functional.normalization import (
     local_response_norm_grad,
 )
 from fastconv.functional.padding import pad, pad_grad
+from fastconv.functional.polyphase import TransposedPlan
 from fastconv.functional.pooling import (
     adaptive_avg_pool1d,
     adaptive_avg_pool2d,
@@ -93,10 +100,19 @@ from fastconv.functional.separable import (
     separate_kernel,
 )
 from fastconv.functional.shuffle import pixel_shuffle, pixel_unshuffle
+from fastconv.functional.transposed import (
+    conv_transpose1d,
+    conv_transpose2d,
+    conv_transpose3d,
+    plan_conv_transpose1d,
+    plan_conv_transpose2d,
+    plan_conv_transpose3d,
+)
 
 __all__ = [
     "SeparablePlan",
     "SeparatedKernel",
+    "TransposedPlan",
     "adaptive_avg_pool1d",
     "adaptive_avg_pool2d",
     "adaptive_avg_pool3d",
@@ -115,11 +131,18 @@ __all__ = [
     "batch_norm_grad",
     "batch_norm_training",
     "conv1d",
+    "conv1d_input_grad",
+    "conv1d_weight_grad",
     "conv2d",
     "conv2d_input_grad",
     "conv2d_weight_grad",
     "conv3d",
+    "conv3d_input_grad",
+    "conv3d_weight_grad",
     "conv_matrix",
+    "conv_transpose1d",
+    "conv_transpose2d",
+    "conv_transpose3d",
     "deconvolve",
     "deform_conv2d",
     "deform_conv2d_input_grads",
@@ -161,6 +184,9 @@ __all__ = [
     "plan_conv1d",
     "plan_conv2d",
     "plan_conv3d",
+    "plan_conv_transpose1d",
+    "plan_conv_transpose2d",
+    "plan_conv_transpose3d",
     "plan_separable_conv2d",
     "prelu",
     "prelu_grad",

@@ -9,7 +9,8 @@ import numpy as np
 
 from fastconv import checks, kernels, threads
 from fastconv.algorithms import base
-from fastconv.functional.convolution import conv2d, conv2d_input_grad, conv2d_weight_grad
+from fastconv.functional.convolution import conv2d
+from fastconv.functional.gradients import conv2d_input_grad, conv2d_weight_grad
 from fastconv.functional.layout import channels_last, empty_image
 
 # Rows of the matrix of scores at a time are this many register tiles; columns are base.DEPTH.

@@ -1,17 +1,12 @@
-"""Convolution in 1-D, 2-D and 3-D, and its gradients: ndarray in, ndarray out."""
+"""Convolution in 1-D, 2-D and 3-D: ndarray in, ndarray out."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from fastconv import checks, kernels, threads
-from fastconv.algorithms.base import aligned_empty, panel_width, round_up
+from fastconv import checks
 from fastconv.geometry import WEIGHTS, ConvGeometry
 from fastconv.plan import LAYOUTS, Plan
-
-# Output pixels the weight gradient lowers at a time, and the parts a batch's gradients are summed in.
-_GRAD_PIXELS = 256
-_GRAD_PARTS = 4
 
 
 def conv1d(
@@ -240,120 +235,3 @@ def _plan(
         dtype=np.result_type(np.float32, *given),
     )  # fmt: skip
     return Plan(geometry, weight, bias, layout=layout, **options)
-
-
-def conv2d_input_grad(
-    grad_output, weight, input_shape, *, stride=1, padding=0, dilation=1, groups=1, num_threads=None
-) -> np.ndarray:
-    """Gradient of :func:`conv2d` with respect to its input: the transposed convolution.
-
-    .. math:: dx[n, c, i s + u d - p, j s + v d - p] \\mathrel{+}= dy[n, m, i, j]\\, w[m, c, u, v]
-
-    computed as a convolution of ``grad_output``, spread by the stride, with the flipped kernels.
-
-    Parameters
-    ----------
-    grad_output : array (N, C_out, H_out, W_out)
-    weight : array (C_out, C_in/groups, k_h, k_w)
-    input_shape : (N, C_in, H, W)
-    stride, padding, dilation, groups, num_threads
-        As for :func:`conv2d`.
-
-    Returns
-    -------
-    ndarray (N, C_in, H, W)
-
-    Raises
-    ------
-    TypeError, ValueError
-        As :func:`conv2d`, and if ``grad_output`` has not the shape the other arguments imply.
-    """
-    weight = checks.float_array("weight", weight, 4, "(C_out, C_in/groups, k_h, k_w)")
-    grad_output, geometry = _grad_geometry(
-        grad_output, weight, input_shape, weight.shape, stride, padding, dilation, groups
-    )
-    if geometry.batch == 0:
-        return np.empty(geometry.input_shape, geometry.dtype)
-    spread, pads = grad_output, []
-    if geometry.stride != (1, 1):
-        size = [(n - 1) * s + 1 for n, s in zip(geometry.output_size, geometry.stride, strict=True)]
-        spread = np.zeros((geometry.batch, *size, geometry.out_channels), geometry.dtype).transpose(
-            0, 3, 1, 2
-        )
-        spread[:, :, :: geometry.stride[0], :: geometry.stride[1]] = grad_output
-    for axis, (low, _) in enumerate(geometry.padding):
-        span = geometry.dilation[axis] * (geometry.kernel_size[axis] - 1)
-        # Negative where the forward padding exceeds the kernel: those gradients fall outside the input.
-        pads.append((span - low, geometry.input_size[axis] - spread.shape[axis + 2] + low))
-    sizes = spread.shape[2:]
-    crop = tuple(slice(max(0, -low), n - max(0, -high)) for (low, high), n in zip(pads, sizes, strict=True))
-    group_out = geometry.out_channels // geometry.groups
-    flipped = weight.reshape(geometry.groups, group_out, *weight.shape[1:])[..., ::-1, ::-1].swapaxes(1, 2)
-    flipped = flipped.reshape(geometry.in_channels, group_out, *geometry.kernel_size)
-    return conv2d(
-        spread[:, :, crop[0], crop[1]], flipped,
-        padding=tuple((max(0, low), max(0, high)) for low, high in pads), dilation=geometry.dilation,
-        groups=geometry.groups, num_threads=num_threads,
-    )  # fmt: skip
-
-
-def conv2d_weight_grad(
-    grad_output, x, weight_shape, *, stride=1, padding=0, dilation=1, groups=1, num_threads=None
-) -> np.ndarray:
-    """Gradient of :func:`conv2d` with respect to its weight.
-
-    .. math:: dw[m, c, u, v] = \\sum_{n, i, j} dy[n, m, i, j]\\, x[n, c, i s + u d - p, j s + v d - p]
-
-    Parameters
-    ----------
-    grad_output : array (N, C_out, H_out, W_out)
-    x : array (N, C_in, H, W)
-    weight_shape : (C_out, C_in/groups, k_h, k_w)
-    stride, padding, dilation, groups, num_threads
-        As for :func:`conv2d`.
-
-    Returns
-    -------
-    ndarray of ``weight_shape``
-
-    Raises
-    ------
-    TypeError, ValueError
-        As :func:`conv2d`, and if ``grad_output`` has not the shape the other arguments imply.
-    """
-    x = checks.float_array("x", x, 4, "(N, C, H, W)")
-    grad_output, geometry = _grad_geometry(
-        grad_output, x, x.shape, weight_shape, stride, padding, dilation, groups
-    )
-    count = threads.resolve(num_threads)
-    level, dtype = kernels.active(), geometry.dtype
-    width = panel_width(level, dtype)
-    parts = max(1, min(geometry.batch, _GRAD_PARTS))
-    group_out = geometry.out_channels // geometry.groups
-    partial = np.zeros((parts, geometry.groups, group_out, round_up(geometry.reduction, width)), dtype)
-    if geometry.batch:
-        pixels = np.ascontiguousarray(grad_output).reshape(geometry.batch, geometry.out_channels, -1)
-        run = min(_GRAD_PIXELS, pixels.shape[2])
-        level.weight_grad(
-            checks.kernel_ready(x, dtype).transpose(0, 2, 3, 1), pixels, geometry, geometry.output_size[1],
-            run, partial, aligned_empty((count * run * width,), dtype), run * width, count,
-        )  # fmt: skip
-    total = partial.sum(axis=0)[:, :, : geometry.reduction]
-    taps = total.reshape(
-        geometry.out_channels, *geometry.kernel_size, geometry.in_channels // geometry.groups
-    )
-    return np.ascontiguousarray(taps.transpose(0, 3, 1, 2))
-
-
-def _grad_geometry(grad_output, other, input_shape, weight_shape, stride, padding, dilation, groups):
-    """The forward problem's geometry, and ``grad_output`` checked against it in the common dtype."""
-    grad_output = checks.float_array("grad_output", grad_output, 4, "(N, C_out, H_out, W_out)")
-    geometry = ConvGeometry.create(
-        checks.shape("input_shape", input_shape, 4, "(N, C, H, W)"),
-        checks.shape("weight_shape", weight_shape, 4, "(C_out, C_in/groups, k_h, k_w)"),
-        stride=stride, padding=padding, dilation=dilation, groups=groups,
-        dtype=np.result_type(np.float32, grad_output.dtype, other.dtype),
-    )  # fmt: skip
-    if grad_output.shape != geometry.output_shape:
-        raise ValueError(f"grad_output must have shape {geometry.output_shape}, got {grad_output.shape}")
-    return checks.kernel_ready(grad_output, geometry.dtype), geometry

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from fastconv import checks
-from fastconv.functional.convolution import conv2d, conv2d_weight_grad
+from fastconv.functional.convolution import conv2d
+from fastconv.functional.gradients import conv2d_weight_grad
 
 
 def linear(x, weight, bias=None, *, num_threads=None) -> np.ndarray:

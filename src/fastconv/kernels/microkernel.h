@@ -7,6 +7,7 @@
  *   transpose         between channels-last and planar pixels
  *   gemm_tile         C[rows × columns]  (+)=  A[rows × K] · B[K × columns]   in registers
  *   depthwise.h       depthwise and narrow groups
+ *   gradients.h       the weight gradient's products
  *   spectral.h        complex products in the frequency domain
  *   pooling.h         the largest, and the weighted sum, of a few pixels
  *   normalization.h   sums over rows
@@ -270,6 +271,7 @@ static void TYPED(gemm_tile)(
 #include "pooling.h"
 #include "spectral.h"
 #include "winograd.h"
+#include "gradients.h"
 #include "sampling.h"
 #include "attention.h"
 

@@ -145,8 +145,8 @@ static void TYPED(winograd_output_lines)(
     ptrdiff_t m_next, REAL *y, ptrdiff_t y_step, ptrdiff_t y_next, const REAL *coefficient, const REAL *bias,
     int accumulate, int rectified)
 {
-    switch (pairs * 8 + outputs) { /* F(2, 3), F(2, 5), F(4, 3), F(2, 7), F(4, 5), F(4, 7) */
-        CASE(1, 2) CASE(2, 2) CASE(2, 4) CASE(3, 2) CASE(3, 4) CASE(4, 4)
+    switch (pairs * 8 + outputs) { /* F(2, 3), F(2, 5), F(4, 3), F(2, 7), F(4, 5), F(4, 7); F(3, 2), F(5, 2) */
+        CASE(1, 2) CASE(2, 2) CASE(2, 4) CASE(3, 2) CASE(3, 4) CASE(4, 4) CASE(1, 3) CASE(2, 5)
     }
 }
 #undef CASE
@@ -245,9 +245,9 @@ static void TYPED(winograd_weight)(
         TYPED(winograd_weight_sized)(h, w, points_h, points_w, matrix_h, matrix_w, g, tap_stride, u,       \
                                      position_stride);                                                      \
         return;
-#define CASES(h) CASE(h, 1) CASE(h, 3) CASE(h, 5) CASE(h, 7)
+#define CASES(h) CASE(h, 1) CASE(h, 2) CASE(h, 3) CASE(h, 5) CASE(h, 7)
     switch (taps_h * 8 + taps_w) {
-        CASES(1) CASES(3) CASES(5) CASES(7)
+        CASES(1) CASES(2) CASES(3) CASES(5) CASES(7)
     }
 #undef CASES
 #undef CASE

@@ -94,6 +94,7 @@ from fastconv.nn.resampling import Upsample
 from fastconv.nn.reshape import Flatten
 from fastconv.nn.shuffle import PixelShuffle, PixelUnshuffle
 from fastconv.nn.summary import Summary, count_parameters
+from fastconv.nn.transposed import ConvTranspose1d, ConvTranspose2d, ConvTranspose3d
 from fastconv.nn.value import Input, Value
 
 __all__ = [
@@ -126,6 +127,9 @@ __all__ = [
     "ConstantPad2d",
     "ConstantPad3d",
     "Conv2d",
+    "ConvTranspose1d",
+    "ConvTranspose2d",
+    "ConvTranspose3d",
     "DeformConv2d",
     "DeformableConv2d",
     "Dropout",

@@ -7,7 +7,8 @@ import math
 import numpy as np
 
 from fastconv import checks, selection
-from fastconv.functional.convolution import conv2d, conv2d_input_grad, conv2d_weight_grad
+from fastconv.functional.convolution import conv2d
+from fastconv.functional.gradients import conv2d_input_grad, conv2d_weight_grad
 from fastconv.functional.padding import unpad
 from fastconv.geometry import ConvGeometry
 from fastconv.nn.layer import EVALUATION, Field, Layer, Stored, boolean, parameter_dtype, register

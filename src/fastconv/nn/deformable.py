@@ -8,13 +8,14 @@ import math
 import numpy as np
 
 from fastconv import checks
-from fastconv.functional.convolution import conv2d, conv2d_input_grad, conv2d_weight_grad
+from fastconv.functional.convolution import conv2d
 from fastconv.functional.deformable import (
     deform_conv2d,
     deform_conv2d_input_grads,
     deform_conv2d_weight_grad,
     deform_geometry,
 )
+from fastconv.functional.gradients import conv2d_input_grad, conv2d_weight_grad
 from fastconv.geometry import ConvGeometry
 from fastconv.nn.layer import EVALUATION, Layer, Stored, boolean, parameter_dtype, register
 

@@ -1,0 +1,176 @@
+"""The weight gradient in two dimensions: blocked sums over output pixels, direct or by Winograd's tiles."""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+from itertools import pairwise
+from types import ModuleType
+from typing import NamedTuple
+
+import numpy as np
+
+from fastconv.algorithms import base, winograd
+from fastconv.geometry import ConvGeometry
+
+# Output pixels multiplied at a time: a panel of their gradients and a tile of their inputs share the L1
+# cache. They are summed in registers, so this bounds rounding errors as base.DEPTH does.
+_PIXELS = 128
+# Tiles multiplied at a time: their transforms and the sums they are added to share the L2 cache.
+_TILES = 28
+# Channels of a block; more inputs where there is one tap, so that an image is read but once. For Winograd
+# bytes of them: 64 · 64 float32 sums at 36 positions are 576 KiB.
+_BLOCK_CHANNELS = 128
+_POINTWISE_IN_CHANNELS = 512
+_TILED_BLOCK_BYTES = 256
+# Pieces of work to cut a problem into where its channels alone do not give so many. A fixed number: it
+# decides in which order terms are summed, and results must not depend on the number of threads.
+_ITEMS = 16
+# How many times fewer operations tiles must promise. A tile's transforms cost as much as so many channels of
+# its products, as in winograd.py.
+_MIN_SAVING = 1.2
+_TRANSFORM_CHANNELS = 16
+
+
+class _Blocks(NamedTuple):
+    """How channels are cut, each side's count and its widest block in whole vectors; and the sum's parts."""
+
+    in_blocks: int
+    out_blocks: int
+    in_pitch: int
+    out_pitch: int
+    parts: int
+
+
+def _blocks(group_in: int, group_out: int, groups: int, largest: tuple, lanes: int, units: int) -> _Blocks:
+    counts = [base.ceil_div(*pair) for pair in zip((group_in, group_out), largest, strict=True)]
+    pitches = [
+        base.round_up(base.ceil_div(base.round_up(channels, lanes), count), lanes)
+        for channels, count in zip((group_in, group_out), counts, strict=True)
+    ]
+    parts = base.ceil_div(_ITEMS, groups * math.prod(counts))
+    return _Blocks(*counts, *pitches, max(1, min(units, parts)))
+
+
+def _is_depthwise(geometry: ConvGeometry) -> bool:
+    """One channel a group on both sides: vectors run over the groups."""
+    return 1 < geometry.groups == geometry.in_channels == geometry.out_channels
+
+
+class _Direct(NamedTuple):
+    blocks: _Blocks
+    bands: int
+    chunks: int
+    per_thread: int
+
+
+@lru_cache(maxsize=1024)
+def _direct(geometry: ConvGeometry, kernels: ModuleType) -> _Direct:
+    rows, columns = geometry.output_size
+    lanes = kernels.vector_bytes() // geometry.dtype.itemsize
+    chunks = base.ceil_div(columns, _PIXELS)
+    bands = base.ceil_div(rows, max(1, _PIXELS // columns))
+    units = geometry.batch * bands * chunks
+    if _is_depthwise(geometry):
+        blocks = _blocks(1, geometry.out_channels, 1, (1, _BLOCK_CHANNELS), lanes, units)
+        blocks = blocks._replace(in_pitch=blocks.out_pitch)
+    else:
+        sides = geometry.in_channels // geometry.groups, geometry.out_channels // geometry.groups
+        pointwise = math.prod(geometry.kernel_size) == 1
+        largest = _POINTWISE_IN_CHANNELS if pointwise else _BLOCK_CHANNELS, _BLOCK_CHANNELS
+        blocks = _blocks(*sides, geometry.groups, largest, lanes, units)
+    region = base.ceil_div(rows, bands), base.ceil_div(columns, chunks)
+    covered = math.prod(
+        (n - 1) * s + (k - 1) * d + 1
+        for n, s, k, d in zip(region, geometry.stride, geometry.kernel_size, geometry.dilation, strict=True)
+    )
+    per_thread = covered * blocks.in_pitch + math.prod(region) * base.panel_width(kernels, geometry.dtype)
+    return _Direct(blocks, bands, chunks, base.round_up(per_thread, lanes))
+
+
+class _Tiled(NamedTuple):
+    form: winograd.Form
+    blocks: _Blocks
+    chunks: int
+    capacity: int
+    per_thread: int
+
+
+@lru_cache(maxsize=1024)
+def _tiled(geometry: ConvGeometry, kernels: ModuleType) -> _Tiled | None:
+    """Winograd's form of the problem; None where the direct sum is faster."""
+    if _is_depthwise(geometry) or winograd.Winograd().unsupported(geometry):
+        return None
+    form = min(
+        winograd.forms(geometry.kernel_size),
+        key=lambda form: form.positions * winograd.tiles(geometry, form),
+    )
+    itemsize = geometry.dtype.itemsize
+    lanes, largest = kernels.vector_bytes() // itemsize, _TILED_BLOCK_BYTES // itemsize
+    sides = geometry.in_channels // geometry.groups, geometry.out_channels // geometry.groups
+    transforms = 1 + _TRANSFORM_CHANNELS * sum(1 / min(channels, largest) for channels in sides)
+    products = form.positions * winograd.tiles(geometry, form) * transforms
+    if math.prod(geometry.kernel_size) * math.prod(geometry.output_size) < _MIN_SAVING * products:
+        return None
+    down, across = winograd.origins(geometry, form)
+    chunks = base.ceil_div(len(across), _TILES)
+    blocks = _blocks(*sides, geometry.groups, (largest, largest), lanes, geometry.batch * len(down) * chunks)
+    ends = [len(across) * chunk // chunks for chunk in range(chunks + 1)]
+    span = max(int(np.ptp(across[first:last])) for first, last in pairwise(ends))
+    columns = [span + (n - 1) * geometry.dilation[1] + 1 for n in (form.points[1], form.outputs[1])]
+    rows = (form.points[0] - 1) * geometry.dilation[0] + 1
+    band = max(rows * columns[0] * blocks.in_pitch, form.outputs[0] * columns[1] * blocks.out_pitch)
+    # A position's length is rounded up to an odd number of cache lines.
+    transformed = _TILES * (blocks.in_pitch + blocks.out_pitch) + 4 * 64 // itemsize
+    sums = blocks.in_pitch * blocks.out_pitch
+    per_thread = form.positions * (transformed + sums) + band + blocks.in_pitch
+    return _Tiled(form, blocks, chunks, _TILES, base.round_up(per_thread, lanes))
+
+
+def weight_grad(
+    grad_output: np.ndarray, x: np.ndarray, geometry: ConvGeometry, kernels: ModuleType, num_threads: int,
+    out: np.ndarray,
+) -> None:  # fmt: skip
+    """Compute out[g, m, c, tap] = Σ dy x over the pixels of all images.
+
+    Lavin and Gray, "Fast algorithms for convolutional neural networks", arXiv 1509.09308, section 4, for
+    the tiled form F(k×k, m×m): the transposed of the forward one, with the tile of gradients as its filter.
+
+    Parameters
+    ----------
+    grad_output : (N, D, H_out, W_out, C_out), of any strides
+        An image for each (n, d); N · D is the geometry's batch, not 0.
+    x : (N, D, H, W, C_in), of any strides
+    geometry : ConvGeometry
+        Of two spatial axes.
+    out : (groups, C_out/groups, C_in/groups, k_h·k_w), of any strides
+    """
+    dtype = geometry.dtype
+    lanes = kernels.vector_bytes() // dtype.itemsize
+    tiled, direct = _tiled(geometry, kernels), _direct(geometry, kernels)
+    depthwise = _is_depthwise(geometry)
+    groups = 1 if depthwise else geometry.groups
+    blocks, per_thread = (tiled or direct).blocks, (tiled or direct).per_thread
+    pitch = base.round_up(geometry.out_channels // groups, lanes)
+    partial = base.aligned_empty((blocks.parts, groups, *out.shape[:1:-1], pitch), dtype)
+    workspace = base.aligned_empty((num_threads * per_thread,), dtype)
+    if tiled:
+        form = tiled.form
+        axes = [winograd.transforms(*axis) for axis in zip(form.outputs, form.taps, strict=True)]
+        kernels.weight_grad_winograd(
+            x, grad_output, geometry, (form.pairs, form.outputs),
+            *(axis.coefficient.astype(dtype) for axis in axes), *(axis.weight.astype(dtype) for axis in axes),
+            *winograd.origins(geometry, form), (blocks.in_blocks, blocks.out_blocks, tiled.chunks),
+            tiled.capacity, partial, workspace, per_thread, num_threads,
+        )  # fmt: skip
+    else:
+        whole = geometry.out_channels // groups % lanes == 0
+        padded = any(pair != (0, 0) for pair in geometry.padding)
+        copy_x = padded or x.strides[4] != x.itemsize or (depthwise and not whole)
+        kernels.weight_grad(
+            x, grad_output, geometry, (blocks.in_blocks, blocks.out_blocks, direct.bands, direct.chunks),
+            copy_x, depthwise, partial, workspace, per_thread, num_threads,
+        )  # fmt: skip
+    if depthwise:
+        out = out.transpose(1, 0, 2, 3)  # vectors ran over the groups
+    kernels.sum_weight_grad(partial, out, num_threads)

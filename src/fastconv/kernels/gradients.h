@@ -1,0 +1,193 @@
+/* The inner kernels of the weight gradient; microkernel.h includes this once for each element type.
+ *
+ *   outer_tile        C[rows × columns]  +=  Aᵀ[rows × K] · B[K × columns]   in registers
+ *   depthwise_grad    a few taps of a vector of channels, each its own sum over pixels
+ *   winograd_spread   A dY Aᵀ for one tile: the transposed of winograd_output
+ *   winograd_gather   Gᵀ M G for one pair of channels: the transposed of the weights' transform
+ */
+
+/* The tile with its row count and its number of vectors known to the compiler. */
+ALWAYS_INLINE void TYPED(outer_tile_sized)(
+    const int rows, const int vectors, ptrdiff_t segments, ptrdiff_t length, const REAL *a,
+    ptrdiff_t a_segment, ptrdiff_t a_stride, ptrdiff_t a_ahead, const REAL *b, ptrdiff_t b_segment,
+    ptrdiff_t b_stride, REAL *c, ptrdiff_t c_stride)
+{
+    vec acc[TILE_ROWS][2];
+    _Pragma("GCC unroll 16") for (int r = 0; r < rows; r++)
+        _Pragma("GCC unroll 2") for (int v = 0; v < vectors; v++) acc[r][v] = (vec){0};
+    for (ptrdiff_t s = 0; s < segments; s++) {
+        const REAL *at = a + s * a_segment, *bt = b + s * b_segment;
+        for (ptrdiff_t k = 0; k < length; k++, at += a_stride, bt += b_stride) {
+            vec bv[2];
+            __builtin_prefetch(at + a_ahead, 0, 2);
+            _Pragma("GCC unroll 2") for (int v = 0; v < vectors; v++) bv[v] = TYPED(load)(bt + v * LANES);
+            _Pragma("GCC unroll 16") for (int r = 0; r < rows; r++)
+            {
+                const vec av = TYPED(broadcast)(at[r]);
+                _Pragma("GCC unroll 2") for (int v = 0; v < vectors; v++) acc[r][v] += av * bv[v];
+            }
+        }
+    }
+    _Pragma("GCC unroll 16") for (int r = 0; r < rows; r++)
+        _Pragma("GCC unroll 2") for (int v = 0; v < vectors; v++)
+        {
+            REAL *to = c + r * c_stride + v * LANES;
+            TYPED(store)(to, TYPED(load)(to) + acc[r][v]);
+        }
+}
+
+/* C[r][j] += Σ_s Σ_k A[s · a_segment + k · a_stride + r] · B[s · b_segment + k · b_stride + j]
+ *
+ * for r < rows ≤ TILE_ROWS, j < vectors · LANES ≤ 2 · LANES, k < length, s < segments: what lies together
+ * are the rows of A and the columns of B, as in channels-last images whose pixels are summed over. What lies
+ * `a_ahead` elements after A's rows is asked for meanwhile: no prefetcher sees a pattern in A's narrow rows. */
+static void TYPED(outer_tile)(
+    int rows, int vectors, ptrdiff_t segments, ptrdiff_t length, const REAL *a, ptrdiff_t a_segment,
+    ptrdiff_t a_stride, ptrdiff_t a_ahead, const REAL *b, ptrdiff_t b_segment, ptrdiff_t b_stride, REAL *c,
+    ptrdiff_t c_stride)
+{
+#define TILE(rows, vectors)                                                                             \
+    TYPED(outer_tile_sized)(rows, vectors, segments, length, a, a_segment, a_stride, a_ahead, b, b_segment,  \
+                            b_stride, c, c_stride);                                                           \
+    return
+#define CASE(r)                                                                                         \
+    case r: TILE(r, 2);                                                                                 \
+    case r + 16: TILE(r, 1);
+    switch (rows + (vectors == 1) * 16) {
+        CASE(1) CASE(2) CASE(3) CASE(4) CASE(5) CASE(6)
+#if TILE_ROWS > 6
+        CASE(7) CASE(8) CASE(9) CASE(10) CASE(11) CASE(12) CASE(13) CASE(14)
+#endif
+    }
+#undef CASE
+#undef TILE
+}
+
+#define DEPTHWISE_TAPS 9
+
+ALWAYS_INLINE void TYPED(depthwise_grad_sized)(
+    const int taps, const ptrdiff_t *offset, ptrdiff_t rows, ptrdiff_t columns, const REAL *x,
+    ptrdiff_t x_row, ptrdiff_t x_pixel, const REAL *g, ptrdiff_t g_row, ptrdiff_t g_pixel, REAL *sums,
+    ptrdiff_t sums_stride)
+{
+    vec acc[DEPTHWISE_TAPS];
+    _Pragma("GCC unroll 9") for (int t = 0; t < taps; t++) acc[t] = (vec){0};
+    for (ptrdiff_t y = 0; y < rows; y++) {
+        const REAL *at = x + y * x_row, *gt = g + y * g_row;
+        for (ptrdiff_t i = 0; i < columns; i++, at += x_pixel, gt += g_pixel) {
+            const vec gv = TYPED(load)(gt);
+            _Pragma("GCC unroll 9") for (int t = 0; t < taps; t++)
+                acc[t] += gv * TYPED(load)(at + offset[t]);
+        }
+    }
+    _Pragma("GCC unroll 9") for (int t = 0; t < taps; t++)
+        TYPED(store)(sums + t * sums_stride, TYPED(load)(sums + t * sums_stride) + acc[t]);
+}
+
+/* sums[t][l] += Σ_y Σ_i g[y · g_row + i · g_pixel + l] · x[y · x_row + i · x_pixel + offset[t] + l]
+ *
+ * for taps ≤ DEPTHWISE_TAPS and a vector of channels l. */
+static void TYPED(depthwise_grad)(
+    int taps, const ptrdiff_t *offset, ptrdiff_t rows, ptrdiff_t columns, const REAL *x, ptrdiff_t x_row,
+    ptrdiff_t x_pixel, const REAL *g, ptrdiff_t g_row, ptrdiff_t g_pixel, REAL *sums, ptrdiff_t sums_stride)
+{
+#define CASE(taps)                                                                                      \
+    case taps:                                                                                          \
+        TYPED(depthwise_grad_sized)(taps, offset, rows, columns, x, x_row, x_pixel, g, g_row, g_pixel, sums, \
+                                    sums_stride);                                                       \
+        return;
+    switch (taps) {
+        CASE(1) CASE(2) CASE(3) CASE(4) CASE(5) CASE(6) CASE(7) CASE(8) CASE(9)
+    }
+#undef CASE
+}
+
+#define POWER(p, i) TYPED(broadcast)(coefficient[pairs * pairs + (p) * WINOGRAD_POWERS + (i)])
+
+/* m(±α) = Σ_i (±α)^i y_i, m(0) = y_0, m(∞) the last y: each line of outputs to one of points. */
+ALWAYS_INLINE void TYPED(winograd_spread_sized)(
+    const int pairs, const int outputs, ptrdiff_t lines, const REAL *y, ptrdiff_t y_step, ptrdiff_t y_next,
+    REAL *m, ptrdiff_t m_step, ptrdiff_t m_next, const REAL *coefficient)
+{
+    for (ptrdiff_t line = 0; line < lines; line++, y += y_next, m += m_next) {
+        vec x[5];
+        _Pragma("GCC unroll 5") for (int i = 0; i < outputs; i++) x[i] = TYPED(load)(y + i * y_step);
+        TYPED(store)(m, x[0]);
+        _Pragma("GCC unroll 4") for (int p = 0; p < pairs; p++)
+        {
+            vec even = x[0], odd = POWER(p, 1) * x[1];
+            if (outputs > 2)
+                even += POWER(p, 2) * x[2];
+            if (outputs > 3)
+                odd += POWER(p, 3) * x[3];
+            if (outputs > 4)
+                even += POWER(p, 4) * x[4];
+            TYPED(store)(m + (2 * p + 1) * m_step, even + odd);
+            TYPED(store)(m + (2 * p + 2) * m_step, even - odd);
+        }
+        TYPED(store)(m + (2 * pairs + 1) * m_step, x[outputs - 1]);
+    }
+}
+
+static void TYPED(winograd_spread_lines)(
+    int pairs, int outputs, ptrdiff_t lines, const REAL *y, ptrdiff_t y_step, ptrdiff_t y_next, REAL *m,
+    ptrdiff_t m_step, ptrdiff_t m_next, const REAL *coefficient)
+{
+#define CASE(pairs, outputs)                                                                            \
+    case pairs * 8 + outputs:                                                                           \
+        TYPED(winograd_spread_sized)(pairs, outputs, lines, y, y_step, y_next, m, m_step, m_next,      \
+                                     coefficient);                                                      \
+        return;
+    switch (pairs * 8 + outputs) { /* as winograd_output_lines */
+        CASE(1, 2) CASE(2, 2) CASE(2, 4) CASE(3, 2) CASE(3, 4) CASE(4, 4) CASE(1, 3) CASE(2, 5)
+    }
+#undef CASE
+}
+
+/* One tile of gradients to its points; `channels` is rounded up to whole vectors in y and in m. */
+static void TYPED(winograd_spread)(
+    int pairs_h, int outputs_h, int pairs_w, int outputs_w, const REAL *y, ptrdiff_t row_pitch,
+    ptrdiff_t pixel_pitch, ptrdiff_t channels, REAL *m, ptrdiff_t position_stride,
+    const REAL *coefficient_h, const REAL *coefficient_w)
+{
+    const int n_w = 2 * pairs_w + 2;
+    const ptrdiff_t vectors = (channels + LANES - 1) / LANES;
+    REAL half[5 * WINOGRAD_MAX_POINTS * LANES] __attribute__((aligned(VECTOR_BYTES)));
+    if (pairs_h == 0)
+        TYPED(winograd_spread_lines)(pairs_w, outputs_w, vectors, y, pixel_pitch, LANES, m, position_stride,
+                                     LANES, coefficient_w);
+    else if (pairs_w == 0)
+        TYPED(winograd_spread_lines)(pairs_h, outputs_h, vectors, y, row_pitch, LANES, m, position_stride,
+                                     LANES, coefficient_h);
+    else
+        for (ptrdiff_t c = 0; c < vectors * LANES; c += LANES) {
+            TYPED(winograd_spread_lines)(pairs_w, outputs_w, outputs_h, y + c, pixel_pitch, row_pitch, half,
+                                         LANES, n_w * LANES, coefficient_w);
+            TYPED(winograd_spread_lines)(pairs_h, outputs_h, n_w, half, n_w * LANES, LANES, m + c,
+                                         n_w * position_stride, position_stride, coefficient_h);
+        }
+}
+
+/* w[a · k_w + b] = Σ_i Σ_j G_h[i][a] M[i · n_w + j] G_w[j][b]   for a vector of channels. */
+static void TYPED(winograd_gather)(
+    int n_h, int k_h, int n_w, int k_w, const REAL *m, ptrdiff_t position_stride, const REAL *matrix_h,
+    const REAL *matrix_w, REAL *w, ptrdiff_t tap_stride)
+{
+    vec half[7][WINOGRAD_MAX_POINTS];
+    for (int i = 0; i < n_h; i++)
+        for (int b = 0; b < k_w; b++) {
+            vec sum = {0};
+            for (int j = 0; j < n_w; j++)
+                sum += TYPED(load)(m + (i * n_w + j) * position_stride) * matrix_w[j * k_w + b];
+            half[b][i] = sum;
+        }
+    for (int a = 0; a < k_h; a++)
+        for (int b = 0; b < k_w; b++) {
+            vec sum = {0};
+            for (int i = 0; i < n_h; i++)
+                sum += half[b][i] * matrix_h[i * k_h + a];
+            TYPED(store)(w + (a * k_w + b) * tap_stride, sum);
+        }
+}
+
+#undef POWER

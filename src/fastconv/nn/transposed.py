@@ -1,0 +1,209 @@
+"""Transposed convolution layers."""
+
+from __future__ import annotations
+
+import math
+from fractions import Fraction
+from typing import ClassVar
+
+import numpy as np
+
+from fastconv import checks, functional
+from fastconv.functional.transposed import transposed_geometry
+from fastconv.nn.layer import EVALUATION, Field, Layer, Stored, boolean, parameter_dtype, register
+
+
+class _ConvTranspose(Layer):
+    """What the three layers share; only ``_rank``, the number of spatial axes, differs."""
+
+    _rank: ClassVar[int]
+    weight = Stored()
+    bias = Stored()
+
+    def __init__(
+        self, in_channels, out_channels, kernel_size, stride=1, padding=0, output_padding=0, groups=1,
+        bias=True, dilation=1, *, dtype=np.float32, seed=None,
+    ):  # fmt: skip
+        super().__init__()
+        self.in_channels = checks.integer("in_channels", in_channels, 1)
+        self.out_channels = checks.integer("out_channels", out_channels, 1)
+        self.kernel_size = checks.per_axis("kernel_size", kernel_size, self._rank, 1)
+        self.stride = checks.per_axis("stride", stride, self._rank, 1)
+        self.dilation = checks.per_axis("dilation", dilation, self._rank, 1)
+        self.output_padding = checks.per_axis("output_padding", output_padding, self._rank, 0)
+        self.groups = checks.integer("groups", groups, 1)
+        if self.in_channels % self.groups or self.out_channels % self.groups:
+            raise ValueError(
+                f"groups must divide in_channels and out_channels, got groups={groups},"
+                f" in_channels={in_channels}, out_channels={out_channels}"
+            )
+        self.padding = padding
+        shape = (self.in_channels, self.out_channels // self.groups, *self.kernel_size)
+        dtype = parameter_dtype(dtype)
+        self.parameters["weight"] = np.empty(shape, dtype)
+        # Any input will do to check the arguments, if it is too large for the padding to leave nothing of it.
+        self._lows = [low for low, _ in self._geometry((1, self.in_channels, *self._large())).padding]
+        if boolean("bias", bias):
+            self.parameters["bias"] = np.empty(self.out_channels, dtype)
+        self.initialize(np.random.default_rng(seed))
+
+    def initialize(self, rng):
+        bound = 1 / math.sqrt(math.prod(self.weight.shape[1:]))
+        for array in self.parameters.values():
+            array[...] = rng.uniform(-bound, bound, array.shape)
+
+    def config(self):
+        return {
+            "in_channels": self.in_channels,
+            "out_channels": self.out_channels,
+            "kernel_size": self.kernel_size,
+            "stride": self.stride,
+            "padding": self.padding,
+            "output_padding": self.output_padding,
+            "groups": self.groups,
+            "bias": self.bias is not None,
+            "dilation": self.dilation,
+            "dtype": self.dtype.name,
+        }
+
+    def _large(self):
+        numbers = np.asarray(self.padding).ravel().tolist() if not isinstance(self.padding, str) else []
+        largest = max((n for n in numbers if isinstance(n, int)), default=0)
+        return [2 * max(largest, 0) + 1] * self._rank
+
+    def _geometry(self, input_shape):
+        """Of the convolution that this is the transposed of."""
+        if len(input_shape) != self._rank + 2 or input_shape[1] != self.in_channels:
+            raise ValueError(
+                f"x must have {self._rank + 2} axes, {self.in_channels} channels on the second, got shape"
+                f" {tuple(input_shape)}"
+            )
+        return transposed_geometry(
+            tuple(input_shape), self.weight.shape, self.stride, self.padding, self.output_padding,
+            self.groups, self.dilation, self.dtype,
+        )  # fmt: skip
+
+    def output_shape(self, *input_shapes):
+        return self._geometry(*input_shapes).input_shape
+
+    def macs(self, *input_shapes):
+        (shape,) = input_shapes
+        self._geometry(shape)
+        return shape[0] * math.prod(shape[2:]) * self.weight.size
+
+    @property
+    def receptive_field(self):
+        """As in :attr:`Layer.receptive_field`, in fractions of an input pixel.
+
+        Output pixel i meets the inputs o = (i + p − u·d) / s for the taps u where that is an integer: within
+        an interval of length d·(k − 1)/s, which moves by 1/s from one output pixel to the next.
+        """
+        spans = [
+            Fraction(d * (k - 1), s)
+            for d, k, s in zip(self.dilation, self.kernel_size, self.stride, strict=True)
+        ]
+        starts = (
+            span - Fraction(low, s) for span, low, s in zip(spans, self._lows, self.stride, strict=True)
+        )
+        return Field(
+            tuple(span + 1 for span in spans), tuple(Fraction(1, s) for s in self.stride), tuple(starts)
+        )
+
+    def forward(self, x, mode=EVALUATION):
+        function = getattr(functional, f"conv_transpose{self._rank}d")
+        y = function(
+            x, self.weight, self.bias, stride=self.stride, padding=self.padding,
+            output_padding=self.output_padding, groups=self.groups, dilation=self.dilation,
+            num_threads=mode.num_threads,
+        )  # fmt: skip
+        return y, x
+
+    def backward(self, grad_output, x, mode=EVALUATION):
+        padding, crop = self._adjoint(self._geometry(x.shape), x.shape[2:])
+        options = {
+            "stride": self.stride, "padding": padding, "dilation": self.dilation, "groups": self.groups,
+            "num_threads": mode.num_threads,
+        }  # fmt: skip
+        seen = grad_output[crop]
+        weight_grad = getattr(functional, f"conv{self._rank}d_weight_grad")
+        grads = {"weight": weight_grad(x, seen, self.weight.shape, **options)}
+        if self.bias is not None:
+            grads["bias"] = grad_output.sum(axis=(0, *range(2, grad_output.ndim)))
+        grad_input = None
+        if mode.input_grad:
+            grad_input = getattr(functional, f"conv{self._rank}d")(seen, self.weight, **options)
+        return (grad_input,), grads
+
+    def _adjoint(self, geometry, input_size):
+        """Padding and part of the output with which the convolution gives exactly ``input_size``.
+
+        An output padding of a whole stride or more would make it see inputs that there are not.
+        """
+        padding, crop = [], [slice(None), slice(None)]
+        for (low, high), extra, step, size in zip(
+            geometry.padding, self.output_padding, self.stride, geometry.input_size, strict=True
+        ):
+            end = high - max(0, extra - step + 1)
+            padding.append((low, max(0, end)))
+            crop.append(slice(0, size + min(0, end)))
+        return tuple(padding), tuple(crop)
+
+
+@register
+class ConvTranspose1d(_ConvTranspose):
+    """1-D transposed convolution of (N, C_in, W) to (N, C_out, W_out).
+
+    As :class:`ConvTranspose2d`, with one spatial axis and a weight of shape (C_in, C_out/groups, k_w).
+    """
+
+    _rank = 1
+
+
+@register
+class ConvTranspose2d(_ConvTranspose):
+    """2-D transposed convolution of (N, C_in, H, W) to (N, C_out, H_out, W_out).
+
+    .. math:: y[n, m, i s + u d - p, j s + v d - p] \\mathrel{+}= x[n, c, i, j]\\, w[c, m, u, v]
+
+    onto a ``y`` of the bias (Zeiler et al., "Deconvolutional networks", CVPR 2010); see
+    :func:`fastconv.conv_transpose2d`.
+
+    Parameters
+    ----------
+    in_channels, out_channels : int
+    kernel_size : int or (int, int)
+    stride, dilation : int or (int, int), default 1
+    padding : int, (int, int) or ((top, bottom), (left, right)), default 0
+        Output pixels left out at the borders.
+    output_padding : int or (int, int), default 0
+        Output pixels added at the end; smaller than the stride or the dilation of its axis.
+    groups : int, default 1
+    bias : bool, default True
+    dtype : float32 or float64, default float32
+    seed : int or numpy.random.Generator, optional
+        Initial parameters are drawn from ``numpy.random.default_rng(seed)``: weight and bias uniformly
+        within ±1/√(C_out/groups · k_h · k_w), as PyTorch does. Default: fresh entropy.
+
+    Attributes
+    ----------
+    weight : ndarray, shape (C_in, C_out/groups, k_h, k_w)
+    bias : ndarray, shape (C_out,), or None
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is of the wrong type or out of range.
+    """
+
+    _rank = 2
+
+
+@register
+class ConvTranspose3d(_ConvTranspose):
+    """3-D transposed convolution of (N, C_in, D, H, W) to (N, C_out, D_out, H_out, W_out).
+
+    As :class:`ConvTranspose2d`, with three spatial axes and a weight of shape
+    (C_in, C_out/groups, k_d, k_h, k_w).
+    """
+
+    _rank = 3
