@@ -114,6 +114,7 @@ probe = types.ModuleType("fastconv.kernels._system")
 probe.cpu_features = lambda: frozenset({sorted(features)!r})
 probe.compiler = lambda: "none"
 probe.openmp_version = lambda: 0
+probe.in_threads = None
 sys.modules[probe.__name__] = probe
 """
     return python(stub + code, check=False, **environment)

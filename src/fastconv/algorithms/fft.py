@@ -261,6 +261,10 @@ def _complex(elements: np.ndarray) -> np.ndarray:
     return elements.view(np.result_type(elements.dtype, np.complex64))
 
 
+# Infinities and NaN pass through, as in the other algorithms; set in each thread, as NumPy wants it.
+_silent = np.errstate(over="ignore", invalid="ignore")
+
+
 class Fft(Algorithm):
     """Overlap-save in the frequency domain: work that hardly grows with the kernel.
 
@@ -310,6 +314,7 @@ class Fft(Algorithm):
         scale = math.sqrt(math.prod(tiling.size))
         parts = [(g, first) for g in range(groups) for first in range(0, group_out, run)]
 
+        @_silent
         def transform(number: int, team: int, _wait) -> None:
             spectra = np.empty((min(run, group_out), group_in, layout.pitch), _complex_dtype(geometry))
             for g, first in threads.part(parts, number, team):
@@ -340,6 +345,7 @@ class Fft(Algorithm):
         frequencies = range(packed.weight.shape[1])
         total = geometry.batch * tiling.count
 
+        @_silent
         def work(number: int, team: int, wait: Callable[[], object]) -> None:
             mine = scratch[number]
             for start in range(0, total, tiling.chunk):

@@ -29,15 +29,12 @@ _CUBIC = -0.75
 
 
 def _nearest(size: int, outputs: int, mode: str, scale: float | None) -> taps.Taps:
-    if outputs == size:
-        source = np.arange(size)
-    else:
-        # In float32, as PyTorch computes it for every dtype: where a product falls on a whole number, its
-        # rounding decides which pixel is the nearest.
-        step = np.float32(1 / scale) if scale else np.float32(size) / np.float32(outputs)
-        half = np.float32(0.5 if mode == "nearest-exact" else 0)
-        position = (np.arange(outputs, dtype=np.float32) + half) * step
-        source = np.minimum(np.floor(position).astype(np.int64), size - 1)
+    # In float32, as PyTorch computes it for every dtype: where a product falls on a whole number, its
+    # rounding decides which pixel is the nearest.
+    step = np.float32(1 / scale) if scale else np.float32(size) / np.float32(outputs)
+    half = np.float32(0.5 if mode == "nearest-exact" else 0)
+    position = (np.arange(outputs, dtype=np.float32) + half) * step
+    source = np.minimum(np.floor(position).astype(np.int64), size - 1)
     return taps.make(size, np.ones(outputs, np.int64), source)
 
 
@@ -140,9 +137,12 @@ class Resampling(NamedTuple):
     def taps(self, size: Sequence[int], transpose: bool = False) -> tuple[taps.Taps, ...]:
         """The Taps of D, H and W for an image of this size."""
         scales = self.scale_factor or (None,) * len(size)
+        outputs = self.output_size(size)
+        if len(size) == 2 and self.mode in _NEAREST:  # where PyTorch copies an axis that keeps its size
+            scales = [None if n == out else s for n, out, s in zip(size, outputs, scales, strict=True)]
         axes = [
             (n, out, self.mode, self.align_corners, scale)
-            for n, out, scale in zip(size, self.output_size(size), scales, strict=True)
+            for n, out, scale in zip(size, outputs, scales, strict=True)
         ]
         items = [taps.transposed(_interpolation, *a) if transpose else _interpolation(*a) for a in axes]
         return taps.three_axes(items, taps.ONE)

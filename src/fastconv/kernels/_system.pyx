@@ -1,5 +1,6 @@
 """What this machine and this build have: CPU features, compiler, OpenMP. Compiled for the baseline CPU."""
 
+from cpython.ref cimport PyObject
 from cython.parallel cimport parallel, threadid
 
 cdef extern from *:
@@ -83,6 +84,18 @@ def in_threads(work, int count):
 
     An exception reaches the caller once all have ended.
     """
+    cdef list errors = []
+    cdef PyObject *borrowed_work = <PyObject *>work
+    cdef PyObject *borrowed_errors = <PyObject *>errors
     with nogil, parallel(num_threads=count):
-        with gil:
-            work(threadid(), FASTCONV_TEAM())
+        _member(borrowed_work, borrowed_errors)
+    if errors:
+        raise errors[0]
+
+
+# A function of its own: GCC cannot see that what Cython keeps for an exception inside a parallel block is set.
+cdef void _member(PyObject *work, PyObject *errors) noexcept with gil:
+    try:
+        (<object>work)(threadid(), FASTCONV_TEAM())
+    except BaseException as error:
+        (<list>errors).append(error)

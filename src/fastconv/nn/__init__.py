@@ -37,7 +37,7 @@ from fastconv.nn.blocks import (
     SpatiallySeparableConv2d,
 )
 from fastconv.nn.composite import Composite, Parallel, Residual
-from fastconv.nn.convolution import Conv2d
+from fastconv.nn.convolution import Conv1d, Conv2d, Conv3d
 from fastconv.nn.deformable import DeformableConv2d, DeformConv2d
 from fastconv.nn.dropout import Dropout
 from fastconv.nn.fields import ReceptiveField, effective_receptive_field, receptive_field, receptive_fields
@@ -126,7 +126,9 @@ __all__ = [
     "ConstantPad1d",
     "ConstantPad2d",
     "ConstantPad3d",
+    "Conv1d",
     "Conv2d",
+    "Conv3d",
     "ConvTranspose1d",
     "ConvTranspose2d",
     "ConvTranspose3d",

@@ -3,50 +3,35 @@
 from __future__ import annotations
 
 import math
+from typing import ClassVar
 
 import numpy as np
 
 from fastconv import checks, selection
-from fastconv.functional.convolution import conv2d
-from fastconv.functional.gradients import conv2d_input_grad, conv2d_weight_grad
+from fastconv.functional.convolution import conv1d, conv2d, conv3d
+from fastconv.functional.gradients import (
+    conv1d_input_grad,
+    conv1d_weight_grad,
+    conv2d_input_grad,
+    conv2d_weight_grad,
+    conv3d_input_grad,
+    conv3d_weight_grad,
+)
 from fastconv.functional.padding import unpad
 from fastconv.geometry import ConvGeometry
 from fastconv.nn.layer import EVALUATION, Field, Layer, Stored, boolean, parameter_dtype, register
 from fastconv.plan import PADDING_MODES
 
+# By the number of spatial axes.
+_FORWARD = {1: conv1d, 2: conv2d, 3: conv3d}
+_INPUT_GRAD = {1: conv1d_input_grad, 2: conv2d_input_grad, 3: conv3d_input_grad}
+_WEIGHT_GRAD = {1: conv1d_weight_grad, 2: conv2d_weight_grad, 3: conv3d_weight_grad}
 
-@register
-class Conv2d(Layer):
-    """2-D convolution (cross-correlation) of (N, C_in, H, W) to (N, C_out, H_out, W_out).
 
-    Parameters
-    ----------
-    in_channels, out_channels : int
-    kernel_size : int or (int, int)
-    stride, dilation : int or (int, int), default 1
-    padding : int, (int, int), ((top, bottom), (left, right)), "valid", "same" or "full", default 0
-    groups : int, default 1
-    bias : bool, default True
-    padding_mode : {"zeros", "reflect", "replicate", "circular"}, default "zeros"
-    algorithm : str, default "auto"
-        Of the forward pass; as in :func:`fastconv.conv2d`. "fastest" goes by measured times, so that two
-        runs may choose, and round, differently.
-    dtype : float32 or float64, default float32
-    seed : int or numpy.random.Generator, optional
-        Initial parameters are drawn from ``numpy.random.default_rng(seed)``: weight and bias uniformly
-        within ±1/√(C_in/groups · k_h · k_w), as PyTorch does (He et al. 2015 with gain √⅓). Default: fresh
-        entropy.
+class Convolution(Layer):
+    """What the convolution layers share; ``rank`` is the number of spatial axes."""
 
-    Attributes
-    ----------
-    weight : ndarray, shape (C_out, C_in/groups, k_h, k_w)
-    bias : ndarray, shape (C_out,), or None
-
-    Raises
-    ------
-    TypeError, ValueError
-        If an argument is of the wrong type or out of range.
-    """
+    rank: ClassVar[int]
 
     weight = Stored()
     bias = Stored()
@@ -70,9 +55,9 @@ class Conv2d(Layer):
         super().__init__()
         self.in_channels = checks.integer("in_channels", in_channels, 1)
         self.out_channels = checks.integer("out_channels", out_channels, 1)
-        self.kernel_size = checks.per_axis("kernel_size", kernel_size, 2, 1)
-        self.stride = checks.per_axis("stride", stride, 2, 1)
-        self.dilation = checks.per_axis("dilation", dilation, 2, 1)
+        self.kernel_size = checks.per_axis("kernel_size", kernel_size, self.rank, 1)
+        self.stride = checks.per_axis("stride", stride, self.rank, 1)
+        self.dilation = checks.per_axis("dilation", dilation, self.rank, 1)
         self.groups = checks.integer("groups", groups, 1)
         if self.in_channels % self.groups or self.out_channels % self.groups:
             raise ValueError(
@@ -146,7 +131,7 @@ class Conv2d(Layer):
         return Field(kernel, self.stride, low)
 
     def forward(self, x, mode=EVALUATION):
-        y = conv2d(
+        y = _FORWARD[self.rank](
             x,
             self.weight,
             self.bias,
@@ -167,9 +152,9 @@ class Conv2d(Layer):
         padded = np.pad(x, ((0, 0), (0, 0), *padding), PADDING_MODES[self.padding_mode])
         (grad_padded,), grads = self._gradients(grad_output, padded, 0, mode)
         if grad_padded is not None:
-            for axis in (0, 1):
+            for axis in range(self.rank):
                 grad_padded = unpad(
-                    grad_padded, axis + 2, x.shape[axis + 2], padding[axis], PADDING_MODES[self.padding_mode]
+                    grad_padded, axis + 2, x.shape[axis + 2], padding[axis], self.padding_mode
                 )
         return (grad_padded,), grads
 
@@ -181,10 +166,94 @@ class Conv2d(Layer):
             "groups": self.groups,
             "num_threads": mode.num_threads,
         }
-        grads = {"weight": conv2d_weight_grad(grad_output, x, self.weight.shape, **options)}
+        grads = {"weight": _WEIGHT_GRAD[self.rank](grad_output, x, self.weight.shape, **options)}
         if self.bias is not None:
-            grads["bias"] = grad_output.sum(axis=(0, 2, 3))
+            grads["bias"] = grad_output.sum(axis=(0, *range(2, grad_output.ndim)))
         grad_input = None
         if mode.input_grad:
-            grad_input = conv2d_input_grad(grad_output, self.weight, x.shape, **options)
+            grad_input = _INPUT_GRAD[self.rank](grad_output, self.weight, x.shape, **options)
         return (grad_input,), grads
+
+
+@register
+class Conv1d(Convolution):
+    """1-D convolution (cross-correlation) of (N, C_in, W) to (N, C_out, W_out).
+
+    Parameters
+    ----------
+    in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode, algorithm,
+    dtype, seed
+        As for :class:`Conv2d`, with one spatial axis.
+
+    Attributes
+    ----------
+    weight : ndarray, shape (C_out, C_in/groups, k_w)
+    bias : ndarray, shape (C_out,), or None
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is of the wrong type or out of range.
+    """
+
+    rank = 1
+
+
+@register
+class Conv2d(Convolution):
+    """2-D convolution (cross-correlation) of (N, C_in, H, W) to (N, C_out, H_out, W_out).
+
+    Parameters
+    ----------
+    in_channels, out_channels : int
+    kernel_size : int or (int, int)
+    stride, dilation : int or (int, int), default 1
+    padding : int, (int, int), ((top, bottom), (left, right)), "valid", "same" or "full", default 0
+    groups : int, default 1
+    bias : bool, default True
+    padding_mode : {"zeros", "reflect", "replicate", "circular"}, default "zeros"
+    algorithm : str, default "auto"
+        Of the forward pass; as in :func:`fastconv.conv2d`. "fastest" goes by measured times, so that two
+        runs may choose, and round, differently.
+    dtype : float32 or float64, default float32
+    seed : int or numpy.random.Generator, optional
+        Initial parameters are drawn from ``numpy.random.default_rng(seed)``: weight and bias uniformly
+        within ±1/√(C_in/groups · k_h · k_w), as PyTorch does (He et al. 2015 with gain √⅓). Default: fresh
+        entropy.
+
+    Attributes
+    ----------
+    weight : ndarray, shape (C_out, C_in/groups, k_h, k_w)
+    bias : ndarray, shape (C_out,), or None
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is of the wrong type or out of range.
+    """
+
+    rank = 2
+
+
+@register
+class Conv3d(Convolution):
+    """3-D convolution (cross-correlation) of (N, C_in, D, H, W) to (N, C_out, D_out, H_out, W_out).
+
+    Parameters
+    ----------
+    in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode, algorithm,
+    dtype, seed
+        As for :class:`Conv2d`, with three spatial axes.
+
+    Attributes
+    ----------
+    weight : ndarray, shape (C_out, C_in/groups, k_d, k_h, k_w)
+    bias : ndarray, shape (C_out,), or None
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is of the wrong type or out of range.
+    """
+
+    rank = 3
