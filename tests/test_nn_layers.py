@@ -72,6 +72,20 @@ def test_conv2d_gradients(seed, size, kernel, stride, padding, dilation, groups,
     check_gradients(layer, image(rng, 4, size), samples=6)
 
 
+@given(seed=seeds, rank=st.sampled_from([1, 3]), data=st.data())
+def test_conv1d_and_conv3d_gradients(seed, rank, data):
+    rng = np.random.default_rng(seed)
+    taps, small = st.tuples(*[st.integers(1, 3)] * rank), st.tuples(*[st.integers(1, 2)] * rank)
+    mode = data.draw(st.sampled_from(["zeros", "reflect", "replicate", "circular"]))
+    layer = {1: nn.Conv1d, 3: nn.Conv3d}[rank](
+        4, 4, data.draw(taps), data.draw(small), data.draw(st.sampled_from([0, 1, "same"])),
+        data.draw(small), data.draw(st.sampled_from([1, 2])), data.draw(st.booleans()), mode,
+        dtype=np.float64, seed=rng,
+    )  # fmt: skip
+    x = np.moveaxis(rng.standard_normal((2, *data.draw(st.tuples(*[st.integers(5, 6)] * rank)), 4)), -1, 1)
+    check_gradients(layer, x, samples=4)
+
+
 @given(seed=seeds, size=sizes, kernel=st.tuples(st.integers(1, 4), st.integers(1, 4)), data=st.data())
 def test_pooling_gradients(seed, size, kernel, data):
     rng = np.random.default_rng(seed)
@@ -144,6 +158,15 @@ def torch_pairs(torch):
                 images,
             )
             for padding_mode in ("reflect", "replicate", "circular")
+        ),
+        *(
+            (
+                getattr(nn, f"Conv{rank}d")(4, 6, 3, 2, 1, 2, 2, padding_mode=padding_mode, dtype=np.float64),
+                getattr(torch.nn, f"Conv{rank}d")(4, 6, 3, 2, 1, 2, 2, padding_mode=padding_mode, **wide),
+                (2, 4, *[7] * rank),
+            )
+            for rank in (1, 3)
+            for padding_mode in ("zeros", "replicate", "circular")
         ),
         (nn.Linear(8, 5, dtype=np.float64), torch.nn.Linear(8, 5, **wide), images),
         (nn.ReLU(), torch.nn.ReLU(), images),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import sys
 from collections.abc import Sequence
@@ -84,6 +85,14 @@ class ConvGeometry:
             key = tuple(map(_frozen, key))
         create = _create_cached if _is_plain(key) else _create
         return create(*key, np.dtype(dtype))
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    @cached_property
+    def _hash(self) -> int:
+        # Every call looks up what is known of its geometry, several times.
+        return hash(dataclasses.astuple(self))
 
     @property
     def spatial_rank(self) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cached_property
+
 import numpy as np
 
 from fastconv import checks, kernels, lowering, selection, threads
@@ -54,6 +56,7 @@ class Plan:
         self.geometry = geometry
         self.padding_mode, self.activation, self.layout = padding_mode, activation, layout
         self._channels_first = layout == layouts[0]
+        self._axes = (0, *range(2, geometry.spatial_rank + 2), 1)
         self.num_threads = threads.resolve(num_threads)
         self._inner = geometry if padding_mode == "zeros" else _padded(geometry, padding_mode)
         self._kernels = kernels.active()
@@ -64,10 +67,12 @@ class Plan:
         )
         # FFT cuts long rows into tiles of its own.
         self._passes = lowering.passes(self._inner, self.algorithm != "fft")
+        self._untouched = lowering.untouched(self._inner)
         self._geometries = tuple({part.geometry: None for part in self._passes})
         self._bias = None if bias is None else bias.astype(geometry.dtype)
         self._packed = self._pack(planar, weight.astype(geometry.dtype, copy=False), bias)
         self._steps = tuple(map(self._step, self._passes))
+        self._needed: dict[int, int] = {}
         self._workspaces: list[np.ndarray] = []
 
     @property
@@ -87,12 +92,12 @@ class Plan:
     def error_bound(self) -> float:
         return ALGORITHMS[self.algorithm].error_bound(lowering.planar(self._inner))
 
-    @property
+    @cached_property
     def input_shape(self) -> tuple[int, ...]:
         """Shape of ``x`` in this plan's layout."""
         return self._in_layout(self.geometry.input_shape)
 
-    @property
+    @cached_property
     def output_shape(self) -> tuple[int, ...]:
         """Shape of the result in this plan's layout."""
         return self._in_layout(self.geometry.output_shape)
@@ -168,7 +173,7 @@ class Plan:
         return nchw if self._channels_first else (nchw[0], *nchw[2:], nchw[1])
 
     def _channels_last(self, array: np.ndarray) -> np.ndarray:
-        return array.transpose(0, *range(2, array.ndim), 1) if self._channels_first else array
+        return array.transpose(self._axes) if self._channels_first else array
 
     def _pack(self, planar: ConvGeometry, weight: np.ndarray, bias: np.ndarray | None) -> tuple[Packed, ...]:
         """The weights of each depth of the kernel; the first has the bias, the others add none."""
@@ -188,29 +193,19 @@ class Plan:
     def _run(self, x: np.ndarray, out: np.ndarray, accumulate: bool, num_threads: int) -> None:
         """Compute x (N, *spatial, C_in) → out (N, *spatial, C_out), pass by pass."""
         workspace = self._take_workspace(num_threads)
+        scratch, run = workspace.view(out.dtype), ALGORITHMS[self.algorithm].run
         try:
             for part, packed, epilogue in self._steps:
                 if accumulate:
                     epilogue = Epilogue(epilogue.rectified, True)
-                self._run_pass(part.read(x), packed, part.write(out), epilogue, workspace, num_threads)
+                run(part.read(x), packed, part.write(out), epilogue, scratch, num_threads)
         finally:
             self._workspaces.append(workspace)
-        for slices in lowering.untouched(self._inner):
+        for slices in self._untouched:
             bias = 0 if self._bias is None else self._bias
             np.add(out[:, slices] if accumulate else 0, bias, out=out[:, slices])
             if self.activation == "relu":
                 np.maximum(out[:, slices], 0, out=out[:, slices])
-
-    def _run_pass(self, x, packed, out, epilogue, workspace, num_threads) -> None:
-        algorithm = ALGORITHMS[self.algorithm]
-        if not epilogue.accumulate or algorithm.accumulates(packed):
-            algorithm.run(x, packed, out, epilogue, workspace.view(out.dtype), num_threads)
-            return
-        more = np.empty_like(out)
-        algorithm.run(x, packed, more, Epilogue(), workspace.view(out.dtype), num_threads)
-        out += more
-        if epilogue.rectified:
-            np.maximum(out, 0, out=out)
 
     def _new_output(self, x: np.ndarray) -> np.ndarray:
         shape, dtype = self.geometry.output_shape, self.geometry.dtype
@@ -221,8 +216,12 @@ class Plan:
         return aligned_empty(shape, dtype)
 
     def _workspace_bytes(self, num_threads: int) -> int:
-        needed = ALGORITHMS[self.algorithm].workspace_bytes
-        return max((needed(geometry, num_threads, self._kernels) for geometry in self._geometries), default=0)
+        if num_threads not in self._needed:
+            needed = ALGORITHMS[self.algorithm].workspace_bytes
+            self._needed[num_threads] = max(
+                (needed(geometry, num_threads, self._kernels) for geometry in self._geometries), default=0
+            )
+        return self._needed[num_threads]
 
     def _take_workspace(self, num_threads: int) -> np.ndarray:
         # list.pop and list.append are atomic: concurrent calls never share a workspace.

@@ -99,10 +99,6 @@ class Algorithm(ABC):
     ) -> Packed:
         """Prepare weight (C_out, C_in/groups, k_h, k_w) and bias (C_out,) once for many calls."""
 
-    def accumulates(self, packed: Packed) -> bool:
-        """Whether ``run`` heeds ``Epilogue.accumulate``; where not, the plan adds afterwards."""
-        return False
-
     @abstractmethod
     def run(
         self,

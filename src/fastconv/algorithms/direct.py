@@ -101,9 +101,6 @@ class Direct(Algorithm):
         packed_weight = base.pack_grouped(weight, geometry, kernels, num_threads)
         return Packed(kernels, geometry, packed_weight, base.pack_bias(bias, geometry, kernels))
 
-    def accumulates(self, packed: Packed) -> bool:
-        return True
-
     def run(self, x, packed: Packed, out, epilogue: Epilogue, workspace, num_threads: int) -> None:
         geometry, kernels = packed.geometry, packed.kernels
         if depthwise.fits(geometry, kernels):

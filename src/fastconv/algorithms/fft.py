@@ -330,9 +330,6 @@ class Fft(Algorithm):
             packed_bias[:] = bias
         return Packed(kernels, geometry, packed_weight, packed_bias)
 
-    def accumulates(self, packed: Packed) -> bool:
-        return True
-
     def run(self, x, packed: Packed, out, epilogue: Epilogue, workspace, num_threads: int) -> None:
         geometry, kernels = packed.geometry, packed.kernels
         tiling, layout = _tiling(geometry), _layout(geometry, kernels)

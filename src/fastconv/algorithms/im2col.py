@@ -62,9 +62,6 @@ class Im2col(Algorithm):
         packed_weight = base.pack_grouped(weight, geometry, kernels, num_threads)
         return Packed(kernels, geometry, packed_weight, base.pack_bias(bias, geometry, kernels))
 
-    def accumulates(self, packed: Packed) -> bool:
-        return True
-
     def run(self, x, packed: Packed, out, epilogue: Epilogue, workspace, num_threads: int) -> None:
         blocking = _blocking(packed.geometry, num_threads, packed.kernels)
         packed.kernels.im2col(

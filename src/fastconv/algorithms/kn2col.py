@@ -71,9 +71,6 @@ class Kn2col(Algorithm):
             kernels, geometry, base.pack_grouped(weight, geometry, kernels, num_threads), packed_bias
         )
 
-    def accumulates(self, packed: Packed) -> bool:
-        return True
-
     def run(self, x, packed: Packed, out, epilogue: Epilogue, workspace, num_threads: int) -> None:
         blocking = _blocking(packed.geometry, num_threads, packed.kernels)
         packed.kernels.kn2col(

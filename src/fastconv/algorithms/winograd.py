@@ -283,9 +283,6 @@ class Winograd(Algorithm):
         kernels.pack_winograd(np.ascontiguousarray(grouped), *matrices, transformed, workspace, num_threads)
         return Packed(kernels, geometry, transformed, base.pack_bias(bias, geometry, kernels))
 
-    def accumulates(self, packed: Packed) -> bool:
-        return True
-
     def run(self, x, packed: Packed, out, epilogue: Epilogue, workspace, num_threads: int) -> None:
         geometry = packed.geometry
         blocking = _blocking(geometry, num_threads, packed.kernels)

@@ -154,7 +154,7 @@ class Convolution(Layer):
         if grad_padded is not None:
             for axis in range(self.rank):
                 grad_padded = unpad(
-                    grad_padded, axis + 2, x.shape[axis + 2], padding[axis], self.padding_mode
+                    grad_padded, axis + 2, x.shape[axis + 2], padding[axis], PADDING_MODES[self.padding_mode]
                 )
         return (grad_padded,), grads
 
