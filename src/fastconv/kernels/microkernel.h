@@ -208,9 +208,8 @@ ALWAYS_INLINE void TYPED(gemm_tile_sized)(
     const ptrdiff_t *offset, const ptrdiff_t *length, const REAL *b, ptrdiff_t b_stride, REAL *c,
     ptrdiff_t c_stride, int start, const REAL *bias, int rectified, const REAL *ahead)
 {
-    /* Steps that prefetch, and how far each moves on. */
-    ptrdiff_t steps = ahead ? PTRDIFF_MAX : rows;
-    const ptrdiff_t ahead_stride = ahead ? LANES : c_stride;
+    const REAL *own = c; /* the next row of C to be brought, and how many are left */
+    ptrdiff_t left = rows;
     vec acc[TILE_ROWS][2];
     _Pragma("GCC unroll 16") for (int r = 0; r < rows; r++)
         _Pragma("GCC unroll 2") for (int v = 0; v < vectors; v++)
@@ -218,22 +217,26 @@ ALWAYS_INLINE void TYPED(gemm_tile_sized)(
                         : start & START_ROW_BIAS ? TYPED(broadcast)(bias[r])
                                                  : (vec){0};
 
-    ahead = ahead ? ahead : c;
     for (ptrdiff_t s = 0; s < segments; s++) {
         /* Rows are addressed as a base plus 0, 1, 2, 3 or 4 strides, which x86 does without an
          * address register for each row. */
-        const ptrdiff_t first = length[s] < steps ? length[s] : steps;
+        const ptrdiff_t first = length[s] < left ? length[s] : left;
         const REAL *base[3];
         _Pragma("GCC unroll 3") for (int i = 0; i < 3; i++)
         {
             base[i] = a + offset[s] + 5 * i * a_stride;
             __asm__("" : "+r"(base[i])); /* keeps GCC from merging the three bases again */
         }
-        TYPED(gemm_terms)(rows, vectors, 1, base, a_stride, 0, first, b, b_stride, ahead, ahead_stride, acc);
-        TYPED(gemm_terms)(rows, vectors, 0, base, a_stride, first, length[s], b + first * b_stride, b_stride,
-                          ahead, ahead_stride, acc);
-        ahead += first * ahead_stride;
-        steps -= first;
+        if (ahead) {
+            TYPED(gemm_terms)(rows, vectors, 1, base, a_stride, 0, length[s], b, b_stride, ahead, LANES, acc);
+            ahead += length[s] * LANES;
+        } else {
+            TYPED(gemm_terms)(rows, vectors, 1, base, a_stride, 0, first, b, b_stride, own, c_stride, acc);
+            TYPED(gemm_terms)(rows, vectors, 0, base, a_stride, first, length[s], b + first * b_stride, b_stride,
+                              own, c_stride, acc);
+            own += first * c_stride;
+            left -= first;
+        }
         b += length[s] * b_stride;
     }
 
