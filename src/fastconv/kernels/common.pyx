@@ -132,7 +132,7 @@ cdef inline void gemm_tile(
     const Py_ssize_t *offset, const Py_ssize_t *length, const real *b, Py_ssize_t b_stride,
     real *c, Py_ssize_t c_stride, int start, const real *bias, bint rectified, const real *ahead
 ) noexcept nogil:
-    """At most TILE_ROWS rows and one panel's columns; what lies `ahead` is fetched, b if there is nothing."""
+    """At most TILE_ROWS rows and one panel's columns; what lies `ahead` is fetched, c if that is NULL."""
     if real is float:
         gemm_tile_f32(rows, columns, a, a_stride, segments, offset, length, b, b_stride, c, c_stride, start,
                       bias, rectified, ahead)
@@ -149,7 +149,7 @@ cdef inline void gemm_rows_ahead(
 ) noexcept nogil:
     """gemm_tile for any number of rows, cut into tiles of nearly equal height (17 is 9 + 8, not 14 + 3).
 
-    Of what lies `ahead` each tile fetches `ahead_share` elements; 0 if there is nothing.
+    Of what lies `ahead` each tile fetches `ahead_share` elements; NULL and 0 if there is nothing.
     """
     cdef Py_ssize_t tiles = (rows + TILE_ROWS - 1) // TILE_ROWS, t, first, count
     cdef const real *tile_bias
@@ -169,4 +169,4 @@ cdef inline void gemm_rows(
 ) noexcept nogil:
     """gemm_rows_ahead with nothing ahead."""
     gemm_rows_ahead(rows, columns, a, a_stride, segments, offset, length, b, b_stride, c, c_stride, start,
-                    bias, rectified, b, 0)
+                    bias, rectified, <const real *>NULL, 0)

@@ -30,7 +30,7 @@ cdef void direct_tiles(
                 share(columns, across, t - y * across + 1) - x, count, a + y * a_row + x * a_pixel, a_pixel,
                 chunk[q + 1] - chunk[q], offset + chunk[q], length + chunk[q], panel, width,
                 c + y * c_row + x * c_pixel, c_pixel, start if q == 0 else START_OUTPUT, bias,
-                rectified and q == chunks - 1, panel)
+                rectified and q == chunks - 1, NULL)
         for s in range(chunk[q], chunk[q + 1]):
             panel += length[s] * width
 

@@ -175,12 +175,41 @@ static void TYPED(transpose)(
         }
 }
 
+/* Terms first … last of a segment; `prefetching` brings a line at `ahead` with each. Two loops, one with it
+ * and one without, because even one more instruction a term costs 1–3 %. */
+ALWAYS_INLINE void TYPED(gemm_terms)(
+    const int rows, const int vectors, const int prefetching, const REAL *const base[3], ptrdiff_t a_stride,
+    ptrdiff_t first, ptrdiff_t last, const REAL *b, ptrdiff_t b_stride, const REAL *ahead,
+    ptrdiff_t ahead_stride, vec acc[TILE_ROWS][2])
+{
+    for (ptrdiff_t k = first; k < last; k++, b += b_stride) {
+        vec bv[2];
+        _Pragma("GCC unroll 2") for (int v = 0; v < vectors; v++)
+        {
+            bv[v] = TYPED(load)(b + v * LANES);
+            __builtin_prefetch(b + PREFETCH_ROWS * b_stride + v * LANES);
+        }
+        if (prefetching) {
+            __builtin_prefetch(ahead, 0, 2);
+            ahead += ahead_stride;
+        }
+        _Pragma("GCC unroll 16") for (int r = 0; r < rows; r++)
+        {
+            const vec av = TYPED(broadcast)(base[r / 5][r % 5 * a_stride + k]);
+            _Pragma("GCC unroll 2") for (int v = 0; v < vectors; v++)
+                acc[r][v] += av * bv[v];
+        }
+    }
+}
+
 /* The tile with its row count and its number of vectors known to the compiler. */
 ALWAYS_INLINE void TYPED(gemm_tile_sized)(
     const int rows, const int vectors, const REAL *a, ptrdiff_t a_stride, ptrdiff_t segments,
     const ptrdiff_t *offset, const ptrdiff_t *length, const REAL *b, ptrdiff_t b_stride, REAL *c,
     ptrdiff_t c_stride, int start, const REAL *bias, int rectified, const REAL *ahead)
 {
+    const REAL *own = c; /* the next row of C to be brought, and how many are left */
+    ptrdiff_t left = rows;
     vec acc[TILE_ROWS][2];
     _Pragma("GCC unroll 16") for (int r = 0; r < rows; r++)
         _Pragma("GCC unroll 2") for (int v = 0; v < vectors; v++)
@@ -191,28 +220,24 @@ ALWAYS_INLINE void TYPED(gemm_tile_sized)(
     for (ptrdiff_t s = 0; s < segments; s++) {
         /* Rows are addressed as a base plus 0, 1, 2, 3 or 4 strides, which x86 does without an
          * address register for each row. */
+        const ptrdiff_t first = length[s] < left ? length[s] : left;
         const REAL *base[3];
         _Pragma("GCC unroll 3") for (int i = 0; i < 3; i++)
         {
             base[i] = a + offset[s] + 5 * i * a_stride;
             __asm__("" : "+r"(base[i])); /* keeps GCC from merging the three bases again */
         }
-        for (ptrdiff_t k = 0; k < length[s]; k++, b += b_stride) {
-            vec bv[2];
-            _Pragma("GCC unroll 2") for (int v = 0; v < vectors; v++)
-            {
-                bv[v] = TYPED(load)(b + v * LANES);
-                __builtin_prefetch(b + PREFETCH_ROWS * b_stride + v * LANES);
-            }
-            __builtin_prefetch(ahead, 0, 2);
-            ahead += LANES;
-            _Pragma("GCC unroll 16") for (int r = 0; r < rows; r++)
-            {
-                const vec av = TYPED(broadcast)(base[r / 5][r % 5 * a_stride + k]);
-                _Pragma("GCC unroll 2") for (int v = 0; v < vectors; v++)
-                    acc[r][v] += av * bv[v];
-            }
+        if (ahead) {
+            TYPED(gemm_terms)(rows, vectors, 1, base, a_stride, 0, length[s], b, b_stride, ahead, LANES, acc);
+            ahead += length[s] * LANES;
+        } else {
+            TYPED(gemm_terms)(rows, vectors, 1, base, a_stride, 0, first, b, b_stride, own, c_stride, acc);
+            TYPED(gemm_terms)(rows, vectors, 0, base, a_stride, first, length[s], b + first * b_stride, b_stride,
+                              own, c_stride, acc);
+            own += first * c_stride;
+            left -= first;
         }
+        b += length[s] * b_stride;
     }
 
     _Pragma("GCC unroll 16") for (int r = 0; r < rows; r++)
@@ -230,8 +255,9 @@ ALWAYS_INLINE void TYPED(gemm_tile_sized)(
  * elements of each row of A and k₀(s) = length[0] + … + length[s − 1]. B's rows hold whole vectors
  * (zero beyond `columns`), and so does `bias`, of which START_BIAS takes a
  * value a column, START_ROW_BIAS one a row. The order of summation is that of k alone, so a result
- * does not depend on how rows were gathered into tiles. A vector at `ahead` is brought to the L2 cache with
- * each k: what will be needed after this tile. */
+ * does not depend on how rows were gathered into tiles. While it sums, a tile has memory fetch a line with each
+ * k: what lies `ahead`, needed after this tile, or, where that is NULL, its own rows of C, which it would
+ * otherwise wait for in the end where they lie in the L3 cache. */
 static void TYPED(gemm_tile)(
     int rows, int columns, const REAL *a, ptrdiff_t a_stride, ptrdiff_t segments, const ptrdiff_t *offset,
     const ptrdiff_t *length, const REAL *b, ptrdiff_t b_stride, REAL *c, ptrdiff_t c_stride, int start,
