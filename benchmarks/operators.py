@@ -1,4 +1,4 @@
-"""Operators other than plain convolution beside PyTorch: ``python -m benchmarks.operators --threads 1``.
+"""Operators other than 2-D convolution beside PyTorch: ``python -m benchmarks.operators --threads 1``.
 
 A case makes fastconv's contestants and PyTorch's, each in both memory layouts; the ratio is the fastest of
 PyTorch's over the fastest of ours. To add an operator, write a function that returns both lists and enter
@@ -83,6 +83,133 @@ def transposed(channels, filters, size, kernel, stride, padding, threads: int) -
     return [ours, theirs]
 
 
+def ranked(x_shape, weight_shape, options, threads: int) -> list[list[Contestant]]:
+    """1-D or 3-D convolution: prepared plans, PyTorch's call; 1-D also as a channels-last image of one row."""
+    import torch
+
+    import fastconv as fc
+
+    rank = len(x_shape) - 2
+    x, weight = problem(x_shape, weight_shape)
+    plan = getattr(fc, f"plan_conv{rank}d")(x.shape, weight, num_threads=threads, **options)
+    ours, theirs = [], []
+    for name, images in layouts(x).items():
+        ours.append(Contestant(f"fastconv {name}", partial(plan, images, out=plan(images)), np.asarray))
+        tensors = [torch.from_numpy(array) for array in (images, layouts(weight)[name])]
+        settings, flat = options, rank == 1 and name == "nhwc"
+        if flat:
+            last = {"memory_format": torch.channels_last}
+            tensors = [tensor[:, :, None].contiguous(**last) for tensor in tensors]
+            settings = {key: (int(key == "dilation"), value) for key, value in options.items()}
+        call = partial(getattr(torch.nn.functional, f"conv{2 if flat else rank}d"), *tensors, **settings)
+        theirs.append(Contestant(f"torch {name}", call, _without_rows if flat else lambda y: y.numpy()))
+    return [ours, theirs]
+
+
+def _without_rows(y) -> np.ndarray:
+    return y.numpy()[:, :, 0]
+
+
+def deformable(channels, size, threads: int) -> list[list[Contestant]]:
+    """Modulated deformable 3×3 convolution beside ONNX Runtime, whose output is bound."""
+    import onnxruntime
+    from onnx import TensorProto, helper, numpy_helper
+
+    import fastconv as fc
+
+    image = (1, channels, size, size)
+    x, weight, bias, offset, mask = problem(
+        image, (channels, channels, 3, 3), (channels,), (1, 18, size, size), (1, 9, size, size)
+    )
+    inputs = {"x": x, "offset": offset, "mask": mask}
+    node = helper.make_node(
+        "DeformConv", ["x", "w", "offset", "b", "mask"], ["y"], kernel_shape=[3, 3], pads=[1] * 4
+    )
+    graph = helper.make_graph(
+        [node],
+        "deformable",
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, a.shape) for name, a in inputs.items()],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, image)],
+        [numpy_helper.from_array(weight, "w"), numpy_helper.from_array(bias, "b")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 19)], ir_version=9)
+    settings = onnxruntime.SessionOptions()
+    settings.intra_op_num_threads = threads
+    settings.inter_op_num_threads = 1
+    settings.add_session_config_entry("session.force_spinning_stop", "1")
+    session = onnxruntime.InferenceSession(
+        model.SerializeToString(), settings, providers=["CPUExecutionProvider"]
+    )
+    ours = [
+        Contestant(
+            f"fastconv {name}",
+            partial(
+                fc.deform_conv2d, images, offset, weight, bias, padding=1, mask=mask, num_threads=threads
+            ),
+            np.asarray,
+        )
+        for name, images in layouts(x).items()
+    ]
+    call = partial(session.run, None, inputs)
+    return [ours, [Contestant("onnxruntime", call, lambda outputs: outputs[0])]]
+
+
+def attention(channels, keys, size, fused, threads: int) -> list[list[Contestant]]:
+    """Attention over all positions, projections and residual included, beside PyTorch.
+
+    ``fused`` takes PyTorch's fused attention instead of the formula.
+    """
+    import torch
+
+    import fastconv as fc
+
+    widths = (keys, keys, channels)
+    x, *rest = problem(
+        (1, channels, size, size), *((width, channels, 1, 1) for width in widths), *((n,) for n in widths)
+    )
+    weights, biases = [weight / 8 for weight in rest[:3]], rest[3:]
+    stacked = [torch.from_numpy(np.concatenate(arrays)) for arrays in (weights, biases)]
+
+    def formula(x):
+        z = torch.nn.functional.conv2d(x, *stacked).flatten(2).transpose(1, 2)
+        q, k, v = z.split(widths, 2)
+        if fused:
+            y = torch.nn.functional.scaled_dot_product_attention(q[:, None], k[:, None], v[:, None])[:, 0]
+        else:
+            y = torch.softmax(q @ k.transpose(1, 2) / keys**0.5, -1) @ v
+        return x + y.transpose(1, 2).reshape(x.shape)
+
+    ours, theirs = [], []
+    for name, images in layouts(x).items():
+        call = partial(fc.functional.attention_conv2d, images, *weights, *biases, num_threads=threads)
+        ours.append(Contestant(f"fastconv {name}", call, np.asarray))
+        theirs.append(
+            Contestant(f"torch {name}", partial(formula, torch.from_numpy(images)), lambda y: y.numpy())
+        )
+    return [ours, theirs]
+
+
+def separable(channels, filters, size, threads: int) -> list[list[Contestant]]:
+    """Depthwise 3×3 then pointwise: a prepared plan beside PyTorch's two calls."""
+    import torch
+
+    import fastconv as fc
+
+    x, first, second = problem((1, channels, size, size), (channels, 1, 3, 3), (filters, channels, 1, 1))
+    plan = fc.functional.plan_separable_conv2d(x.shape, first, second, padding=1, num_threads=threads)
+
+    def both(x, first, second):
+        convolve = torch.nn.functional.conv2d
+        return convolve(convolve(x, first, padding=1, groups=channels), second)
+
+    ours, theirs = [], []
+    for name, images in layouts(x).items():
+        ours.append(Contestant(f"fastconv {name}", partial(plan, images), np.asarray))
+        tensors = [torch.from_numpy(layouts(array)[name]) for array in (x, first, second)]
+        theirs.append(Contestant(f"torch {name}", partial(both, *tensors), lambda y: y.numpy()))
+    return [ours, theirs]
+
+
 # Name → a function of the thread count.
 CASES: dict[str, Callable[[int], list[list[Contestant]]]] = {
     "input-grad/3x3-64-56": partial(gradient, "input", 8, 64, 64, 56, 3),
@@ -93,6 +220,14 @@ CASES: dict[str, Callable[[int], list[list[Contestant]]]] = {
     "weight-grad/1x1-256-64-56": partial(gradient, "weight", 8, 256, 64, 56, 1),
     "transposed/4x4s2-256-128-28": partial(transposed, 256, 128, 28, 4, 2, 1),
     "transposed/2x2s2-128-64-56": partial(transposed, 128, 64, 56, 2, 2, 0),
+    "1d/k9-64-64-16384": partial(ranked, (1, 64, 16384), (64, 64, 9), {"padding": 4}),
+    "1d/k3d8-64-64-16384": partial(ranked, (1, 64, 16384), (64, 64, 3), {"padding": 8, "dilation": 8}),
+    "3d/3x3x3-64-64-16x28x28": partial(ranked, (1, 64, 16, 28, 28), (64, 64, 3, 3, 3), {"padding": 1}),
+    "deformable/3x3-64-64-56": partial(deformable, 64, 56),
+    "separable/3x3-128-128-56": partial(separable, 128, 128, 56),
+    "attention/64-64x64": partial(attention, 64, 8, 64, False),
+    "attention/64-64x64-keys64": partial(attention, 64, 64, 64, False),
+    "attention/64-64x64-keys64-fused": partial(attention, 64, 64, 64, True),
 }
 
 
@@ -128,7 +263,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     import torch
 
     torch.set_num_threads(options.threads)
-    print(f"{options.threads} thread(s), milliseconds; ratio: PyTorch's best over fastconv's best")
+    print(f"{options.threads} thread(s), milliseconds; ratio: the rival's best over fastconv's best")
     with torch.inference_mode():
         for name in CASES:
             if any(fnmatch(name, pattern) for pattern in options.cases.split(",")):
