@@ -84,7 +84,7 @@ def transposed(channels, filters, size, kernel, stride, padding, threads: int) -
 
 
 def ranked(x_shape, weight_shape, options, threads: int) -> list[list[Contestant]]:
-    """1-D or 3-D convolution: prepared plans, PyTorch's call; 1-D also as a channels-last image of one row."""
+    """1-D or 3-D convolution: prepared plans, PyTorch's call; 1-D also as a channels-last image."""
     import torch
 
     import fastconv as fc
