@@ -10,6 +10,7 @@ from fastconv import checks, kernels, lowering, selection, threads
 from fastconv.algorithms import ALGORITHMS
 from fastconv.algorithms.base import Epilogue, Packed, aligned_empty
 from fastconv.geometry import ConvGeometry
+from fastconv.layout import empty
 
 ACTIVATIONS = (None, "relu")
 # By the number of spatial axes: channels first, channels last.
@@ -208,12 +209,9 @@ class Plan:
                 np.maximum(out[:, slices], 0, out=out[:, slices])
 
     def _new_output(self, x: np.ndarray) -> np.ndarray:
-        shape, dtype = self.geometry.output_shape, self.geometry.dtype
-        first = self._channels_first
-        if not first or (not x.flags.c_contiguous and x.strides[1] == x.itemsize):
-            channels_last = aligned_empty((shape[0], *shape[2:], shape[1]), dtype)
-            return np.moveaxis(channels_last, -1, 1) if first else channels_last
-        return aligned_empty(shape, dtype)
+        if self._channels_first:
+            return empty(self.output_shape, self.geometry.dtype, x)
+        return aligned_empty(self.output_shape, self.geometry.dtype)
 
     def _workspace_bytes(self, num_threads: int) -> int:
         if num_threads not in self._needed:

@@ -10,7 +10,9 @@ from typing import NamedTuple
 import numpy as np
 
 from fastconv import checks, threads
+from fastconv.algorithms.base import aligned_empty
 from fastconv.geometry import ConvGeometry
+from fastconv.layout import empty, moved_first
 from fastconv.plan import ACTIVATIONS, LAYOUTS, Plan
 
 
@@ -210,11 +212,9 @@ class TransposedPlan:
         return (batch, channels, *size) if self._channels_first else (batch, *size, channels)
 
     def _channels_first_view(self, array: np.ndarray) -> np.ndarray:
-        return array if self._channels_first else np.moveaxis(array, -1, 1)
+        return array if self._channels_first else moved_first(array)
 
     def _new_output(self, x: np.ndarray) -> np.ndarray:
-        dtype = self.geometry.dtype
-        if self._channels_first and not x.flags.c_contiguous and x.strides[1] == x.itemsize:
-            batch, channels, *size = self.output_shape
-            return np.moveaxis(np.empty((batch, *size, channels), dtype), -1, 1)
-        return np.empty(self.output_shape, dtype)
+        if self._channels_first:
+            return empty(self.output_shape, self.geometry.dtype, x)
+        return aligned_empty(self.output_shape, self.geometry.dtype)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fastconv import checks, kernels, threads
+from fastconv import checks, kernels, layout, threads
 from fastconv.algorithms import separable
 from fastconv.algorithms.base import aligned_empty
 from fastconv.geometry import ConvGeometry
@@ -80,7 +80,7 @@ class SeparablePlan:
             raise TypeError(f"x must have dtype {dtype}, in which this plan computes, got {x.dtype}")
         count = threads.resolve(self.num_threads if num_threads is None else num_threads)
         if out is None:
-            target = result = _empty_like(x, self.output_shape, dtype)
+            target = result = layout.empty(self.output_shape, dtype, x)
         else:
             result = checks.output_array("out", out, self.output_shape, dtype)
             target = np.empty_like(out) if np.may_share_memory(x, out) else out
@@ -102,13 +102,6 @@ class SeparablePlan:
         except IndexError:
             return aligned_empty((size,), self.geometry.dtype)
         return workspace if workspace.size >= size else aligned_empty((size,), self.geometry.dtype)
-
-
-def _empty_like(x: np.ndarray, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-    """A new (N, C, H, W) array of the memory format of ``x``."""
-    if not x.flags.c_contiguous and x.strides[1] == x.itemsize:
-        return aligned_empty((shape[0], *shape[2:], shape[1]), dtype).transpose(0, 3, 1, 2)
-    return aligned_empty(shape, dtype)
 
 
 def plan_separable_conv2d(
