@@ -8,6 +8,7 @@ import math
 import numpy as np
 
 from fastconv import checks
+from fastconv.functional.activation import sigmoid, sigmoid_grad
 from fastconv.functional.convolution import conv2d
 from fastconv.functional.deformable import (
     deform_conv2d,
@@ -244,16 +245,14 @@ class DeformableConv2d(DeformConv2d):
         )
         if not self.modulated:
             return super().forward(x, predicted, mode=mode)
-        # The logistic function 1 / (1 + exp(−v)), written so that nothing overflows.
-        mask = (np.tanh(predicted[:, self._offsets :] / 2) + 1) / 2
+        mask = sigmoid(predicted[:, self._offsets :])
         return super().forward(x, predicted[:, : self._offsets], mask, mode=mode)
 
     def backward(self, grad_output, inputs, mode=EVALUATION):
         needed = dataclasses.replace(mode, input_grad=True)
         (grad_input, *grad_predicted), grads = super().backward(grad_output, inputs, needed)
         if self.modulated:
-            mask = inputs[2]
-            grad_predicted[1] = grad_predicted[1] * (mask * (1 - mask))
+            grad_predicted[1] = sigmoid_grad(grad_predicted[1], inputs[2])
         grad_predicted = np.concatenate(grad_predicted, axis=1)
         options = {"num_threads": mode.num_threads, **self._place()}
         x, weight = inputs[0], self.offset_weight
