@@ -124,12 +124,8 @@ class Plan:
         ndarray of ``output_shape``
             ``out`` where it was given; else a new array, channels-last in memory where ``x`` is.
         """
-        x = checks.float_array("x", x)
         dtype = self.geometry.dtype
-        if x.shape != self.input_shape:
-            raise ValueError(f"x must have shape {self.input_shape}, as planned, got {x.shape}")
-        if checks.float_dtype("x", x.dtype) != dtype:
-            raise TypeError(f"x must have dtype {dtype}, in which this plan computes, got {x.dtype}")
+        x = checks.planned_array("x", x, self.input_shape, dtype)
         if accumulate and out is None:
             raise ValueError("out must be given with accumulate=True, got None")
         # Resolved anew: in a forked child the plan's count is more than OpenMP can give.

@@ -140,12 +140,8 @@ class TransposedPlan:
         ndarray of ``output_shape``
             ``out`` where it was given; else a new array, channels-last in memory where ``x`` is.
         """
-        x = checks.float_array("x", x)
         dtype = self.geometry.dtype
-        if x.shape != self.input_shape:
-            raise ValueError(f"x must have shape {self.input_shape}, as planned, got {x.shape}")
-        if checks.float_dtype("x", x.dtype) != dtype:
-            raise TypeError(f"x must have dtype {dtype}, in which this plan computes, got {x.dtype}")
+        x = checks.planned_array("x", x, self.input_shape, dtype)
         count = threads.resolve(self.num_threads if num_threads is None else num_threads)
         result = (
             self._new_output(x) if out is None else checks.output_array("out", out, self.output_shape, dtype)

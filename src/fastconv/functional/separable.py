@@ -73,11 +73,8 @@ class SeparablePlan:
         ndarray of ``output_shape``
             ``out`` where it was given; else a new array, channels-last in memory where ``x`` is.
         """
-        x, dtype = checks.float_array("x", x), self.geometry.dtype
-        if x.shape != self.input_shape:
-            raise ValueError(f"x must have shape {self.input_shape}, as planned, got {x.shape}")
-        if checks.float_dtype("x", x.dtype) != dtype:
-            raise TypeError(f"x must have dtype {dtype}, in which this plan computes, got {x.dtype}")
+        dtype = self.geometry.dtype
+        x = checks.planned_array("x", x, self.input_shape, dtype)
         count = threads.resolve(self.num_threads if num_threads is None else num_threads)
         if out is None:
             target = result = layout.empty(self.output_shape, dtype, x)
