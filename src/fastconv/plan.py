@@ -8,7 +8,7 @@ import numpy as np
 
 from fastconv import checks, kernels, lowering, selection, threads
 from fastconv.algorithms import ALGORITHMS
-from fastconv.algorithms.base import Epilogue, Packed, aligned_empty
+from fastconv.algorithms.base import Epilogue, Packed, Workspaces, aligned_empty
 from fastconv.geometry import ConvGeometry
 from fastconv.layout import empty
 
@@ -74,7 +74,7 @@ class Plan:
         self._packed = self._pack(planar, weight.astype(geometry.dtype, copy=False), bias)
         self._steps = tuple(map(self._step, self._passes))
         self._needed: dict[int, int] = {}
-        self._workspaces: list[np.ndarray] = []
+        self._workspaces = Workspaces()
 
     @property
     def packed_bytes(self) -> int:
@@ -189,7 +189,7 @@ class Plan:
 
     def _run(self, x: np.ndarray, out: np.ndarray, accumulate: bool, num_threads: int) -> None:
         """Compute x (N, *spatial, C_in) → out (N, *spatial, C_out), pass by pass."""
-        workspace = self._take_workspace(num_threads)
+        workspace = self._workspaces.take(self._workspace_bytes(num_threads))
         scratch, run = workspace.view(out.dtype), ALGORITHMS[self.algorithm].run
         try:
             for part, packed, epilogue in self._steps:
@@ -197,7 +197,7 @@ class Plan:
                     epilogue = Epilogue(epilogue.rectified, True)
                 run(part.read(x), packed, part.write(out), epilogue, scratch, num_threads)
         finally:
-            self._workspaces.append(workspace)
+            self._workspaces.give(workspace)
         for slices in self._untouched:
             bias = 0 if self._bias is None else self._bias
             np.add(out[:, slices] if accumulate else 0, bias, out=out[:, slices])
@@ -216,15 +216,6 @@ class Plan:
                 (needed(geometry, num_threads, self._kernels) for geometry in self._geometries), default=0
             )
         return self._needed[num_threads]
-
-    def _take_workspace(self, num_threads: int) -> np.ndarray:
-        # list.pop and list.append are atomic: concurrent calls never share a workspace.
-        size = self._workspace_bytes(num_threads)
-        try:
-            workspace = self._workspaces.pop()
-        except IndexError:
-            return aligned_empty((size,), np.dtype(np.uint8))
-        return workspace if workspace.nbytes >= size else aligned_empty((size,), np.dtype(np.uint8))
 
 
 def _padded(geometry: ConvGeometry, padding_mode: str) -> ConvGeometry:

@@ -9,7 +9,7 @@ import numpy as np
 
 from fastconv import checks, kernels, layout, threads
 from fastconv.algorithms import separable
-from fastconv.algorithms.base import aligned_empty
+from fastconv.algorithms.base import Workspaces
 from fastconv.geometry import ConvGeometry
 from fastconv.plan import ACTIVATIONS
 
@@ -44,7 +44,7 @@ class SeparablePlan:
             geometry, self._kernels, self.num_threads,
         )  # fmt: skip
         self._rectified = (depthwise_activation == "relu", activation == "relu")
-        self._workspaces: list[np.ndarray] = []
+        self._workspaces = Workspaces()
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -84,21 +84,18 @@ class SeparablePlan:
         if self.geometry.batch == 0:
             return result
         source = checks.kernel_ready(x, dtype).transpose(0, 2, 3, 1)
-        workspace = self._take_workspace(count)
-        separable.run(source, *self._packed, target.transpose(0, 2, 3, 1), self._rectified, workspace, count)
-        self._workspaces.append(workspace)
+        size = separable.workspace_size(self.geometry, count, self._kernels)
+        workspace = self._workspaces.take(size * dtype.itemsize)
+        try:
+            separable.run(
+                source, *self._packed, target.transpose(0, 2, 3, 1), self._rectified, workspace.view(dtype),
+                count,
+            )  # fmt: skip
+        finally:
+            self._workspaces.give(workspace)
         if target is not result:
             result[...] = target
         return result
-
-    def _take_workspace(self, num_threads: int) -> np.ndarray:
-        # list.pop and list.append are atomic: concurrent calls never share a workspace.
-        size = separable.workspace_size(self.geometry, num_threads, self._kernels)
-        try:
-            workspace = self._workspaces.pop()
-        except IndexError:
-            return aligned_empty((size,), self.geometry.dtype)
-        return workspace if workspace.size >= size else aligned_empty((size,), self.geometry.dtype)
 
 
 def plan_separable_conv2d(
