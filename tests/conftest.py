@@ -5,7 +5,10 @@
 
 import os
 
+import pytest
 from hypothesis import HealthCheck, settings
+
+from fastconv import threads
 
 _COMMON = {
     "deadline": None,  # the first call of a shape may page in code; time is the benchmarks' concern
@@ -15,3 +18,11 @@ _COMMON = {
 settings.register_profile("ci", max_examples=40, derandomize=True, **_COMMON)
 settings.register_profile("explore", max_examples=1000, **_COMMON)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+
+
+@pytest.fixture(scope="module")
+def threads_for_small_images():
+    """Several threads, where they are asked for, for images of any size."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(threads, "ELEMENTS_PER_THREAD", 1)
+        yield

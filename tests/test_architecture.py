@@ -26,6 +26,7 @@ FLOORS = (
     "environment",
     "geometry",
     "algorithms",
+    "layout",
     "measurement",
     "selection",
     "lowering",

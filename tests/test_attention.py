@@ -18,8 +18,7 @@ from fastconv.functional import (
     scaled_dot_product_attention,
     scaled_dot_product_attention_grad,
 )
-from support import DTYPES, LEVELS, assert_same_bits
-from test_nn_layers import check_gradients
+from support import DTYPES, LEVELS, assert_same_bits, check_gradients
 
 NAMES = ("query", "key", "value")
 

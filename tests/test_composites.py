@@ -6,8 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fastconv import nn
-from support import assert_same_bits
-from test_nn_layers import check_gradients, image
+from support import assert_same_bits, check_gradients, image
 
 WIDE = {"dtype": np.float64, "seed": 0}
 INFERENCE = nn.Mode(cache=False)
@@ -32,6 +31,8 @@ def every_composite(**wide):
         nn.ASPP(4, 3, (1, 2), **wide),
         nn.ASPP(4, 4, [2], (1, 3), False, True, True, "sum", False, **wide),
         nn.ASPP(4, 2, ((1, 2), 3), skip=True, global_pool=False, **wide),
+        nn.SubpixelConv2d(4, 3, 3, 2, 1, **wide),
+        nn.SubpixelConv2d(4, 2, (1, 3), 3, "same", (1, 2), 2, False, "reflect", **wide),
         nn.Residual(nn.Conv2d(4, 4, 3, padding=1, **wide)),
         nn.Residual(
             nn.Sequential(nn.Conv2d(4, 3, 3, padding=1, **wide), nn.BatchNorm2d(3, **bare)),
@@ -147,6 +148,11 @@ def torch_twin(torch, layer):
             atrous=torch.nn.ModuleList([unit(4, 3, 3, padding=1), unit(4, 3, 3, padding=2, dilation=2)]),
             global_pool=unit(4, 3, 1), project=unit(12, 3, 1), run=pyramid,
         )  # fmt: skip
+    if isinstance(layer, nn.SubpixelConv2d):
+        return Twin(
+            conv=conv(4, 27, 3, padding=1, padding_mode="circular"),
+            run=lambda self, x: torch.nn.functional.pixel_shuffle(self.conv(x), 3),
+        )
     return Twin(
         depthwise=conv(4, 8, 3, 2, 1, groups=4), pointwise=conv(8, 5, 1),
         run=lambda self, x: self.pointwise(self.depthwise(x)),
@@ -159,6 +165,7 @@ def torch_twin(torch, layer):
         nn.Bottleneck(4, 3, stride=2, **WIDE),
         nn.ASPP(4, 3, (1, 2), **WIDE),
         nn.SeparableConv2d(4, 5, 3, 2, 1, 1, 2, **WIDE),
+        nn.SubpixelConv2d(4, 3, 3, 3, 1, padding_mode="circular", **WIDE),
     ],
     ids=repr,
 )
@@ -248,6 +255,7 @@ def test_closed_forms(norm):
     assert counted(nn.SeparableConv2d(16, 32, 3, padding=1)) == (704, (16 * 9 + 16 * 32) * 64)
     assert counted(nn.SeparableConv2d(16, 32, 3, bias=False))[0] == 16 * 9 + 16 * 32
     assert counted(nn.Cascade(16, 32, bias=False)) == (9 * (16 * 32 + 32 * 32), 9 * (16 * 32 + 32 * 32) * 64)
+    assert counted(nn.SubpixelConv2d(16, 3, 3, 2, padding=1)) == (12 * 16 * 9 + 12, 12 * 16 * 9 * 64)
     assert counted(nn.SpatiallySeparableConv2d(16, 32, 5, bias=False))[0] == 5 * (16 * 32 + 32 * 32)
     assert counted(nn.NetworkInNetwork(16, 32, 5)) == (16 * 32 * 11 + 3 * 32, 16 * 32 * 11 * 64)
     weights = 64 * 16 + 16 * 16 * 9 + 16 * 64
@@ -347,6 +355,13 @@ def test_error_notes_lead_to_the_layer():
         (ValueError, "^padding", lambda: nn.SpatiallySeparableConv2d(2, 2, 3, padding=-1)),
         (ValueError, "^padding", lambda: nn.SpatiallySeparableConv2d(2, 2, 3, padding=(1, 2, 3))),
         (ValueError, "^padding must be one of", lambda: nn.SpatiallySeparableConv2d(2, 2, 3, padding="some")),
+        (ValueError, "^in_channels", lambda: nn.SubpixelConv2d(0, 2, 3, 2)),
+        (TypeError, "^out_channels", lambda: nn.SubpixelConv2d(2, 2.0, 3, 2)),
+        (ValueError, "^kernel_size", lambda: nn.SubpixelConv2d(2, 2, 0, 2)),
+        (ValueError, "^upscale_factor", lambda: nn.SubpixelConv2d(2, 2, 3, 0)),
+        (TypeError, "^upscale_factor", lambda: nn.SubpixelConv2d(2, 2, 3, (2, 2))),
+        (ValueError, "^padding must be one of", lambda: nn.SubpixelConv2d(2, 2, 3, 2, "some")),
+        (ValueError, "^groups", lambda: nn.SubpixelConv2d(2, 1, 3, 3, groups=2)),
         (TypeError, "^kernel_size", lambda: nn.NetworkInNetwork(2, 2, (3, 3))),
         (TypeError, "^skip", lambda: nn.NetworkInNetwork(2, 2, skip=1)),
         (ValueError, "^skip must be False", lambda: nn.NetworkInNetwork(2, 3, skip=True)),

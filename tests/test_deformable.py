@@ -15,8 +15,7 @@ import reference
 import strategies
 from fastconv import kernels, nn
 from fastconv.functional import deform_conv2d, deform_conv2d_input_grads, deform_conv2d_weight_grad
-from support import DTYPES, LEVELS, assert_same_bits
-from test_nn_layers import check_gradients
+from support import DTYPES, LEVELS, assert_same_bits, check_gradients
 
 GRADS = ("x", "offset", "mask", "weight")
 

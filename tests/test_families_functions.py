@@ -8,7 +8,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fastconv import functional, kernels
-from fastconv.functional import memory
 from fastconv.functional.erf import erfc
 from support import assert_same_bits
 
@@ -16,11 +15,7 @@ LEVELS = st.sampled_from(kernels.supported_levels())
 THREADS = st.sampled_from([1, 2])
 
 
-@pytest.fixture(autouse=True, scope="module")
-def threads_for_small_images():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(memory, "ELEMENTS_PER_THREAD", 1)
-        yield
+pytestmark = pytest.mark.usefixtures("threads_for_small_images")
 
 
 @st.composite

@@ -6,46 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fastconv import nn
+from support import check_gradients, image
 
 TRAINING = nn.Mode(training=True)
-
-
-def check_gradients(layer, *inputs, training=False, samples=12):
-    """Compare ``backward`` with central differences of a random projection of the output."""
-    rng = np.random.default_rng(0)
-
-    def run():
-        # Dropout has to draw the same mask every time.
-        fresh = nn.Mode(training=training, rng=np.random.default_rng(7), num_threads=1)
-        return layer.forward(*inputs, mode=fresh)
-
-    output, cache = run()
-    assert output.shape == layer.output_shape(*(x.shape for x in inputs))
-    projection = rng.standard_normal(output.shape)
-    input_grads, grads = layer.backward(projection, cache, mode=nn.Mode(num_threads=1))
-    assert list(grads) == list(layer.parameters)
-    targets = [*zip(inputs, input_grads, strict=True)]
-    targets += [(layer.parameters[name], grads[name]) for name in grads]
-    for array, grad in targets:
-        assert grad.shape == array.shape
-        assert grad.dtype == array.dtype
-        for index in rng.choice(array.size, min(samples, array.size), replace=False):
-            where = np.unravel_index(index, array.shape)
-            before = array[where]
-            values = []
-            for step in (1e-6, -1e-6):
-                array[where] = before + step
-                values.append((run()[0] * projection).sum())
-            array[where] = before
-            np.testing.assert_allclose(grad[where], (values[0] - values[1]) / 2e-6, rtol=1e-3, atol=1e-5)
-
-
-def image(rng, channels, size, batch=2):
-    """Random pixels at least 0.01 apart from each other and from 0, so that no kink is crossed."""
-    count = batch * channels * size[0] * size[1]
-    values = (rng.permutation(count) - count // 2 + 0.5) * 0.02
-    return values.reshape(batch, *size, channels).transpose(0, 3, 1, 2)
-
 
 sizes = st.tuples(st.integers(5, 7), st.integers(5, 7))
 seeds = st.integers(0, 2**32)

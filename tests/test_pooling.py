@@ -6,14 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fastconv import kernels
-from fastconv.functional import memory, pooling
+from fastconv.functional import pooling
 
-
-@pytest.fixture(autouse=True, scope="module")
-def threads_for_small_images():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(memory, "ELEMENTS_PER_THREAD", 1)
-        yield
+pytestmark = pytest.mark.usefixtures("threads_for_small_images")
 
 
 @st.composite

@@ -11,8 +11,7 @@ import fastconv as fc
 import reference
 import strategies
 from fastconv import kernels, nn
-from support import DTYPES, LEVELS, assert_same_bits
-from test_nn_layers import check_gradients
+from support import DTYPES, LEVELS, assert_same_bits, check_gradients
 
 RANKS = (1, 2, 3)
 CONVOLVE = {1: fc.conv_transpose1d, 2: fc.conv_transpose2d, 3: fc.conv_transpose3d}

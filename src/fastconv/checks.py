@@ -76,6 +76,16 @@ def float_array(name: str, value: object, rank: int | None = None, meaning: str 
     return array
 
 
+def planned_array(name: str, value: object, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """``value`` as an array of the shape that a plan was made for, to be computed in the plan's dtype."""
+    array = float_array(name, value)
+    if array.shape != shape:
+        raise ValueError(f"{name} must have shape {shape}, as planned, got {array.shape}")
+    if float_dtype(name, array.dtype) != dtype:
+        raise TypeError(f"{name} must have dtype {dtype}, in which this plan computes, got {array.dtype}")
+    return array
+
+
 def kernel_ready(array: np.ndarray, dtype: np.dtype) -> np.ndarray:
     """The array in ``dtype``, aligned, native and of whole-element strides; a copy only where it must be."""
     if (

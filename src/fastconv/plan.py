@@ -8,8 +8,9 @@ import numpy as np
 
 from fastconv import checks, kernels, lowering, selection, threads
 from fastconv.algorithms import ALGORITHMS
-from fastconv.algorithms.base import Epilogue, Packed, aligned_empty
+from fastconv.algorithms.base import Epilogue, Packed, Workspaces, aligned_empty
 from fastconv.geometry import ConvGeometry
+from fastconv.layout import empty
 
 ACTIVATIONS = (None, "relu")
 # By the number of spatial axes: channels first, channels last.
@@ -73,7 +74,7 @@ class Plan:
         self._packed = self._pack(planar, weight.astype(geometry.dtype, copy=False), bias)
         self._steps = tuple(map(self._step, self._passes))
         self._needed: dict[int, int] = {}
-        self._workspaces: list[np.ndarray] = []
+        self._workspaces = Workspaces()
 
     @property
     def packed_bytes(self) -> int:
@@ -123,12 +124,8 @@ class Plan:
         ndarray of ``output_shape``
             ``out`` where it was given; else a new array, channels-last in memory where ``x`` is.
         """
-        x = checks.float_array("x", x)
         dtype = self.geometry.dtype
-        if x.shape != self.input_shape:
-            raise ValueError(f"x must have shape {self.input_shape}, as planned, got {x.shape}")
-        if checks.float_dtype("x", x.dtype) != dtype:
-            raise TypeError(f"x must have dtype {dtype}, in which this plan computes, got {x.dtype}")
+        x = checks.planned_array("x", x, self.input_shape, dtype)
         if accumulate and out is None:
             raise ValueError("out must be given with accumulate=True, got None")
         # Resolved anew: in a forked child the plan's count is more than OpenMP can give.
@@ -192,7 +189,7 @@ class Plan:
 
     def _run(self, x: np.ndarray, out: np.ndarray, accumulate: bool, num_threads: int) -> None:
         """Compute x (N, *spatial, C_in) → out (N, *spatial, C_out), pass by pass."""
-        workspace = self._take_workspace(num_threads)
+        workspace = self._workspaces.take(self._workspace_bytes(num_threads))
         scratch, run = workspace.view(out.dtype), ALGORITHMS[self.algorithm].run
         try:
             for part, packed, epilogue in self._steps:
@@ -200,7 +197,7 @@ class Plan:
                     epilogue = Epilogue(epilogue.rectified, True)
                 run(part.read(x), packed, part.write(out), epilogue, scratch, num_threads)
         finally:
-            self._workspaces.append(workspace)
+            self._workspaces.give(workspace)
         for slices in self._untouched:
             bias = 0 if self._bias is None else self._bias
             np.add(out[:, slices] if accumulate else 0, bias, out=out[:, slices])
@@ -208,12 +205,9 @@ class Plan:
                 np.maximum(out[:, slices], 0, out=out[:, slices])
 
     def _new_output(self, x: np.ndarray) -> np.ndarray:
-        shape, dtype = self.geometry.output_shape, self.geometry.dtype
-        first = self._channels_first
-        if not first or (not x.flags.c_contiguous and x.strides[1] == x.itemsize):
-            channels_last = aligned_empty((shape[0], *shape[2:], shape[1]), dtype)
-            return np.moveaxis(channels_last, -1, 1) if first else channels_last
-        return aligned_empty(shape, dtype)
+        if self._channels_first:
+            return empty(self.output_shape, self.geometry.dtype, x)
+        return aligned_empty(self.output_shape, self.geometry.dtype)
 
     def _workspace_bytes(self, num_threads: int) -> int:
         if num_threads not in self._needed:
@@ -222,15 +216,6 @@ class Plan:
                 (needed(geometry, num_threads, self._kernels) for geometry in self._geometries), default=0
             )
         return self._needed[num_threads]
-
-    def _take_workspace(self, num_threads: int) -> np.ndarray:
-        # list.pop and list.append are atomic: concurrent calls never share a workspace.
-        size = self._workspace_bytes(num_threads)
-        try:
-            workspace = self._workspaces.pop()
-        except IndexError:
-            return aligned_empty((size,), np.dtype(np.uint8))
-        return workspace if workspace.nbytes >= size else aligned_empty((size,), np.dtype(np.uint8))
 
 
 def _padded(geometry: ConvGeometry, padding_mode: str) -> ConvGeometry:

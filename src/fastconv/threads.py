@@ -10,6 +10,8 @@ from collections.abc import Callable, Sequence
 from fastconv import kernels
 
 _MAX_THREADS = 1024
+# Starting a thread costs as much as passing over some thousands of elements.
+ELEMENTS_PER_THREAD = 1 << 14
 _default: int | None = None
 _limit = _MAX_THREADS if kernels.openmp_version else 1
 
@@ -79,6 +81,11 @@ def resolve(num_threads: int | None) -> int:
             _default = _from_environment()
         num_threads = _default
     return min(num_threads, _limit)
+
+
+def for_elements(num_threads: int | None, elements: int) -> int:
+    """The number of threads for one call that passes over so many elements: fewer where they are few."""
+    return min(resolve(num_threads), 1 + elements // ELEMENTS_PER_THREAD)
 
 
 def together(work: Callable[[int, int, Callable[[], object]], None], count: int) -> None:

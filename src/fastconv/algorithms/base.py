@@ -195,6 +195,28 @@ def aligned_empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     return raw[start : start + count * dtype.itemsize].view(dtype).reshape(shape)
 
 
+class Workspaces:
+    """Scratch memory of a plan's calls: each takes some of its own and gives it back for the next to take.
+
+    ``list.pop`` and ``list.append`` are atomic: calls from several threads never share a workspace.
+    """
+
+    def __init__(self) -> None:
+        self._free: list[np.ndarray] = []
+
+    def take(self, size: int) -> np.ndarray:
+        """At least so many bytes, from a cache line on."""
+        try:
+            workspace = self._free.pop()
+        except IndexError:
+            return aligned_empty((size,), np.dtype(np.uint8))
+        return workspace if workspace.nbytes >= size else aligned_empty((size,), np.dtype(np.uint8))
+
+    def give(self, workspace: np.ndarray) -> None:
+        """Keep what :meth:`take` returned for a later call."""
+        self._free.append(workspace)
+
+
 def summation_error(terms: int, dtype: np.dtype, block: int = DEPTH) -> float:
     """Error of a sum of ``terms`` random products in blocks of ``block``, relative to the largest result.
 

@@ -7,11 +7,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastconv import checks, kernels, threads
+from fastconv import checks, kernels, layout, threads
 from fastconv.algorithms import base
 from fastconv.functional.convolution import conv2d
 from fastconv.functional.gradients import conv2d_input_grad, conv2d_weight_grad
-from fastconv.functional.layout import channels_last, empty_image
 
 # Rows of the matrix of scores at a time are this many register tiles; columns are base.DEPTH.
 _TILES = 4
@@ -172,20 +171,22 @@ def attention_conv2d_training(
     weight, bias, gamma = _parameters(x.shape, weights, biases, gamma, checks.integer("heads", heads, 1))
     arrays = [array for array in (x, weight, bias, gamma) if array is not None]
     dtype = np.result_type(np.float32, *(array.dtype for array in arrays))
-    image = channels_last(x, dtype)
+    image = layout.channels_last(x, dtype)
     weight, gamma = weight.astype(dtype, copy=False), gamma.astype(dtype, copy=False)
     projected = conv2d(image, weight, bias, layout="NHWC", num_threads=num_threads)
     attended = np.empty(image.shape, dtype)
     query, key, value = _heads(projected, x.shape[1], heads)
     (out,) = _split(attended, (x.shape[1],), heads)
     log_sum = _attend(query, key, value, 1 / math.sqrt(query.shape[-1]), out, num_threads)
-    y = empty_image(x.shape, dtype, x)
+    y = layout.empty(x.shape, dtype, x)
     np.multiply(attended.transpose(0, 3, 1, 2), gamma, out=y)
     y += x
     return y, AttentionCache(image, x, projected, attended, log_sum, weight, gamma, heads)
 
 
-def attention_conv2d_grad(grad_output, cache: AttentionCache, *, num_threads=None) -> dict[str, Any]:
+def attention_conv2d_grad(
+    grad_output, cache: AttentionCache, *, input_grad=True, num_threads=None
+) -> dict[str, Any]:
     """Gradients of :func:`attention_conv2d`.
 
     Parameters
@@ -193,6 +194,8 @@ def attention_conv2d_grad(grad_output, cache: AttentionCache, *, num_threads=Non
     grad_output : array (N, C, H, W)
     cache : AttentionCache
         As :func:`attention_conv2d_training` returned it.
+    input_grad : bool, default True
+        Whether to compute the gradient of ``x``.
     num_threads : int, optional
         No result depends on it.
 
@@ -200,21 +203,21 @@ def attention_conv2d_grad(grad_output, cache: AttentionCache, *, num_threads=Non
     -------
     dict of str to ndarray
         ``"x"``, ``"query_weight"``, ``"key_weight"``, ``"value_weight"``, ``"query_bias"``, ``"key_bias"``,
-        ``"value_bias"`` and ``"gamma"``, of shape (1,).
+        ``"value_bias"`` and ``"gamma"``, of shape (1,). ``"x"`` is None without ``input_grad``.
 
     Raises
     ------
     TypeError, ValueError
-        If ``grad_output`` is not an array of floats of the output's shape.
+        If ``grad_output`` is not an array of floats of the output's shape, or ``input_grad`` no bool.
     """
     x, projected, dtype = cache.x, cache.projected, cache.projected.dtype
-    channels = x.shape[3]
+    channels, input_grad = x.shape[3], checks.boolean("input_grad", input_grad)
     grad_output = checks.float_array("grad_output", grad_output, 4, "(N, C, H, W)")
     if grad_output.shape != cache.like.shape:
         raise ValueError(
             f"grad_output must have the shape of the output, {cache.like.shape}, got {grad_output.shape}"
         )
-    grad = channels_last(grad_output, dtype)
+    grad = layout.channels_last(grad_output, dtype)
     grad_projected = np.empty(projected.shape, dtype)
     query, key, value = _heads(projected, channels, cache.heads)
     (grad_attended,) = _split(grad * cache.gamma, (channels,), cache.heads)
@@ -224,15 +227,17 @@ def attention_conv2d_grad(grad_output, cache: AttentionCache, *, num_threads=Non
         _heads(grad_projected, channels, cache.heads), num_threads,
     )  # fmt: skip
     planar = grad_projected.transpose(0, 3, 1, 2)
-    grad_x = conv2d_input_grad(planar, cache.weight, cache.like.shape, num_threads=num_threads)
     grad_weight = conv2d_weight_grad(
         planar, x.transpose(0, 3, 1, 2), cache.weight.shape, num_threads=num_threads
     )
     width = (projected.shape[3] - channels) // 2
     ends = (width, 2 * width)
     grad_bias = grad_projected.sum(axis=(0, 1, 2))
-    total = empty_image(cache.like.shape, dtype, cache.like)
-    np.add(grad_x, grad_output, out=total, dtype=dtype)
+    total = None
+    if input_grad:
+        grad_x = conv2d_input_grad(planar, cache.weight, cache.like.shape, num_threads=num_threads)
+        total = layout.empty(cache.like.shape, dtype, cache.like)
+        np.add(grad_x, grad_output, out=total, dtype=dtype)
     names = ("query", "key", "value")
     return {
         "x": total,

@@ -7,9 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fastconv import checks, kernels, threads
+from fastconv import checks, kernels, layout, threads
 from fastconv.algorithms import base
-from fastconv.functional.layout import channels_last, empty_image
 from fastconv.geometry import ConvGeometry
 
 # Bytes of patches lowered at a time: they stay in an L2 cache until they are multiplied.
@@ -108,7 +107,7 @@ def deform_conv2d(
         checks.output_array("out", out, geometry.output_shape, geometry.dtype)
     y = out
     if not _is_ready(out, (x, offset, mask)):
-        y = empty_image(geometry.output_shape, geometry.dtype, np.asarray(x))
+        y = layout.empty(geometry.output_shape, geometry.dtype, np.asarray(x))
     if geometry.batch:
         panel_pixels, pitch = problem.panel_pixels(problem.pitch), problem.pitch
         width = base.panel_width(level, geometry.dtype)
@@ -169,7 +168,7 @@ def deform_conv2d_input_grads(
     grad_x = np.zeros((geometry.batch, *geometry.input_size, geometry.in_channels), dtype)
     places = np.empty((geometry.batch, len(pieces), problem.pixels, taps, 3), dtype)
     if geometry.batch:
-        grad = channels_last(grad_output, dtype).reshape(geometry.batch, problem.pixels, -1)
+        grad = layout.channels_last(grad_output, dtype).reshape(geometry.batch, problem.pixels, -1)
         panel_pixels = problem.panel_pixels(taps * width)
         per_thread = panel_pixels * taps * width
         level.deform_conv_input_grad(
@@ -179,7 +178,7 @@ def deform_conv2d_input_grads(
             base.aligned_empty((count * per_thread,), dtype), per_thread, count,
         )  # fmt: skip
     grad_offset, grad_mask = _sum_places(places, pieces, problem)
-    result = empty_image(geometry.input_shape, dtype, np.asarray(x))
+    result = layout.empty(geometry.input_shape, dtype, np.asarray(x))
     result[...] = grad_x.transpose(0, 3, 1, 2)
     return result, grad_offset, grad_mask
 
@@ -289,7 +288,7 @@ def _problem(x, offset, weight_shape, mask, stride, padding, dilation, *others) 
         dtype,
     )  # fmt: skip
     ready = [None if array is None else checks.kernel_ready(array, dtype) for array in (offset, mask)]
-    return _Problem(geometry, offset_groups, channels_last(x, dtype), *ready)
+    return _Problem(geometry, offset_groups, layout.channels_last(x, dtype), *ready)
 
 
 def _pieces(channels: int, groupings: tuple[int, ...], width: int) -> list[tuple[int, int]]:

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from fastconv import checks, kernels
-from fastconv.functional.memory import channels_last, like, thread_count
+from fastconv import checks, kernels, threads
+from fastconv.layout import channels_last, like
 
 # Elements of the blocks of rows whose sums are taken together: 32 KiB of float32, so that the second look
 # at a block, for its variance, finds it in the L1 cache. A constant, so that sums never depend on threads.
@@ -70,7 +70,9 @@ def _moments(rows: np.ndarray, num_threads: int | None) -> tuple[np.ndarray, np.
     """
     block, sizes = _blocks(rows)
     means, squares = np.empty((2, len(sizes), rows.shape[1]))
-    kernels.active().channel_moments(rows, means, squares, block, thread_count(num_threads, rows.size))
+    kernels.active().channel_moments(
+        rows, means, squares, block, threads.for_elements(num_threads, rows.size)
+    )
     weights = sizes[:, None] / len(rows)
     mean = (weights * means).sum(axis=0)
     return mean, squares.sum(axis=0) / len(rows) + (weights * (means - mean) ** 2).sum(axis=0)
@@ -80,7 +82,7 @@ def _scaled(rows, scale, shift, num_threads):
     out = np.empty_like(rows)
     scale, shift = scale.astype(rows.dtype, copy=False), shift.astype(rows.dtype, copy=False)
     kernels.active().scale_shift(
-        rows, scale, shift, out, _blocks(rows)[0], thread_count(num_threads, rows.size)
+        rows, scale, shift, out, _blocks(rows)[0], threads.for_elements(num_threads, rows.size)
     )
     return out
 
@@ -219,7 +221,7 @@ def batch_norm_grad(grad_output, x, mean, var, weight=None, eps=1e-5, *, trainin
     grad = _pixels(_gradient(grad_output, x), num_threads)
     mean, var = _vector("mean", mean, shape), _vector("var", var, shape)
     weight = _vector("weight", weight, shape)
-    rows, count = _pixels(x, num_threads), thread_count(num_threads, x.size)
+    rows, count = _pixels(x, num_threads), threads.for_elements(num_threads, x.size)
     center = mean.astype(x.dtype, copy=False)
     block, sizes = _blocks(rows)
     totals, products = np.empty((2, len(sizes), len(mean)))

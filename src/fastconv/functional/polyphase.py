@@ -10,7 +10,9 @@ from typing import NamedTuple
 import numpy as np
 
 from fastconv import checks, threads
+from fastconv.algorithms.base import aligned_empty
 from fastconv.geometry import ConvGeometry
+from fastconv.layout import empty, moved_first
 from fastconv.plan import ACTIVATIONS, LAYOUTS, Plan
 
 
@@ -138,12 +140,8 @@ class TransposedPlan:
         ndarray of ``output_shape``
             ``out`` where it was given; else a new array, channels-last in memory where ``x`` is.
         """
-        x = checks.float_array("x", x)
         dtype = self.geometry.dtype
-        if x.shape != self.input_shape:
-            raise ValueError(f"x must have shape {self.input_shape}, as planned, got {x.shape}")
-        if checks.float_dtype("x", x.dtype) != dtype:
-            raise TypeError(f"x must have dtype {dtype}, in which this plan computes, got {x.dtype}")
+        x = checks.planned_array("x", x, self.input_shape, dtype)
         count = threads.resolve(self.num_threads if num_threads is None else num_threads)
         result = (
             self._new_output(x) if out is None else checks.output_array("out", out, self.output_shape, dtype)
@@ -210,11 +208,9 @@ class TransposedPlan:
         return (batch, channels, *size) if self._channels_first else (batch, *size, channels)
 
     def _channels_first_view(self, array: np.ndarray) -> np.ndarray:
-        return array if self._channels_first else np.moveaxis(array, -1, 1)
+        return array if self._channels_first else moved_first(array)
 
     def _new_output(self, x: np.ndarray) -> np.ndarray:
-        dtype = self.geometry.dtype
-        if self._channels_first and not x.flags.c_contiguous and x.strides[1] == x.itemsize:
-            batch, channels, *size = self.output_shape
-            return np.moveaxis(np.empty((batch, *size, channels), dtype), -1, 1)
-        return np.empty(self.output_shape, dtype)
+        if self._channels_first:
+            return empty(self.output_shape, self.geometry.dtype, x)
+        return aligned_empty(self.output_shape, self.geometry.dtype)

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from fastconv import checks, kernels
+from fastconv import checks, kernels, threads
 from fastconv.functional import taps
-from fastconv.functional.memory import channels_last, like, thread_count
 from fastconv.functional.taps import Window
+from fastconv.layout import channels_last, like
 
 SHAPES = {1: "(N, C, L)", 2: "(N, C, H, W)", 3: "(N, C, D, H, W)"}
 # The kernels compare positions as wide as the elements.
@@ -34,7 +34,7 @@ def _largest(x: np.ndarray, size: Sequence[int], axes: tuple, return_indices: bo
         raise ValueError(f"x must have at most 2³¹ − 1 pixels a channel, got shape {x.shape}")
     y = np.empty((x.shape[0], *size, x.shape[1]), dtype)
     indices = np.empty(y.shape, np.int64) if return_indices else None
-    count = thread_count(num_threads, x.size)
+    count = threads.for_elements(num_threads, x.size)
     kernels.active().max_pool(
         _five_axes(channels_last(x, dtype, num_threads)),
         _five_axes(y),
@@ -57,7 +57,7 @@ def resampled(
         _five_axes(y),
         axes,
         divisor,
-        thread_count(num_threads, max(x.size, y.size)),
+        threads.for_elements(num_threads, max(x.size, y.size)),
     )
     return like(y, x, num_threads)
 
@@ -200,7 +200,7 @@ def max_pool_grad(grad_output, indices, input_shape, *, num_threads=None):
         channels_last(grad, dtype, num_threads).reshape(batch, outputs, channels),
         channels_last(indices, np.int64, num_threads).reshape(batch, outputs, channels),
         result.reshape(batch, pixels, channels),
-        thread_count(num_threads, grad.size),
+        threads.for_elements(num_threads, grad.size),
     )
     return like(result, grad, num_threads)
 

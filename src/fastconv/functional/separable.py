@@ -7,9 +7,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fastconv import checks, kernels, threads
+from fastconv import checks, kernels, layout, threads
 from fastconv.algorithms import separable
-from fastconv.algorithms.base import aligned_empty
+from fastconv.algorithms.base import Workspaces
 from fastconv.geometry import ConvGeometry
 from fastconv.plan import ACTIVATIONS
 
@@ -44,7 +44,7 @@ class SeparablePlan:
             geometry, self._kernels, self.num_threads,
         )  # fmt: skip
         self._rectified = (depthwise_activation == "relu", activation == "relu")
-        self._workspaces: list[np.ndarray] = []
+        self._workspaces = Workspaces()
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -73,42 +73,29 @@ class SeparablePlan:
         ndarray of ``output_shape``
             ``out`` where it was given; else a new array, channels-last in memory where ``x`` is.
         """
-        x, dtype = checks.float_array("x", x), self.geometry.dtype
-        if x.shape != self.input_shape:
-            raise ValueError(f"x must have shape {self.input_shape}, as planned, got {x.shape}")
-        if checks.float_dtype("x", x.dtype) != dtype:
-            raise TypeError(f"x must have dtype {dtype}, in which this plan computes, got {x.dtype}")
+        dtype = self.geometry.dtype
+        x = checks.planned_array("x", x, self.input_shape, dtype)
         count = threads.resolve(self.num_threads if num_threads is None else num_threads)
         if out is None:
-            target = result = _empty_like(x, self.output_shape, dtype)
+            target = result = layout.empty(self.output_shape, dtype, x)
         else:
             result = checks.output_array("out", out, self.output_shape, dtype)
             target = np.empty_like(out) if np.may_share_memory(x, out) else out
         if self.geometry.batch == 0:
             return result
         source = checks.kernel_ready(x, dtype).transpose(0, 2, 3, 1)
-        workspace = self._take_workspace(count)
-        separable.run(source, *self._packed, target.transpose(0, 2, 3, 1), self._rectified, workspace, count)
-        self._workspaces.append(workspace)
+        size = separable.workspace_size(self.geometry, count, self._kernels)
+        workspace = self._workspaces.take(size * dtype.itemsize)
+        try:
+            separable.run(
+                source, *self._packed, target.transpose(0, 2, 3, 1), self._rectified, workspace.view(dtype),
+                count,
+            )  # fmt: skip
+        finally:
+            self._workspaces.give(workspace)
         if target is not result:
             result[...] = target
         return result
-
-    def _take_workspace(self, num_threads: int) -> np.ndarray:
-        # list.pop and list.append are atomic: concurrent calls never share a workspace.
-        size = separable.workspace_size(self.geometry, num_threads, self._kernels)
-        try:
-            workspace = self._workspaces.pop()
-        except IndexError:
-            return aligned_empty((size,), self.geometry.dtype)
-        return workspace if workspace.size >= size else aligned_empty((size,), self.geometry.dtype)
-
-
-def _empty_like(x: np.ndarray, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-    """A new (N, C, H, W) array of the memory format of ``x``."""
-    if not x.flags.c_contiguous and x.strides[1] == x.itemsize:
-        return aligned_empty((shape[0], *shape[2:], shape[1]), dtype).transpose(0, 3, 1, 2)
-    return aligned_empty(shape, dtype)
 
 
 def plan_separable_conv2d(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from fastconv import checks
-from fastconv.functional.memory import is_channels_last
+from fastconv.layout import is_channels_last
 
 MODES = ("CRD", "DCR")
 _IMAGES = "(N, C, H, W)"

@@ -93,7 +93,7 @@ def in_threads(work, int count):
         raise errors[0]
 
 
-# A function of its own: GCC cannot see that what Cython keeps for an exception inside a parallel block is set.
+# A function of its own: GCC cannot see that what Cython keeps for an exception in a parallel block is set.
 cdef void _member(PyObject *work, PyObject *errors) noexcept with gil:
     try:
         (<object>work)(threadid(), FASTCONV_TEAM())

@@ -92,7 +92,7 @@ from fastconv.nn.pooling import (
 )
 from fastconv.nn.resampling import Upsample
 from fastconv.nn.reshape import Flatten
-from fastconv.nn.shuffle import PixelShuffle, PixelUnshuffle
+from fastconv.nn.shuffle import PixelShuffle, PixelUnshuffle, SubpixelConv2d
 from fastconv.nn.summary import Summary, count_parameters
 from fastconv.nn.transposed import ConvTranspose1d, ConvTranspose2d, ConvTranspose3d
 from fastconv.nn.value import Input, Value
@@ -181,6 +181,7 @@ __all__ = [
     "Softmax",
     "Softplus",
     "SpatiallySeparableConv2d",
+    "SubpixelConv2d",
     "Summary",
     "Tanh",
     "Upsample",

@@ -122,5 +122,7 @@ class AttentionConv2d(Layer):
         )
 
     def backward(self, grad_output, cache, mode=EVALUATION):
-        grads = attention_conv2d_grad(grad_output, cache, num_threads=mode.num_threads)
+        grads = attention_conv2d_grad(
+            grad_output, cache, input_grad=mode.input_grad, num_threads=mode.num_threads
+        )
         return (grads.pop("x"),), {name: grads[name] for name in self.parameters}

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import math
-from typing import ClassVar
-
 import numpy as np
 
 from fastconv import checks, selection
@@ -18,8 +15,8 @@ from fastconv.functional.gradients import (
     conv3d_weight_grad,
 )
 from fastconv.functional.padding import unpad
-from fastconv.geometry import ConvGeometry
-from fastconv.nn.layer import EVALUATION, Field, Layer, Stored, boolean, parameter_dtype, register
+from fastconv.nn.kernel import KernelLayer
+from fastconv.nn.layer import EVALUATION, Field, register
 from fastconv.plan import PADDING_MODES
 
 # By the number of spatial axes.
@@ -28,13 +25,8 @@ _INPUT_GRAD = {1: conv1d_input_grad, 2: conv2d_input_grad, 3: conv3d_input_grad}
 _WEIGHT_GRAD = {1: conv1d_weight_grad, 2: conv2d_weight_grad, 3: conv3d_weight_grad}
 
 
-class Convolution(Layer):
+class Convolution(KernelLayer):
     """What the convolution layers share; ``rank`` is the number of spatial axes."""
-
-    rank: ClassVar[int]
-
-    weight = Stored()
-    bias = Stored()
 
     def __init__(
         self,
@@ -53,36 +45,14 @@ class Convolution(Layer):
         seed=None,
     ):
         super().__init__()
-        self.in_channels = checks.integer("in_channels", in_channels, 1)
-        self.out_channels = checks.integer("out_channels", out_channels, 1)
-        self.kernel_size = checks.per_axis("kernel_size", kernel_size, self.rank, 1)
-        self.stride = checks.per_axis("stride", stride, self.rank, 1)
-        self.dilation = checks.per_axis("dilation", dilation, self.rank, 1)
-        self.groups = checks.integer("groups", groups, 1)
-        if self.in_channels % self.groups or self.out_channels % self.groups:
-            raise ValueError(
-                f"groups must divide in_channels and out_channels, got groups={groups},"
-                f" in_channels={in_channels}, out_channels={out_channels}"
-            )
+        self._set_place(in_channels, out_channels, kernel_size, stride, padding, dilation, groups)
         checks.choice("padding_mode", padding_mode, tuple(PADDING_MODES))
         checks.choice("algorithm", algorithm, selection.NAMES)
-        self.padding = padding
         self.padding_mode = padding_mode
         self.algorithm = algorithm
-        shape = (self.out_channels, self.in_channels // self.groups, *self.kernel_size)
-        dtype = parameter_dtype(dtype)
-        self.parameters["weight"] = np.empty(shape, dtype)
-        # An image as large as the kernel is the smallest that every padding accepts.
-        extent = [d * (k - 1) + 1 for k, d in zip(self.kernel_size, self.dilation, strict=True)]
-        self._smallest = self._geometry((1, self.in_channels, *extent))
-        if boolean("bias", bias):
-            self.parameters["bias"] = np.empty(self.out_channels, dtype)
+        self._create_parameters(self.out_channels, self.in_channels // self.groups, bias, dtype)
+        self._smallest = self._smallest_geometry()
         self.initialize(np.random.default_rng(seed))
-
-    def initialize(self, rng):
-        bound = 1 / math.sqrt(math.prod(self.weight.shape[1:]))
-        for array in self.parameters.values():
-            array[...] = rng.uniform(-bound, bound, array.shape)
 
     def config(self):
         return {
@@ -98,17 +68,6 @@ class Convolution(Layer):
             "algorithm": self.algorithm,
             "dtype": self.dtype.name,
         }
-
-    def _geometry(self, input_shape):
-        return ConvGeometry.create(
-            input_shape,
-            self.weight.shape,
-            stride=self.stride,
-            padding=self.padding,
-            dilation=self.dilation,
-            groups=self.groups,
-            dtype=self.dtype,
-        )
 
     def output_shape(self, *input_shapes):
         return self._geometry(*input_shapes).output_shape
@@ -167,8 +126,7 @@ class Convolution(Layer):
             "num_threads": mode.num_threads,
         }
         grads = {"weight": _WEIGHT_GRAD[self.rank](grad_output, x, self.weight.shape, **options)}
-        if self.bias is not None:
-            grads["bias"] = grad_output.sum(axis=(0, *range(2, grad_output.ndim)))
+        grads |= self._bias_grad(grad_output)
         grad_input = None
         if mode.input_grad:
             grad_input = _INPUT_GRAD[self.rank](grad_output, self.weight, x.shape, **options)

@@ -8,6 +8,7 @@ import math
 import numpy as np
 
 from fastconv import checks
+from fastconv.functional.activation import sigmoid, sigmoid_grad
 from fastconv.functional.convolution import conv2d
 from fastconv.functional.deformable import (
     deform_conv2d,
@@ -16,12 +17,12 @@ from fastconv.functional.deformable import (
     deform_geometry,
 )
 from fastconv.functional.gradients import conv2d_input_grad, conv2d_weight_grad
-from fastconv.geometry import ConvGeometry
-from fastconv.nn.layer import EVALUATION, Layer, Stored, boolean, parameter_dtype, register
+from fastconv.nn.kernel import KernelLayer
+from fastconv.nn.layer import EVALUATION, Layer, Stored, boolean, register
 
 
 @register
-class DeformConv2d(Layer):
+class DeformConv2d(KernelLayer):
     """Deformable convolution of (N, C_in, H, W) to (N, C_out, H_out, W_out) by offsets that it is given.
 
     Its inputs are the image, the offsets and, for version 2, the mask, as in
@@ -52,8 +53,7 @@ class DeformConv2d(Layer):
     """
 
     input_count = None
-    weight = Stored()
-    bias = Stored()
+    rank = 2
 
     def __init__(
         self, in_channels, out_channels, kernel_size, stride=1, padding=0, dilation=1, groups=1, bias=True, *,
@@ -68,33 +68,9 @@ class DeformConv2d(Layer):
     def _configure(
         self, in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, dtype
     ):
-        self.in_channels = checks.integer("in_channels", in_channels, 1)
-        self.out_channels = checks.integer("out_channels", out_channels, 1)
-        self.kernel_size = checks.per_axis("kernel_size", kernel_size, 2, 1)
-        self.stride = checks.per_axis("stride", stride, 2, 1)
-        self.padding = padding
-        self.dilation = checks.per_axis("dilation", dilation, 2, 1)
-        self.groups = checks.integer("groups", groups, 1)
-        if self.in_channels % self.groups or self.out_channels % self.groups:
-            raise ValueError(
-                f"groups must divide in_channels and out_channels, got groups={groups},"
-                f" in_channels={in_channels}, out_channels={out_channels}"
-            )
-        dtype = parameter_dtype(dtype)
-        shape = (self.out_channels, self.in_channels // self.groups, *self.kernel_size)
-        self.parameters["weight"] = np.empty(shape, dtype)
-        if boolean("bias", bias):
-            self.parameters["bias"] = np.empty(self.out_channels, dtype)
-        # An image as large as the kernel is the smallest that every padding accepts.
-        extent = [d * (k - 1) + 1 for k, d in zip(self.kernel_size, self.dilation, strict=True)]
-        self._geometry((1, self.in_channels, *extent))
-
-    def initialize(self, rng):
-        bound = 1 / math.sqrt(math.prod(self.weight.shape[1:]))
-        for name in ("weight", "bias"):
-            if name in self.parameters:
-                array = self.parameters[name]
-                array[...] = rng.uniform(-bound, bound, array.shape)
+        self._set_place(in_channels, out_channels, kernel_size, stride, padding, dilation, groups)
+        self._create_parameters(self.out_channels, self.in_channels // self.groups, bias, dtype)
+        self._smallest_geometry()  # refuses a padding that is none
 
     def config(self):
         return {
@@ -108,12 +84,6 @@ class DeformConv2d(Layer):
             "bias": self.bias is not None,
             "dtype": self.dtype.name,
         }
-
-    def _geometry(self, input_shape):
-        return ConvGeometry.create(
-            input_shape, self.weight.shape, stride=self.stride, padding=self.padding, dilation=self.dilation,
-            groups=self.groups, dtype=self.dtype,
-        )  # fmt: skip
 
     def _place(self):
         return {"stride": self.stride, "padding": self.padding, "dilation": self.dilation}
@@ -146,8 +116,7 @@ class DeformConv2d(Layer):
         x, offset, mask = _three(inputs)
         options = {"mask": mask, "num_threads": mode.num_threads, **self._place()}
         grads = {"weight": deform_conv2d_weight_grad(grad_output, x, offset, self.weight.shape, **options)}
-        if self.bias is not None:
-            grads["bias"] = grad_output.sum(axis=(0, 2, 3))
+        grads |= self._bias_grad(grad_output)
         input_grads = (None,) * len(inputs)
         if mode.input_grad:
             input_grads = deform_conv2d_input_grads(grad_output, x, offset, self.weight, **options)
@@ -244,16 +213,14 @@ class DeformableConv2d(DeformConv2d):
         )
         if not self.modulated:
             return super().forward(x, predicted, mode=mode)
-        # The logistic function 1 / (1 + exp(−v)), written so that nothing overflows.
-        mask = (np.tanh(predicted[:, self._offsets :] / 2) + 1) / 2
+        mask = sigmoid(predicted[:, self._offsets :])
         return super().forward(x, predicted[:, : self._offsets], mask, mode=mode)
 
     def backward(self, grad_output, inputs, mode=EVALUATION):
         needed = dataclasses.replace(mode, input_grad=True)
         (grad_input, *grad_predicted), grads = super().backward(grad_output, inputs, needed)
         if self.modulated:
-            mask = inputs[2]
-            grad_predicted[1] = grad_predicted[1] * (mask * (1 - mask))
+            grad_predicted[1] = sigmoid_grad(grad_predicted[1], inputs[2])
         grad_predicted = np.concatenate(grad_predicted, axis=1)
         options = {"num_threads": mode.num_threads, **self._place()}
         x, weight = inputs[0], self.offset_weight

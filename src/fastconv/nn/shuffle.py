@@ -1,8 +1,10 @@
-"""Pixel shuffle layers."""
+"""Pixel shuffle layers, and the convolution that ends in one."""
 
 from __future__ import annotations
 
 from fractions import Fraction
+
+import numpy as np
 
 from fastconv import checks
 from fastconv.functional.pooling import SHAPES
@@ -13,7 +15,10 @@ from fastconv.functional.shuffle import (
     shuffled_shape,
     unshuffled_shape,
 )
+from fastconv.nn.composite import Composite
+from fastconv.nn.convolution import Conv2d
 from fastconv.nn.layer import EVALUATION, Field, Layer, register
+from fastconv.nn.value import Input
 
 
 @register
@@ -96,3 +101,71 @@ class PixelUnshuffle(Layer):
 
     def backward(self, grad_output, cache, mode=EVALUATION):
         return (pixel_shuffle(grad_output, self.downscale_factor, mode=self.mode),), {}
+
+
+@register
+class SubpixelConv2d(Composite):
+    """Sub-pixel convolution: r² values a pixel and channel, put side by side as the pixels of a larger image.
+
+    ``PixelShuffle(r)(conv(x))``: (N, C_in, H, W) to (N, C_out, H_out·r, W_out·r). It enlarges as a transposed
+    convolution of stride r does, all r² phases with kernels of one size. (Shi et al., "Real-Time Single
+    Image and Video Super-Resolution Using an Efficient Sub-Pixel Convolutional Neural Network", CVPR 2016,
+    arXiv 1609.05158, section 3.2.)
+
+    Parameters
+    ----------
+    in_channels, out_channels : int
+        ``out_channels`` of the result; the convolution has ``out_channels · r²``.
+    kernel_size : int or (int, int)
+    upscale_factor : int
+        r.
+    padding : int, (int, int), ((top, bottom), (left, right)), "valid", "same" or "full", default 0
+    dilation : int or (int, int), default 1
+    groups : int, default 1
+        Of the convolution.
+    bias : bool, default True
+    padding_mode : {"zeros", "reflect", "replicate", "circular"}, default "zeros"
+    dtype : float32 or float64, default float32
+    seed : int or numpy.random.Generator, optional
+        As for :class:`Conv2d`.
+
+    Attributes
+    ----------
+    conv : Conv2d
+        Its weight is (out_channels·r², in_channels/groups, k_h, k_w); row c·r² + i·r + j makes the pixels
+        (i, j) of channel c's r×r blocks.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is of the wrong type or out of range.
+
+    Notes
+    -----
+    Inference shuffles as well, instead of convolving r² times into every r-th row and column of the result.
+    That was measured for 3×3 on 1×64×56×56 in float32 (AVX-512): for 3 channels and r = 4 it took 10 times as
+    long with one thread and 9 times with two, as kernels of few channels use a small part of each vector;
+    for 64 channels and r = 2 as long with one thread (channels-last 1.09 times) and 0.79 times (0.89) with
+    two, as the shuffle runs in one.
+    """
+
+    arguments = (
+        "in_channels", "out_channels", "kernel_size", "upscale_factor", "padding", "dilation", "groups",
+        "bias", "padding_mode", "dtype",
+    )  # fmt: skip
+
+    def __init__(
+        self, in_channels, out_channels, kernel_size, upscale_factor, padding=0, dilation=1, groups=1,
+        bias=True, padding_mode="zeros", *, dtype=np.float32, seed=None,
+    ):  # fmt: skip
+        self.in_channels = checks.integer("in_channels", in_channels, 1)
+        self.out_channels = checks.integer("out_channels", out_channels, 1)
+        self.upscale_factor = checks.integer("upscale_factor", upscale_factor, 1)
+        self.conv = Conv2d(
+            in_channels, self.out_channels * self.upscale_factor**2, kernel_size, 1, padding, dilation,
+            groups, bias, padding_mode, dtype=dtype, seed=seed,
+        )  # fmt: skip
+        self.kernel_size, self.padding, self.dilation = self.conv.kernel_size, padding, self.conv.dilation
+        self.groups, self.bias, self.padding_mode = self.conv.groups, bias, padding_mode
+        x = Input()
+        super().__init__(x, PixelShuffle(self.upscale_factor)(self.conv(x, name="conv")))

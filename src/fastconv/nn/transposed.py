@@ -4,53 +4,29 @@ from __future__ import annotations
 
 import math
 from fractions import Fraction
-from typing import ClassVar
 
 import numpy as np
 
 from fastconv import checks, functional
 from fastconv.functional.transposed import transposed_geometry
-from fastconv.nn.layer import EVALUATION, Field, Layer, Stored, boolean, parameter_dtype, register
+from fastconv.nn.kernel import KernelLayer
+from fastconv.nn.layer import EVALUATION, Field, register
 
 
-class _ConvTranspose(Layer):
-    """What the three layers share; only ``_rank``, the number of spatial axes, differs."""
-
-    _rank: ClassVar[int]
-    weight = Stored()
-    bias = Stored()
+class _ConvTranspose(KernelLayer):
+    """What the three layers share; only ``rank``, the number of spatial axes, differs."""
 
     def __init__(
         self, in_channels, out_channels, kernel_size, stride=1, padding=0, output_padding=0, groups=1,
         bias=True, dilation=1, *, dtype=np.float32, seed=None,
     ):  # fmt: skip
         super().__init__()
-        self.in_channels = checks.integer("in_channels", in_channels, 1)
-        self.out_channels = checks.integer("out_channels", out_channels, 1)
-        self.kernel_size = checks.per_axis("kernel_size", kernel_size, self._rank, 1)
-        self.stride = checks.per_axis("stride", stride, self._rank, 1)
-        self.dilation = checks.per_axis("dilation", dilation, self._rank, 1)
-        self.output_padding = checks.per_axis("output_padding", output_padding, self._rank, 0)
-        self.groups = checks.integer("groups", groups, 1)
-        if self.in_channels % self.groups or self.out_channels % self.groups:
-            raise ValueError(
-                f"groups must divide in_channels and out_channels, got groups={groups},"
-                f" in_channels={in_channels}, out_channels={out_channels}"
-            )
-        self.padding = padding
-        shape = (self.in_channels, self.out_channels // self.groups, *self.kernel_size)
-        dtype = parameter_dtype(dtype)
-        self.parameters["weight"] = np.empty(shape, dtype)
+        self._set_place(in_channels, out_channels, kernel_size, stride, padding, dilation, groups)
+        self.output_padding = checks.per_axis("output_padding", output_padding, self.rank, 0)
+        self._create_parameters(self.in_channels, self.out_channels // self.groups, bias, dtype)
         # Any input will do to check the arguments, if it is too large for the padding to leave nothing of it.
         self._lows = [low for low, _ in self._geometry((1, self.in_channels, *self._large())).padding]
-        if boolean("bias", bias):
-            self.parameters["bias"] = np.empty(self.out_channels, dtype)
         self.initialize(np.random.default_rng(seed))
-
-    def initialize(self, rng):
-        bound = 1 / math.sqrt(math.prod(self.weight.shape[1:]))
-        for array in self.parameters.values():
-            array[...] = rng.uniform(-bound, bound, array.shape)
 
     def config(self):
         return {
@@ -69,13 +45,13 @@ class _ConvTranspose(Layer):
     def _large(self):
         numbers = np.asarray(self.padding).ravel().tolist() if not isinstance(self.padding, str) else []
         largest = max((n for n in numbers if isinstance(n, int)), default=0)
-        return [2 * max(largest, 0) + 1] * self._rank
+        return [2 * max(largest, 0) + 1] * self.rank
 
     def _geometry(self, input_shape):
         """Of the convolution that this is the transposed of."""
-        if len(input_shape) != self._rank + 2 or input_shape[1] != self.in_channels:
+        if len(input_shape) != self.rank + 2 or input_shape[1] != self.in_channels:
             raise ValueError(
-                f"x must have {self._rank + 2} axes, {self.in_channels} channels on the second, got shape"
+                f"x must have {self.rank + 2} axes, {self.in_channels} channels on the second, got shape"
                 f" {tuple(input_shape)}"
             )
         return transposed_geometry(
@@ -110,7 +86,7 @@ class _ConvTranspose(Layer):
         )
 
     def forward(self, x, mode=EVALUATION):
-        function = getattr(functional, f"conv_transpose{self._rank}d")
+        function = getattr(functional, f"conv_transpose{self.rank}d")
         y = function(
             x, self.weight, self.bias, stride=self.stride, padding=self.padding,
             output_padding=self.output_padding, groups=self.groups, dilation=self.dilation,
@@ -125,13 +101,12 @@ class _ConvTranspose(Layer):
             "num_threads": mode.num_threads,
         }  # fmt: skip
         seen = grad_output[crop]
-        weight_grad = getattr(functional, f"conv{self._rank}d_weight_grad")
+        weight_grad = getattr(functional, f"conv{self.rank}d_weight_grad")
         grads = {"weight": weight_grad(x, seen, self.weight.shape, **options)}
-        if self.bias is not None:
-            grads["bias"] = grad_output.sum(axis=(0, *range(2, grad_output.ndim)))
+        grads |= self._bias_grad(grad_output)
         grad_input = None
         if mode.input_grad:
-            grad_input = getattr(functional, f"conv{self._rank}d")(seen, self.weight, **options)
+            grad_input = getattr(functional, f"conv{self.rank}d")(seen, self.weight, **options)
         return (grad_input,), grads
 
     def _adjoint(self, geometry, input_size):
@@ -156,7 +131,7 @@ class ConvTranspose1d(_ConvTranspose):
     As :class:`ConvTranspose2d`, with one spatial axis and a weight of shape (C_in, C_out/groups, k_w).
     """
 
-    _rank = 1
+    rank = 1
 
 
 @register
@@ -195,7 +170,7 @@ class ConvTranspose2d(_ConvTranspose):
         If an argument is of the wrong type or out of range.
     """
 
-    _rank = 2
+    rank = 2
 
 
 @register
@@ -206,4 +181,4 @@ class ConvTranspose3d(_ConvTranspose):
     (C_in, C_out/groups, k_d, k_h, k_w).
     """
 
-    _rank = 3
+    rank = 3

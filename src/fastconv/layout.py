@@ -7,14 +7,7 @@ import math
 import numpy as np
 
 from fastconv import checks, kernels, threads
-
-# Starting a thread costs as much as computing some thousands of elements.
-ELEMENTS_PER_THREAD = 1 << 14
-
-
-def thread_count(num_threads: int | None, elements: int) -> int:
-    """How many threads to use for so many elements."""
-    return min(threads.resolve(num_threads), 1 + elements // ELEMENTS_PER_THREAD)
+from fastconv.algorithms.base import aligned_empty
 
 
 def moved_last(array: np.ndarray) -> np.ndarray:
@@ -28,8 +21,11 @@ def moved_first(array: np.ndarray) -> np.ndarray:
 
 
 def is_channels_last(x: np.ndarray) -> bool:
-    """Whether a result computed from ``x`` is to be channels-last in memory: not where both fit."""
-    return not x.flags.c_contiguous and moved_last(x).flags.c_contiguous
+    """Whether a result computed from ``x`` is to be channels-last in memory: not where both fit.
+
+    A part of a channels-last image, some of its rows for instance, is channels-last as well.
+    """
+    return not x.flags.c_contiguous and x.strides[1] == x.itemsize
 
 
 def channels_last(array: np.ndarray, dtype: np.dtype, num_threads: int | None = None) -> np.ndarray:
@@ -44,12 +40,19 @@ def channels_last(array: np.ndarray, dtype: np.dtype, num_threads: int | None = 
     return result
 
 
+def empty(shape: tuple[int, ...], dtype: np.dtype, x: np.ndarray) -> np.ndarray:
+    """An uninitialised (N, C, ...) array, on a cache line, in the memory format of ``x``."""
+    if is_channels_last(x):
+        return moved_first(aligned_empty((shape[0], *shape[2:], shape[1]), dtype))
+    return aligned_empty(shape, dtype)
+
+
 def like(result: np.ndarray, x: np.ndarray, num_threads: int | None = None) -> np.ndarray:
     """A kernel's C-contiguous (N, ..., C) result as (N, C, ...), in the memory format of ``x``."""
     first = moved_first(result)
     if first.flags.c_contiguous or is_channels_last(x):
         return first
-    copy = np.empty(first.shape, result.dtype)
+    copy = aligned_empty(first.shape, result.dtype)
     batch, *size, channels = result.shape
     _swap_axes(result.reshape(batch, math.prod(size), channels), copy, num_threads)
     return copy
@@ -61,5 +64,5 @@ def _swap_axes(x: np.ndarray, out: np.ndarray, num_threads: int | None) -> None:
     kernels.active().swap_axes(
         x.view(kind),
         out.reshape(len(x), x.shape[2], x.shape[1]).view(kind),
-        thread_count(num_threads, x.size),
+        threads.for_elements(num_threads, x.size),
     )
