@@ -263,25 +263,6 @@ def test_a_nan_offset_makes_its_output_nan(level, axis):
     assert np.isnan(grads[1]).sum() == 2
 
 
-@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # onnx makes the cases of all its operators
-def test_onnx_node_cases():
-    node = pytest.importorskip("onnx.backend.test.case.node")
-    onnx = pytest.importorskip("onnx")
-    cases = node.collect_testcases("DeformConv")
-    for case in cases:
-        (operator,) = case.model.graph.node
-        attributes = {a.name: onnx.helper.get_attribute_value(a) for a in operator.attribute}
-        inputs, outputs = case.data_sets[0]
-        named = dict(zip(filter(None, operator.input), inputs, strict=True))
-        names = [*operator.input, "", ""][:5]
-        x, weight, offset, bias, mask = (named.get(name) for name in names)
-        top, left, bottom, right = attributes.get("pads", (0, 0, 0, 0))
-        stride, dilation = (tuple(attributes.get(name, (1, 1))) for name in ("strides", "dilations"))
-        y = deform_conv2d(x, offset, weight, bias, stride, ((top, bottom), (left, right)), dilation, mask)
-        np.testing.assert_allclose(y, outputs[0], rtol=1e-5, atol=1e-6)
-    assert len(cases) >= 4
-
-
 @settings(max_examples=15)
 @given(problems())
 def test_like_onnxruntime(problem):
