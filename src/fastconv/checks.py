@@ -34,6 +34,8 @@ def per_axis(name: str, value: object, rank: int, minimum: int) -> tuple[int, ..
 
 def shape(name: str, value: object, rank: int, meaning: str) -> tuple[int, ...]:
     """A shape of ``rank`` non-negative sizes; ``meaning`` says what they are, as in ``"(N, C, H, W)"``."""
+    if type(value) is tuple and len(value) == rank and {*map(type, value)} == {int} and min(value) >= 0:
+        return value  # as arrays have it, in every call
     try:
         sizes = tuple(value)
     except TypeError:
@@ -52,6 +54,8 @@ def boolean(name: str, value: object) -> bool:
 
 def choice(name: str, value: object, allowed: Sequence[object]) -> None:
     """Refuse a value that is not one of ``allowed``."""
+    if (value is None or type(value) is str) and value in allowed:
+        return
     if not any(value is option or (isinstance(value, str) and value == option) for option in allowed):
         raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, got {value!r}")
 

@@ -176,10 +176,15 @@ def _frozen(value: object) -> object:
     return value
 
 
+_PLAIN = {int, str}
+
+
 def _is_plain(value: object) -> bool:
     # Only these may be looked up: 1 == True == 1.0, so that one accepted problem would let others in.
     kind = type(value)
-    return kind is int or kind is str or (kind is tuple and all(map(_is_plain, value)))
+    if kind is tuple:
+        return {*map(type, value)} <= _PLAIN or all(map(_is_plain, value))
+    return kind in _PLAIN
 
 
 def _create(input_shape, weight_shape, stride, padding, dilation, groups, dtype) -> ConvGeometry:
