@@ -45,8 +45,8 @@ _BLOCK_BYTES = 4 << 20
 _WEIGHT_TILES = 12
 # The same for its transforms: a tile's input, or output, takes as long as so many channels of its products.
 _TRANSFORM_CHANNELS = 16
-# On one axis fewer products stand against each transformed number: with 64 channels three taps on rows of 16384
-# pixels took 1.0 to 1.2 times as long as direct, with 128 to 384 channels 1×3 to 7×1 are faster.
+# On one axis fewer products stand against each transformed number: with 64 channels three taps on long rows
+# took 1.0 to 1.2 times as long as direct, with 128 to 384 channels 1×3 to 7×1 are faster.
 _LINE_TRANSFORM_CHANNELS = 40
 # And for the transformation of the weights: one of them takes as long as its products with so many tiles.
 _PACKING_TILES = 75
