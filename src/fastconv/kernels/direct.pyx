@@ -11,6 +11,9 @@ from cython.parallel cimport prange, threadid
 # Register tiles that share a panel before the next panel is taken: their inputs stay in the L1 cache or near
 # it, and their outputs, of which each panel writes a few lines, in the L2 cache.
 cdef Py_ssize_t BLOCK_TILES = 16
+# Not where sums are as short as in a first layer: outputs are then most of what is moved, and are better
+# written in longer runs; panels stay in the L1 cache anyway.
+cdef Py_ssize_t SHORT_REDUCTION = 64
 
 
 cdef void direct_tiles(
@@ -53,7 +56,7 @@ cdef void direct_band(
             and row_pitch == columns * pixel_pitch and c_row == columns * c_pixel):
         runs, run = 1, rows * columns  # a 1×1 kernel sees one long row
     tiles = runs * ((run + TILE_ROWS - 1) // TILE_ROWS)
-    blocks = (tiles + BLOCK_TILES - 1) // BLOCK_TILES if in_place else 1
+    blocks = (tiles + BLOCK_TILES - 1) // BLOCK_TILES if in_place and reduction >= SHORT_REDUCTION else 1
     for i in range(blocks):
         for g in range(problem.groups):
             for p in range(first_panel, last_panel):
