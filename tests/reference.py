@@ -63,7 +63,7 @@ def _flat(array):
     return array.reshape(*array.shape[:3], -1)
 
 
-def conv2d(
+def conv(
     x,
     weight,
     bias=None,
@@ -89,7 +89,7 @@ def conv2d(
     return np.where(y < 0, 0.0, y) if relu else y
 
 
-def conv2d_input_grad(
+def conv_input_grad(
     grad_output, weight, input_shape, *, stride=(1, 1), padding=((0, 0), (0, 0)), dilation=(1, 1), groups=1
 ):
     """The gradient of sum(y·grad_output) for x: every tap scatters back to where it read."""
@@ -104,7 +104,7 @@ def conv2d_input_grad(
     return padded[..., *inner].reshape(input_shape)
 
 
-def conv2d_weight_grad(
+def conv_weight_grad(
     grad_output, x, weight_shape, *, stride=(1, 1), padding=((0, 0), (0, 0)), dilation=(1, 1), groups=1
 ):
     """The gradient of sum(y·grad_output) for the weight: what a tap read, times the gradient."""

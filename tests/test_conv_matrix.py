@@ -19,14 +19,14 @@ SMALL = strategies.cases(
 def test_multiplies_like_the_convolution(case):
     for dtype in (np.float32, np.float64):
         x, weight, _ = case.integers(dtype)
-        expected = reference.conv2d(x, weight, **case.keywords)
+        expected = reference.conv(x, weight, **case.keywords)
         matrix = fc.conv_matrix(weight, case.x_shape, **case.keywords)
         assert matrix.dtype == dtype
         assert matrix.shape == (expected.size, x.size)
         np.testing.assert_array_equal(matrix @ x.ravel(), expected.ravel())
 
         grad = np.random.default_rng(case.seed).integers(-4, 5, expected.shape).astype(dtype)
-        back = reference.conv2d_input_grad(grad, weight, x.shape, **case.keywords)
+        back = reference.conv_input_grad(grad, weight, x.shape, **case.keywords)
         np.testing.assert_array_equal(matrix.T @ grad.ravel(), back.ravel())
         assert (matrix @ x.ravel()) @ grad.ravel() == x.ravel() @ (matrix.T @ grad.ravel())
 

@@ -30,7 +30,7 @@ def supports(algorithm, case, dtype):
 def test_integers_are_exact(rank, level, data):
     case = data.draw(strategies.ranked_cases(rank))
     x, weight, bias = case.integers(np.float32)
-    expected = reference.conv2d(x, weight, bias, relu=True, **case.keywords)
+    expected = reference.conv(x, weight, bias, relu=True, **case.keywords)
     for algorithm in SUMMING:
         with kernels.use(level):
             y = [
@@ -49,7 +49,7 @@ def test_integers_are_exact(rank, level, data):
 def test_normal_data_stays_within_the_stated_bound(rank, dtype, data):
     case = data.draw(strategies.ranked_cases(rank))
     x, weight, bias = case.normal(dtype)
-    expected = reference.conv2d(x, weight, bias, **case.keywords)
+    expected = reference.conv(x, weight, bias, **case.keywords)
     for algorithm in ALGORITHMS:
         if supports(algorithm, case, dtype):
             plan = PLAN[rank](x.shape, weight, bias, algorithm=algorithm, **case.keywords)
@@ -68,7 +68,7 @@ def test_long_rows_are_cut_into_segments(algorithm, channels_last):
     plan = fc.plan_conv1d(x.shape, weight, bias, algorithm=algorithm, **LONG_ROW.keywords)
     y = plan(x, num_threads=1)
     assert_same_bits(plan(x, num_threads=2), y)
-    expected = reference.conv2d(x, weight, bias, **LONG_ROW.keywords)
+    expected = reference.conv(x, weight, bias, **LONG_ROW.keywords)
     assert_within_bound(y, expected, plan.error_bound, LONG_ROW.reduction)
 
 

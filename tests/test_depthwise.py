@@ -82,7 +82,7 @@ def narrow_case(channels, kernel, group_in=1, group_out=1, **keywords):
 
 
 PADDED = {"padding": ((2, 1), (1, 2))}
-# Vectors that overlap, a lead before the first cache line, groups of a vector and of less, any kernel.
+# Vectors that overlap, groups of a vector and of less, any kernel.
 NARROW_CASES = {
     "3x3": narrow_case(150, (3, 3), **PADDED),
     "5x5 s2": narrow_case(136, (5, 5), stride=(2, 2), **PADDED),

@@ -47,8 +47,8 @@ def test_reference(rank, level, data):
         x, weight, _ = case.integers(dtype)
         grad = output_gradient(case, dtype)
         wanted = (
-            reference.conv2d_input_grad(grad, weight, x.shape, **case.keywords),
-            reference.conv2d_weight_grad(grad, x, weight.shape, **case.keywords),
+            reference.conv_input_grad(grad, weight, x.shape, **case.keywords),
+            reference.conv_weight_grad(grad, x, weight.shape, **case.keywords),
         )
         with kernels.use(level):
             actual = gradients(case, x, weight, grad, num_threads=1)
@@ -69,7 +69,7 @@ def test_direct_sums_of_integers_are_exact(level, case):
     grad = output_gradient(case, np.float32)
     with kernels.use(level):
         actual = functional.conv2d_weight_grad(grad, x, weight.shape, **case.keywords)
-    expected = reference.conv2d_weight_grad(grad, x, weight.shape, **case.keywords)
+    expected = reference.conv_weight_grad(grad, x, weight.shape, **case.keywords)
     np.testing.assert_array_equal(actual, expected)
 
 
@@ -92,7 +92,7 @@ def test_weight_gradient_by_tiles(case, level):
     for dtype, unit in ((np.float32, 2**-24), (np.float64, 2**-53)):
         x, weight, _ = case.normal(dtype)
         grad = output_gradient(case, dtype)
-        expected = reference.conv2d_weight_grad(grad, x, weight.shape, **case.keywords)
+        expected = reference.conv_weight_grad(grad, x, weight.shape, **case.keywords)
         for arrange in (strategies.MEMORY_LAYOUTS["contiguous"], channels_last):
             with kernels.use(level):
                 actual = [

@@ -44,8 +44,8 @@ def problems(draw):
 
 
 def two_convolutions(x, depthwise, pointwise, first_bias, second_bias, keywords, relu=(False, False)):
-    mid = reference.conv2d(x, depthwise, first_bias, groups=x.shape[1], relu=relu[0], **keywords)
-    return reference.conv2d(mid, pointwise, second_bias, relu=relu[1])
+    mid = reference.conv(x, depthwise, first_bias, groups=x.shape[1], relu=relu[0], **keywords)
+    return reference.conv(mid, pointwise, second_bias, relu=relu[1])
 
 
 @pytest.mark.parametrize("level", LEVELS)
@@ -88,8 +88,8 @@ def test_bits_depend_neither_on_threads_nor_on_the_batch(level, channels):
             assert_same_bits(plan(x, num_threads=2), one)
             assert_same_bits(plan(x, num_threads=3), one)
             assert_same_bits(separable_conv2d(x[1:2], depthwise, pointwise, padding=1), one[1:2])
-        mid = reference.conv2d(x, depthwise, padding=((1, 1), (1, 1)), groups=channels)
-        expected = reference.conv2d(mid, pointwise)
+        mid = reference.conv(x, depthwise, padding=((1, 1), (1, 1)), groups=channels)
+        expected = reference.conv(mid, pointwise)
         error = np.abs(one - expected).max() / np.abs(expected).max()
         assert error <= np.finfo(dtype).eps * 8
 

@@ -46,7 +46,7 @@ def expected_output(x, weight, bias, stride, padding, output_padding, groups, di
         for n, s, d, k in zip(x.shape[2:], stride, dilation, weight.shape[2:], strict=True)
     ]
     shape = (x.shape[0], weight.shape[1] * groups, *size)
-    whole = reference.conv2d_input_grad(
+    whole = reference.conv_input_grad(
         x, weight, shape, stride=stride, padding=((0, 0),) * len(size), dilation=dilation, groups=groups
     )
     whole = np.pad(whole, ((0, 0), (0, 0), *((0, extra) for extra in output_padding)))

@@ -71,6 +71,14 @@ def float_dtype(name: str, dtype: object) -> np.dtype:
     )
 
 
+def common_dtype(arrays: Sequence[np.ndarray | None], dtype: object = None) -> np.dtype:
+    """The dtype to compute in: the widest of the arrays' (None where one is left out) and ``dtype``."""
+    given = [array.dtype for array in arrays if array is not None]
+    if dtype is not None:
+        given.append(float_dtype("dtype", dtype))
+    return np.result_type(np.float32, *given)
+
+
 def float_array(name: str, value: object, rank: int | None = None, meaning: str = "") -> np.ndarray:
     """``value`` as an array of float16, float32 or float64, of ``rank`` axes where that is given."""
     array = np.asarray(value)

@@ -170,7 +170,7 @@ def attention_conv2d_training(
     x = checks.float_array("x", x, 4, "(N, C, H, W)")
     weight, bias, gamma = _parameters(x.shape, weights, biases, gamma, checks.integer("heads", heads, 1))
     arrays = [array for array in (x, weight, bias, gamma) if array is not None]
-    dtype = np.result_type(np.float32, *(array.dtype for array in arrays))
+    dtype = checks.common_dtype(arrays)
     image = layout.channels_last(x, dtype)
     weight, gamma = weight.astype(dtype, copy=False), gamma.astype(dtype, copy=False)
     projected = conv2d(image, weight, bias, layout="NHWC", num_threads=num_threads)
@@ -266,7 +266,7 @@ def _checked(query, key, value, scale) -> tuple[np.ndarray, np.ndarray, np.ndarr
         scale = 1 / math.sqrt(query.shape[-1])
     elif isinstance(scale, bool | str) or not np.isscalar(scale) or not math.isfinite(scale):
         raise ValueError(f"scale must be a finite number, got {scale!r}")
-    dtype = np.result_type(np.float32, *(array.dtype for array in arrays))
+    dtype = checks.common_dtype(arrays)
     return *(array.astype(dtype, copy=False) for array in arrays), float(scale)
 
 

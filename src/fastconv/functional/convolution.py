@@ -37,8 +37,8 @@ def conv1d(
     TypeError, ValueError
         As :func:`conv2d`.
     """
-    return _convolve(
-        1, x, weight, bias, out, stride=stride, padding=padding, dilation=dilation, groups=groups,
+    return call_once(
+        _plan, 1, x, weight, bias, out, stride=stride, padding=padding, dilation=dilation, groups=groups,
         padding_mode=padding_mode, activation=activation, layout=layout, algorithm=algorithm,
         num_threads=num_threads, rtol=rtol, weight_budget=weight_budget,
     )  # fmt: skip
@@ -101,8 +101,8 @@ def conv2d(
     >>> fc.conv2d(np.ones((1, 3, 8, 8), np.float32), np.ones((4, 3, 3, 3), np.float32), padding="same").shape
     (1, 4, 8, 8)
     """
-    return _convolve(
-        2, x, weight, bias, out, stride=stride, padding=padding, dilation=dilation, groups=groups,
+    return call_once(
+        _plan, 2, x, weight, bias, out, stride=stride, padding=padding, dilation=dilation, groups=groups,
         padding_mode=padding_mode, activation=activation, layout=layout, algorithm=algorithm,
         num_threads=num_threads, rtol=rtol, weight_budget=weight_budget,
     )  # fmt: skip
@@ -137,8 +137,8 @@ def conv3d(
     TypeError, ValueError
         As :func:`conv2d`.
     """
-    return _convolve(
-        3, x, weight, bias, out, stride=stride, padding=padding, dilation=dilation, groups=groups,
+    return call_once(
+        _plan, 3, x, weight, bias, out, stride=stride, padding=padding, dilation=dilation, groups=groups,
         padding_mode=padding_mode, activation=activation, layout=layout, algorithm=algorithm,
         num_threads=num_threads, rtol=rtol, weight_budget=weight_budget,
     )  # fmt: skip
@@ -208,30 +208,43 @@ def plan_conv3d(
     )  # fmt: skip
 
 
-def _convolve(rank, x, weight, bias, out, *, layout, **options) -> np.ndarray:
-    """One call: a plan for this ``x`` alone."""
+def _plan(
+    rank, input_shape, weight, bias, dtype, *, stride, padding, dilation, groups, layout, **options
+) -> Plan:
+    shape, weight, bias, dtype = arguments(rank, input_shape, weight, WEIGHTS[rank], bias, dtype, layout)
+    geometry = ConvGeometry.create(
+        shape, weight.shape, stride=stride, padding=padding, dilation=dilation, groups=groups, dtype=dtype
+    )
+    return Plan(geometry, weight, bias, layout=layout, **options)
+
+
+def call_once(prepare, rank, x, weight, bias, out, *, layout, **options) -> np.ndarray:
+    """A convolution, plain or transposed, by the plan that ``prepare`` makes for this ``x`` alone."""
     checks.choice("layout", layout, LAYOUTS[rank])
     x = checks.float_array("x", x, rank + 2, f"({', '.join(layout)})")
-    plan = _plan(
+    plan = prepare(
         rank, x.shape, weight, bias, checks.float_dtype("x", x.dtype), layout=layout, calls=1, **options
     )
     return plan(x.astype(plan.geometry.dtype, order="K", copy=False), out=out)
 
 
-def _plan(
-    rank, input_shape, weight, bias, dtype, *, stride, padding, dilation, groups, layout, **options
-) -> Plan:
-    weight = checks.float_array("weight", weight, rank + 2, WEIGHTS[rank])
+def arguments(rank, input_shape, weight, meaning, bias, dtype, layout):
+    """What the plans of plain and transposed convolutions check first.
+
+    Returns
+    -------
+    shape : tuple of int
+        (N, C, *spatial), whatever the layout.
+    weight, bias : ndarray
+        ``meaning`` says what the axes of the weight are.
+    dtype : numpy.dtype
+        In which to compute.
+    """
+    weight = checks.float_array("weight", weight, rank + 2, meaning)
     bias = None if bias is None else checks.float_array("bias", bias, 1, "(C_out,)")
-    given = [array.dtype for array in (weight, bias) if array is not None]
-    if dtype is not None:
-        given.append(checks.float_dtype("dtype", dtype))
+    dtype = checks.common_dtype((weight, bias), dtype)
     checks.choice("layout", layout, LAYOUTS[rank])
     shape = checks.shape("input_shape", input_shape, rank + 2, f"({', '.join(layout)})")
     if layout != LAYOUTS[rank][0]:
         shape = (shape[0], shape[-1], *shape[1:-1])
-    geometry = ConvGeometry.create(
-        shape, weight.shape, stride=stride, padding=padding, dilation=dilation, groups=groups,
-        dtype=np.result_type(np.float32, *given),
-    )  # fmt: skip
-    return Plan(geometry, weight, bias, layout=layout, **options)
+    return shape, weight, bias, dtype

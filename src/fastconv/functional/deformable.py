@@ -282,7 +282,7 @@ def _problem(x, offset, weight_shape, mask, stride, padding, dilation, *others) 
     if mask is not None:
         mask = checks.float_array("mask", mask, 4, "(N, offset_groups·k_h·k_w, H_out, W_out)")
     arrays = (array for array in (x, offset, mask, *others) if array is not None)
-    dtype = np.result_type(np.float32, *(array.dtype for array in arrays))
+    dtype = checks.common_dtype(arrays)
     geometry, offset_groups = deform_geometry(
         x.shape, offset.shape, weight_shape, None if mask is None else mask.shape, stride, padding, dilation,
         dtype,

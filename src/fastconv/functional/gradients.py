@@ -191,7 +191,7 @@ def _grad_geometry(rank, grad_output, other, input_shape, weight_shape, stride, 
         checks.shape("input_shape", input_shape, rank + 2, f"({names})"),
         checks.shape("weight_shape", weight_shape, rank + 2, WEIGHTS[rank]),
         stride=stride, padding=padding, dilation=dilation, groups=groups,
-        dtype=np.result_type(np.float32, grad_output.dtype, other.dtype),
+        dtype=checks.common_dtype((grad_output, other)),
     )  # fmt: skip
     if grad_output.shape != geometry.output_shape:
         raise ValueError(f"grad_output must have shape {geometry.output_shape}, got {grad_output.shape}")

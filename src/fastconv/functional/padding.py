@@ -111,11 +111,11 @@ def pad_grad(grad_output, input_shape, pad, mode="constant"):
         raise ValueError(f"grad_output must have the shape of the output, {expected}, got {grad.shape}")
     for axis, pair in enumerate(pairs):
         if pair != (0, 0):
-            grad = unpad(grad, axis, shape[axis], pair, MODES[mode])
+            grad = _unpad(grad, axis, shape[axis], pair, MODES[mode])
     return grad
 
 
-def unpad(grad, axis, size, amounts, mode):
+def _unpad(grad, axis, size, amounts, mode):
     """The gradient before padding an axis: each border line's is added to that of the line it copies.
 
     Parameters

@@ -145,12 +145,9 @@ def plan_separable_conv2d(
         raise ValueError(
             f"pointwise_weight must be (C_out, {first.shape[0]}, 1, 1), got shape {second.shape}"
         )
-    given = [array.dtype for array in (first, second, *biases) if array is not None]
-    if dtype is not None:
-        given.append(checks.float_dtype("dtype", dtype))
     geometry = ConvGeometry.create(
         shape, first.shape, stride=stride, padding=padding, dilation=dilation, groups=shape[1],
-        dtype=np.result_type(np.float32, *given),
+        dtype=checks.common_dtype((first, second, *biases), dtype),
     )  # fmt: skip
     return SeparablePlan(geometry, first, second, *biases, depthwise_activation, activation, num_threads)
 

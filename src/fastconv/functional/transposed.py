@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from fastconv import checks
+from fastconv.functional.convolution import arguments, call_once
 from fastconv.functional.polyphase import TransposedPlan
 from fastconv.geometry import ConvGeometry
-from fastconv.plan import LAYOUTS
 
 TRANSPOSED_WEIGHTS = {
     1: "(C_in, C_out/groups, k_w)",
@@ -38,8 +38,8 @@ def conv_transpose1d(
     TypeError, ValueError
         As :func:`conv_transpose2d`.
     """
-    return _convolve(
-        1, x, weight, bias, out, stride=stride, padding=padding, output_padding=output_padding,
+    return call_once(
+        _plan, 1, x, weight, bias, out, stride=stride, padding=padding, output_padding=output_padding,
         groups=groups, dilation=dilation, activation=activation, layout=layout, num_threads=num_threads,
     )  # fmt: skip
 
@@ -94,8 +94,8 @@ def conv_transpose2d(
     >>> fc.conv_transpose2d(x, weight, stride=2).shape
     (1, 3, 16, 16)
     """
-    return _convolve(
-        2, x, weight, bias, out, stride=stride, padding=padding, output_padding=output_padding,
+    return call_once(
+        _plan, 2, x, weight, bias, out, stride=stride, padding=padding, output_padding=output_padding,
         groups=groups, dilation=dilation, activation=activation, layout=layout, num_threads=num_threads,
     )  # fmt: skip
 
@@ -122,8 +122,8 @@ def conv_transpose3d(
     TypeError, ValueError
         As :func:`conv_transpose2d`.
     """
-    return _convolve(
-        3, x, weight, bias, out, stride=stride, padding=padding, output_padding=output_padding,
+    return call_once(
+        _plan, 3, x, weight, bias, out, stride=stride, padding=padding, output_padding=output_padding,
         groups=groups, dilation=dilation, activation=activation, layout=layout, num_threads=num_threads,
     )  # fmt: skip
 
@@ -180,33 +180,15 @@ def plan_conv_transpose3d(
     )  # fmt: skip
 
 
-def _convolve(rank, x, weight, bias, out, *, layout, **options) -> np.ndarray:
-    """One call: a plan for this ``x`` alone."""
-    checks.choice("layout", layout, LAYOUTS[rank])
-    x = checks.float_array("x", x, rank + 2, f"({', '.join(layout)})")
-    plan = _plan(
-        rank, x.shape, weight, bias, checks.float_dtype("x", x.dtype), layout=layout, calls=1, **options
-    )
-    return plan(x.astype(plan.geometry.dtype, order="K", copy=False), out=out)
-
-
 def _plan(
     rank, input_shape, weight, bias, dtype, *, stride, padding, output_padding, groups, dilation, activation,
     layout, num_threads, calls=None,
 ) -> TransposedPlan:  # fmt: skip
-    weight = checks.float_array("weight", weight, rank + 2, TRANSPOSED_WEIGHTS[rank])
-    bias = None if bias is None else checks.float_array("bias", bias, 1, "(C_out,)")
-    given = [array.dtype for array in (weight, bias) if array is not None]
-    if dtype is not None:
-        given.append(checks.float_dtype("dtype", dtype))
-    checks.choice("layout", layout, LAYOUTS[rank])
-    shape = checks.shape("input_shape", input_shape, rank + 2, f"({', '.join(layout)})")
-    if layout != LAYOUTS[rank][0]:
-        shape = (shape[0], shape[-1], *shape[1:-1])
+    meaning = TRANSPOSED_WEIGHTS[rank]
+    shape, weight, bias, dtype = arguments(rank, input_shape, weight, meaning, bias, dtype, layout)
     geometry = transposed_geometry(
-        shape, weight.shape, stride, padding, output_padding, groups, dilation,
-        np.result_type(np.float32, *given),
-    )  # fmt: skip
+        shape, weight.shape, stride, padding, output_padding, groups, dilation, dtype
+    )
     return TransposedPlan(
         geometry, weight, bias, activation=activation, layout=layout, num_threads=num_threads,
         input_size=shape[2:], calls=calls,

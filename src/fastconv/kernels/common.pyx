@@ -48,7 +48,7 @@ cdef extern from "microkernel.h" nogil:
     struct narrow:
         Py_ssize_t kernel_h, kernel_w, stride_w, dilation_w, pad_w, group_in, width, columns
         Py_ssize_t interior_begin, interior_end
-        Py_ssize_t a_row, a_pixel, w_stride, y_row, y_pixel, out_channels, vectors, lead
+        Py_ssize_t a_row, a_pixel, w_stride, y_row, y_pixel, out_channels, vectors
         const Py_ssize_t *base
         int mode
         bint rectified, accumulate

@@ -243,11 +243,11 @@ static void TYPED(narrow_any)(
 #undef TILE
 }
 
-/* The first output channel of a vector; `lead` makes vectors begin on cache lines though the pixels do not. */
+/* The first output channel of a vector. */
 ALWAYS_INLINE ptrdiff_t TYPED(narrow_start)(const struct narrow *s, ptrdiff_t v)
 {
-    const ptrdiff_t start = v * LANES - s->lead, last = s->out_channels - LANES;
-    return start < 0 || last < 0 ? 0 : start < last ? start : last;
+    const ptrdiff_t start = v * LANES, last = s->out_channels - LANES;
+    return last < 0 ? 0 : start < last ? start : last;
 }
 
 /* All output channels of `rows` ≤ 2 rows of outputs, a tile of pixels at a time, so that the input lines which a

@@ -7,7 +7,6 @@
 # x is read where it lies, its borders by leaving out taps; only where its channels are not contiguous, or
 # fewer than a vector, is a band of it copied with its halo.
 from cython.parallel cimport prange, threadid
-from libc.stdint cimport uintptr_t
 
 
 cdef inline void narrow_rows(
@@ -25,24 +24,6 @@ cdef inline bint narrow_sized(const narrow *s, const real *unused) noexcept nogi
         return narrow_sized_f32(s)
     else:
         return narrow_sized_f64(s)
-
-
-cdef inline Py_ssize_t shared_lead(
-    const real *x, const Py_ssize_t *x_stride, const real *out, const Py_ssize_t *out_stride,
-    Py_ssize_t channels
-) noexcept nogil:
-    """Elements by which every pixel of both images misses a cache line, where that is one number.
-
-    NumPy's own arrays begin 16 bytes past a line. Vectors that begin on lines then take one more a pixel, and
-    no load or store is split in two; with few vectors the one more weighs too much.
-    """
-    cdef Py_ssize_t size = sizeof(real), width = VECTOR_BYTES // size
-    cdef Py_ssize_t lead = <uintptr_t>x % VECTOR_BYTES // size
-    cdef bint same = <uintptr_t>out % VECTOR_BYTES == <uintptr_t>x % VECTOR_BYTES
-    if same and channels >= 8 * width and not (x_stride[0] % width or x_stride[1] % width
-                                               or out_stride[0] % width or out_stride[1] % width):
-        return lead
-    return 0
 
 
 cdef struct Source:
@@ -100,7 +81,7 @@ cdef void narrow_item(
     elif problem.group_out % width == 0:
         s.mode = NARROW_BROADCAST
     s.columns, s.w_stride = out_shape[1], w_stride
-    s.out_channels, s.lead = out_shape[2], 0
+    s.out_channels = out_shape[2]
     s.width, s.pad_w, s.a_pixel = x_shape[1], problem.pad_w, x_stride[1]
     if copy_band or x_stride[2] != 1 or x_shape[2] < width:
         s.width, s.pad_w, s.a_pixel = in_columns, 0, max(width, x_shape[2])
@@ -109,9 +90,7 @@ cdef void narrow_item(
         x = scratch
         source = Source(0, in_rows, in_columns * s.a_pixel)
         scratch = scratch + in_rows * source.row_pitch
-    elif s.mode == NARROW_PLAIN and out_stride[2] == 1:
-        s.lead = shared_lead(x, x_stride, out, out_stride, s.out_channels)
-    s.vectors = (s.out_channels + s.lead + width - 1) // width
+    s.vectors = (s.out_channels + width - 1) // width
     s.a_row = problem.dilation_h * source.row_pitch
     left = s.width + s.pad_w - (problem.kernel_w - 1) * problem.dilation_w  # one more than the last start
     s.interior_begin = min((s.pad_w + s.stride_w - 1) // s.stride_w, s.columns)

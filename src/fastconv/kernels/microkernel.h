@@ -52,7 +52,7 @@ struct narrow {
     ptrdiff_t kernel_h, kernel_w, stride_w, dilation_w, pad_w, group_in, width, columns;
     ptrdiff_t interior_begin, interior_end; /* the output columns whose whole window lies in the input */
     ptrdiff_t a_row, a_pixel, w_stride, y_row, y_pixel; /* a_row: from one kernel row to the next */
-    ptrdiff_t out_channels, vectors, lead;              /* vectors of output channels may overlap */
+    ptrdiff_t out_channels, vectors; /* the last vector of output channels may overlap the one before */
     const ptrdiff_t *base;
     int mode, rectified, accumulate;
 };

@@ -8,7 +8,7 @@ import numpy as np
 
 from fastconv import checks
 from fastconv.functional.attention import attention_conv2d_grad, attention_conv2d_training
-from fastconv.nn.layer import EVALUATION, Layer, Stored, boolean, parameter_dtype, register
+from fastconv.nn.layer import EVALUATION, Layer, Stored, parameter_dtype, register
 
 _NAMES = ("query", "key", "value")
 
@@ -76,7 +76,7 @@ class AttentionConv2d(Layer):
         rows = (self.key_channels, self.key_channels, self.channels)
         for name, count in zip(_NAMES, rows, strict=True):
             self.parameters[f"{name}_weight"] = np.empty((count, self.channels, 1, 1), dtype)
-        if boolean("bias", bias):
+        if checks.boolean("bias", bias):
             for name, count in zip(_NAMES, rows, strict=True):
                 self.parameters[f"{name}_bias"] = np.empty(count, dtype)
         self.parameters["gamma"] = np.empty(1, dtype)

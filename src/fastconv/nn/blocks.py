@@ -10,7 +10,7 @@ from fastconv.geometry import ConvGeometry
 from fastconv.nn.activation import ReLU
 from fastconv.nn.composite import MERGES, Composite, merged
 from fastconv.nn.convolution import Conv2d
-from fastconv.nn.layer import EVALUATION, boolean, register
+from fastconv.nn.layer import EVALUATION, register
 from fastconv.nn.merge import Add, ExpandAs
 from fastconv.nn.normalization import BatchNorm2d
 from fastconv.nn.pooling import GlobalAvgPool2d
@@ -21,7 +21,7 @@ class _Units:
     """Makes convolutions with what follows them, all with one dtype and one source of random numbers."""
 
     def __init__(self, norm, dtype, seed):
-        self.norm = boolean("norm", norm)
+        self.norm = checks.boolean("norm", norm)
         self.dtype = dtype
         self.rng = np.random.default_rng(seed)
 
@@ -332,7 +332,7 @@ class NetworkInNetwork(Composite):
         self.in_channels = checks.integer("in_channels", in_channels, 1)
         self.out_channels = checks.integer("out_channels", out_channels, 1)
         self.kernel_size = checks.integer("kernel_size", kernel_size, 1)
-        self.skip = boolean("skip", skip)
+        self.skip = checks.boolean("skip", skip)
         checks.choice("merge", merge, MERGES)
         _check_skip(self.skip, merge, in_channels, out_channels)
         self.merge, self.bias = merge, bias
@@ -395,9 +395,9 @@ class ASPP(Composite):
         self.out_channels = checks.integer("out_channels", out_channels, 1)
         self.rates = _rates(rates)
         self.kernel_size = checks.per_axis("kernel_size", kernel_size, 2, 1)
-        self.pointwise = boolean("pointwise", pointwise)
-        self.global_pool = boolean("global_pool", global_pool)
-        self.skip = boolean("skip", skip)
+        self.pointwise = checks.boolean("pointwise", pointwise)
+        self.global_pool = checks.boolean("global_pool", global_pool)
+        self.skip = checks.boolean("skip", skip)
         checks.choice("merge", merge, MERGES)
         _check_skip(self.skip, merge, in_channels, out_channels)
         self.merge, self.norm = merge, norm

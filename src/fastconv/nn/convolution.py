@@ -14,7 +14,7 @@ from fastconv.functional.gradients import (
     conv3d_input_grad,
     conv3d_weight_grad,
 )
-from fastconv.functional.padding import unpad
+from fastconv.functional.padding import pad, pad_grad
 from fastconv.nn.kernel import KernelLayer
 from fastconv.nn.layer import EVALUATION, Field, register
 from fastconv.plan import PADDING_MODES
@@ -108,14 +108,10 @@ class Convolution(KernelLayer):
         if self.padding_mode == "zeros":
             return self._gradients(grad_output, x, self.padding, mode)
         padding = self._geometry(x.shape).padding
-        padded = np.pad(x, ((0, 0), (0, 0), *padding), PADDING_MODES[self.padding_mode])
-        (grad_padded,), grads = self._gradients(grad_output, padded, 0, mode)
-        if grad_padded is not None:
-            for axis in range(self.rank):
-                grad_padded = unpad(
-                    grad_padded, axis + 2, x.shape[axis + 2], padding[axis], PADDING_MODES[self.padding_mode]
-                )
-        return (grad_padded,), grads
+        amounts = [amount for pair in reversed(padding) for amount in pair]
+        padded = pad(x, amounts, self.padding_mode)
+        (grad,), grads = self._gradients(grad_output, padded, 0, mode)
+        return (None if grad is None else pad_grad(grad, x.shape, amounts, self.padding_mode),), grads
 
     def _gradients(self, grad_output, x, padding, mode):
         options = {

@@ -18,7 +18,7 @@ from fastconv.functional.deformable import (
 )
 from fastconv.functional.gradients import conv2d_input_grad, conv2d_weight_grad
 from fastconv.nn.kernel import KernelLayer
-from fastconv.nn.layer import EVALUATION, Layer, Stored, boolean, register
+from fastconv.nn.layer import EVALUATION, Layer, Stored, register
 
 
 @register
@@ -181,7 +181,7 @@ class DeformableConv2d(DeformConv2d):
                 f"offset_groups must divide in_channels, got offset_groups={offset_groups},"
                 f" in_channels={in_channels}"
             )
-        self.modulated = boolean("modulated", modulated)
+        self.modulated = checks.boolean("modulated", modulated)
         self._offsets = 2 * self.offset_groups * math.prod(self.kernel_size)
         predicted = self._offsets // 2 * 3 if self.modulated else self._offsets
         shape = (predicted, self.in_channels, *self.kernel_size)

@@ -9,7 +9,7 @@ import numpy as np
 
 from fastconv import checks
 from fastconv.geometry import ConvGeometry
-from fastconv.nn.layer import Layer, Stored, boolean, parameter_dtype
+from fastconv.nn.layer import Layer, Stored, parameter_dtype
 
 
 class KernelLayer(Layer):
@@ -39,7 +39,7 @@ class KernelLayer(Layer):
         """Weight (rows, columns, kernel) and bias, not yet initialized."""
         dtype = parameter_dtype(dtype)
         self.parameters["weight"] = np.empty((rows, columns, *self.kernel_size), dtype)
-        if boolean("bias", bias):
+        if checks.boolean("bias", bias):
             self.parameters["bias"] = np.empty(self.out_channels, dtype)
 
     def initialize(self, rng):

@@ -201,10 +201,6 @@ def parameter_dtype(dtype: Any) -> np.dtype:
     return dtype
 
 
-# Beside number, for the modules of layers.
-boolean = checks.boolean
-
-
 def number(name: str, value: Any, low: float, high: float, expected: str) -> float:
     """``value`` as a float of the closed interval; ``expected`` says so in words."""
     if isinstance(value, bool | str) or not np.isscalar(value) or not low <= value <= high:

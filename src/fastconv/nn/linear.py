@@ -8,7 +8,7 @@ import numpy as np
 
 from fastconv import checks
 from fastconv.functional.linear import linear, linear_input_grad, linear_weight_grad
-from fastconv.nn.layer import EVALUATION, Layer, Stored, boolean, parameter_dtype, register
+from fastconv.nn.layer import EVALUATION, Layer, Stored, parameter_dtype, register
 
 
 @register
@@ -44,7 +44,7 @@ class Linear(Layer):
         self.out_features = checks.integer("out_features", out_features, 1)
         dtype = parameter_dtype(dtype)
         self.parameters["weight"] = np.empty((self.out_features, self.in_features), dtype)
-        if boolean("bias", bias):
+        if checks.boolean("bias", bias):
             self.parameters["bias"] = np.empty(self.out_features, dtype)
         self.initialize(np.random.default_rng(seed))
 

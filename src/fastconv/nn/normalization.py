@@ -10,7 +10,7 @@ import numpy as np
 from fastconv import checks
 from fastconv.functional import normalization as functional
 from fastconv.functional.pooling import SHAPES
-from fastconv.nn.layer import EVALUATION, Layer, Stored, boolean, number, parameter_dtype, register
+from fastconv.nn.layer import EVALUATION, Layer, Stored, number, parameter_dtype, register
 
 
 class _Norm(Layer):
@@ -56,12 +56,12 @@ class _ChannelNorm(_Norm):
 
     def __init__(self, num_features, eps, momentum, affine, track_running_stats, dtype):
         self.num_features = checks.integer("num_features", num_features, 1)
-        self.affine = boolean("affine", affine)
+        self.affine = checks.boolean("affine", affine)
         super().__init__(self.num_features, eps, self.affine, True, dtype)
         self.momentum = momentum
         if momentum is not None:
             self.momentum = number("momentum", momentum, 0, 1, "a number from 0 to 1, or None")
-        self.track_running_stats = boolean("track_running_stats", track_running_stats)
+        self.track_running_stats = checks.boolean("track_running_stats", track_running_stats)
         if self.track_running_stats:
             for name in ("running_mean", "running_var"):
                 self.buffers[name] = np.empty(self.num_features, self._dtype)
@@ -298,8 +298,8 @@ class LayerNorm(_Norm):
         self.normalized_shape = checks.per_axis(
             "normalized_shape", normalized_shape, len(normalized_shape), 1
         )
-        self.elementwise_affine = boolean("elementwise_affine", elementwise_affine)
-        self._with_bias = boolean("bias", bias)
+        self.elementwise_affine = checks.boolean("elementwise_affine", elementwise_affine)
+        self._with_bias = checks.boolean("bias", bias)
         super().__init__(self.normalized_shape, eps, self.elementwise_affine, self._with_bias, dtype)
         self.initialize(np.random.default_rng(0))
 
@@ -359,7 +359,7 @@ class GroupNorm(_Norm):
         self.num_channels = checks.integer("num_channels", num_channels, 1)
         if self.num_channels % self.num_groups:
             raise ValueError(f"num_groups must divide num_channels={num_channels}, got {num_groups}")
-        self.affine = boolean("affine", affine)
+        self.affine = checks.boolean("affine", affine)
         super().__init__(self.num_channels, eps, self.affine, True, dtype)
         self.initialize(np.random.default_rng(0))
 

@@ -11,7 +11,7 @@ from fastconv import checks
 from fastconv.functional import pooling
 from fastconv.functional.pooling import SHAPES, adaptive_size, global_avg_pool2d
 from fastconv.functional.taps import Window
-from fastconv.nn.layer import EVALUATION, Field, Layer, boolean, register
+from fastconv.nn.layer import EVALUATION, Field, Layer, register
 
 
 class _Pool(Layer):
@@ -116,7 +116,7 @@ class _AvgPool(_Pool):
         divisor_override=None,
     ):
         super().__init__(kernel_size, stride, padding, 1, ceil_mode)
-        self.count_include_pad = boolean("count_include_pad", count_include_pad)
+        self.count_include_pad = checks.boolean("count_include_pad", count_include_pad)
         self.divisor_override = divisor_override
         if divisor_override is not None:
             self.divisor_override = checks.integer("divisor_override", divisor_override, 1)

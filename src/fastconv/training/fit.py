@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 
 from fastconv import checks, threads
-from fastconv.nn.layer import boolean
 from fastconv.nn.model import Model
 from fastconv.training import losses, optimizers
 from fastconv.training.history import EpochDisplay, History
@@ -35,7 +34,7 @@ def fit(
     epochs = checks.integer("epochs", epochs, 0)
     batch_size = checks.integer("batch_size", batch_size, 1)
     optimizer, loss = optimizers.resolve(optimizer), losses.resolve(loss)
-    shuffle, progress = boolean("shuffle", shuffle), boolean("progress", progress)
+    shuffle, progress = checks.boolean("shuffle", shuffle), checks.boolean("progress", progress)
     num_threads = threads.resolve(num_threads)
     rng = np.random.default_rng(seed)
     samples, held_out = _split(_samples(model, x, y, loss, "x", "y"), validation, model, loss, rng)

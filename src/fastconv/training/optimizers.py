@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from fastconv import checks
-from fastconv.nn.layer import boolean, number
+from fastconv.nn.layer import number
 
 
 class Optimizer(Protocol):
@@ -56,7 +56,7 @@ class SGD:
         self.lr = _rate("lr", lr)
         self.momentum = _share("momentum", momentum)
         self.weight_decay = _rate("weight_decay", weight_decay)
-        self.nesterov = boolean("nesterov", nesterov)
+        self.nesterov = checks.boolean("nesterov", nesterov)
         if self.nesterov and self.momentum == 0:
             raise ValueError("momentum must be above 0 for nesterov, got 0")
         self._velocity: dict[str, np.ndarray] = {}
