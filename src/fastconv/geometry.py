@@ -129,6 +129,11 @@ class ConvGeometry:
         return (self.out_channels, self.in_channels // self.groups, *self.kernel_size)
 
     @cached_property
+    def padded(self) -> bool:
+        """Whether there is any padding."""
+        return any(pair != (0, 0) for pair in self.padding)
+
+    @cached_property
     def reduction(self) -> int:
         """Products summed for one output element: ``C_in/groups · Π k``."""
         return self.in_channels // self.groups * math.prod(self.kernel_size)
@@ -137,6 +142,15 @@ class ConvGeometry:
     def multiplications(self) -> int:
         """Multiplications of the definition, zeros of the padding included."""
         return math.prod(self.output_shape) * self.reduction
+
+    @cached_property
+    def kernel_arguments(self) -> np.ndarray:
+        """A problem of two spatial axes as integers, in the order of the kernels' ``Problem``."""
+        group_sizes = self.in_channels // self.groups, self.out_channels // self.groups
+        lows = [low for low, _ in self.padding]
+        return np.array(
+            [*self.stride, *self.dilation, *lows, *self.kernel_size, self.groups, *group_sizes], np.intp
+        )
 
     @property
     def input_bytes(self) -> int:
@@ -161,7 +175,7 @@ class ConvGeometry:
         for name, values in (("stride", self.stride), ("dilation", self.dilation)):
             if any(value != 1 for value in values):
                 text += f", {name} {times(values)}"
-        if any(pair != (0, 0) for pair in self.padding):
+        if self.padded:
             text += f", padding {', '.join(str(a) if a == b else f'{a}+{b}' for a, b in self.padding)}"
         if self.groups != 1:
             text += f", {self.groups} groups"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import numpy as np
 
@@ -59,16 +59,14 @@ class Plan:
         self._channels_first = layout == layouts[0]
         self._axes = (0, *range(2, geometry.spatial_rank + 2), 1)
         self.num_threads = threads.resolve(num_threads)
-        self._inner = geometry if padding_mode == "zeros" else _padded(geometry, padding_mode)
         self._kernels = kernels.active()
-        planar = lowering.planar(self._inner)
+        self._inner, planar = _computed(geometry, padding_mode)
         limits = selection.Limits.create(rtol, weight_budget, calls)
         self.algorithm, self.reason = selection.select(
             planar, algorithm, limits, self.num_threads, self._kernels
         )
         # FFT cuts long rows into tiles of its own.
         self._passes = lowering.passes(self._inner, self.algorithm != "fft")
-        self._untouched = lowering.untouched(self._inner)
         self._geometries = tuple({part.geometry: None for part in self._passes})
         self._bias = None if bias is None else bias.astype(geometry.dtype)
         self._packed = self._pack(planar, weight.astype(geometry.dtype, copy=False), bias)
@@ -129,7 +127,7 @@ class Plan:
         if accumulate and out is None:
             raise ValueError("out must be given with accumulate=True, got None")
         # Resolved anew: in a forked child the plan's count is more than OpenMP can give.
-        count = threads.resolve(self.num_threads if num_threads is None else num_threads)
+        count = threads.team(self.num_threads if num_threads is None else num_threads)
         result = (
             self._new_output(x) if out is None else checks.output_array("out", out, self.output_shape, dtype)
         )
@@ -143,7 +141,10 @@ class Plan:
         target = result
         if out is not None and np.may_share_memory(x, out):
             target = result.copy(order="K") if accumulate else np.empty_like(result)
-        self._run(self._channels_last(x), self._channels_last(target), accumulate, count)
+        if self._channels_first:
+            self._run(x.transpose(self._axes), target.transpose(self._axes), accumulate, count)
+        else:
+            self._run(x, target, accumulate, count)
         if target is not result:
             result[...] = target
         return result
@@ -168,9 +169,6 @@ class Plan:
 
     def _in_layout(self, nchw: tuple) -> tuple:
         return nchw if self._channels_first else (nchw[0], *nchw[2:], nchw[1])
-
-    def _channels_last(self, array: np.ndarray) -> np.ndarray:
-        return array.transpose(self._axes) if self._channels_first else array
 
     def _pack(self, planar: ConvGeometry, weight: np.ndarray, bias: np.ndarray | None) -> tuple[Packed, ...]:
         """The weights of each depth of the kernel; the first has the bias, the others add none."""
@@ -198,7 +196,7 @@ class Plan:
                 run(part.read(x), packed, part.write(out), epilogue, scratch, num_threads)
         finally:
             self._workspaces.give(workspace)
-        for slices in self._untouched:
+        for slices in lowering.untouched(self._inner):
             bias = 0 if self._bias is None else self._bias
             np.add(out[:, slices] if accumulate else 0, bias, out=out[:, slices])
             if self.activation == "relu":
@@ -216,6 +214,13 @@ class Plan:
                 (needed(geometry, num_threads, self._kernels) for geometry in self._geometries), default=0
             )
         return self._needed[num_threads]
+
+
+@lru_cache(maxsize=1024)
+def _computed(geometry: ConvGeometry, padding_mode: str) -> tuple[ConvGeometry, ConvGeometry]:
+    """The problem that kernels see, its padding all zeros, and the 2-D problem that stands for it."""
+    inner = geometry if padding_mode == "zeros" else _padded(geometry, padding_mode)
+    return inner, lowering.planar(inner)
 
 
 def _padded(geometry: ConvGeometry, padding_mode: str) -> ConvGeometry:

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from fastconv.geometry import ConvGeometry
+from fastconv.kernels import past_cache_line
 
 # Bytes of input a thread copies with its halo at a time: a part of an L2 cache of 1–2 MiB, so that the
 # panels of weights and the outputs stay in it as well.
@@ -189,11 +190,9 @@ def aligned_empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     NumPy's begin 16 bytes into one, so that every store of a whole vector would be split between two lines:
     for outputs of 3 MB that cost 5–20 % of a layer.
     """
-    count, itemsize = math.prod(shape), dtype.itemsize
-    raw = np.empty(count + 64 // itemsize, dtype)
-    # Memory is aligned to its items, so the first cache line begins a whole number of them on.
-    start = -raw.__array_interface__["data"][0] % 64 // itemsize
-    return raw[start : start + count].reshape(shape)
+    size = math.prod(shape) * dtype.itemsize
+    raw = np.empty(size + 64, np.uint8)
+    return np.ndarray(shape, dtype, raw, 64 - past_cache_line(raw))
 
 
 class Workspaces:

@@ -165,8 +165,7 @@ def weight_grad(
         )  # fmt: skip
     else:
         whole = geometry.out_channels // groups % lanes == 0
-        padded = any(pair != (0, 0) for pair in geometry.padding)
-        copy_x = padded or x.strides[4] != x.itemsize or (depthwise and not whole)
+        copy_x = geometry.padded or x.strides[4] != x.itemsize or (depthwise and not whole)
         kernels.weight_grad(
             x, grad_output, geometry, (blocks.in_blocks, blocks.out_blocks, direct.bands, direct.chunks),
             copy_x, depthwise, partial, workspace, per_thread, num_threads,

@@ -357,7 +357,7 @@ def _as_rows(array: np.ndarray, level) -> np.ndarray:
 
 def _attend(query, key, value, scale, out, num_threads) -> np.ndarray:
     """Attention of (N, heads, L or S, d) arrays into ``out``; the logarithms of the denominators (G, L)."""
-    level, count, dtype = kernels.active(), threads.resolve(num_threads), out.dtype
+    level, count, dtype = kernels.active(), threads.team(num_threads), out.dtype
     rows = _rows(query) if query.size == 0 else _rows(query * dtype.type(scale))
     log_sum = np.empty(rows.shape[:2], dtype)
     if rows.size:
@@ -373,7 +373,7 @@ def _attend(query, key, value, scale, out, num_threads) -> np.ndarray:
 
 def _attend_grad(query, key, value, grad, scale, out, log_sum, grads, num_threads) -> None:
     """Gradients of ``_attend`` by query, key and value into ``grads``; all (N, heads, L or S, d)."""
-    level, count, dtype = kernels.active(), threads.resolve(num_threads), out.dtype
+    level, count, dtype = kernels.active(), threads.team(num_threads), out.dtype
     if query.size == 0:
         for result in grads:
             result[...] = 0

@@ -100,7 +100,7 @@ def deform_conv2d(
     weight = _weight(weight)
     bias = None if bias is None else checks.float_array("bias", bias, 1, "(C_out,)")
     problem = _problem(x, offset, weight.shape, mask, stride, padding, dilation, weight, bias)
-    geometry, level, count = problem.geometry, kernels.active(), threads.resolve(num_threads)
+    geometry, level, count = problem.geometry, kernels.active(), threads.team(num_threads)
     if bias is not None and bias.shape != (geometry.out_channels,):
         raise ValueError(f"bias must have shape ({geometry.out_channels},), got {bias.shape}")
     if out is not None:
@@ -161,7 +161,7 @@ def deform_conv2d_input_grads(
     weight = _weight(weight)
     grad_output = checks.float_array("grad_output", grad_output, 4, "(N, C_out, H_out, W_out)")
     problem = _problem(x, offset, weight.shape, mask, stride, padding, dilation, weight, grad_output)
-    geometry, level, count = problem.geometry, kernels.active(), threads.resolve(num_threads)
+    geometry, level, count = problem.geometry, kernels.active(), threads.team(num_threads)
     _check_grad(grad_output, geometry)
     width, taps, dtype = base.panel_width(level, geometry.dtype), problem.taps, geometry.dtype
     pieces = _pieces(geometry.in_channels, (geometry.groups, problem.offset_groups), width)
@@ -207,7 +207,7 @@ def deform_conv2d_weight_grad(
     weight_shape = checks.shape("weight_shape", weight_shape, 4, "(C_out, C_in/groups, k_h, k_w)")
     grad_output = checks.float_array("grad_output", grad_output, 4, "(N, C_out, H_out, W_out)")
     problem = _problem(x, offset, weight_shape, mask, stride, padding, dilation, grad_output)
-    geometry, level, count = problem.geometry, kernels.active(), threads.resolve(num_threads)
+    geometry, level, count = problem.geometry, kernels.active(), threads.team(num_threads)
     _check_grad(grad_output, geometry)
     partial = np.zeros((_GRAD_PARTS, geometry.out_channels, geometry.reduction), geometry.dtype)
     if geometry.batch:

@@ -116,7 +116,7 @@ def _weight_grad(rank, grad_output, x, weight_shape, stride, padding, dilation, 
     grad_output, geometry = _grad_geometry(
         rank, grad_output, x, x.shape, weight_shape, stride, padding, dilation, groups
     )
-    count = threads.resolve(num_threads)
+    count = threads.team(num_threads)
     result = np.zeros(geometry.weight_shape, geometry.dtype)
     if geometry.batch == 0:
         return result

@@ -142,7 +142,7 @@ class TransposedPlan:
         """
         dtype = self.geometry.dtype
         x = checks.planned_array("x", x, self.input_shape, dtype)
-        count = threads.resolve(self.num_threads if num_threads is None else num_threads)
+        count = threads.team(self.num_threads if num_threads is None else num_threads)
         result = (
             self._new_output(x) if out is None else checks.output_array("out", out, self.output_shape, dtype)
         )

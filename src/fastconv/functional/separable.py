@@ -75,7 +75,7 @@ class SeparablePlan:
         """
         dtype = self.geometry.dtype
         x = checks.planned_array("x", x, self.input_shape, dtype)
-        count = threads.resolve(self.num_threads if num_threads is None else num_threads)
+        count = threads.team(self.num_threads if num_threads is None else num_threads)
         if out is None:
             target = result = layout.empty(self.output_shape, dtype, x)
         else:
