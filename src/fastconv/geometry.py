@@ -80,9 +80,9 @@ class ConvGeometry:
             If an argument is out of range, or they do not fit each other.
         """
         key = (input_shape, weight_shape, stride, padding, dilation, groups)
-        if not _is_plain(key):
+        if not is_plain(key):
             key = tuple(map(_frozen, key))
-        create = _create_cached if _is_plain(key) else _create
+        create = _create_cached if is_plain(key) else _create
         return create(*key, np.dtype(dtype))
 
     def __hash__(self) -> int:
@@ -193,11 +193,14 @@ def _frozen(value: object) -> object:
 _PLAIN = {int, str}
 
 
-def _is_plain(value: object) -> bool:
-    # Only these may be looked up: 1 == True == 1.0, so that one accepted problem would let others in.
+def is_plain(value: object) -> bool:
+    """Whether a value is of ints and strings alone, or of tuples of them.
+
+    Only these may be looked up: 1 == True == 1.0, so that one accepted problem would let others in.
+    """
     kind = type(value)
     if kind is tuple:
-        return {*map(type, value)} <= _PLAIN or all(map(_is_plain, value))
+        return {*map(type, value)} <= _PLAIN or all(map(is_plain, value))
     return kind in _PLAIN
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from fastconv import checks, kernels, layout, threads
 from fastconv.algorithms import base
 from fastconv.geometry import ConvGeometry
+from fastconv.memory import aligned_empty
 
 # Bytes of patches lowered at a time: they stay in an L2 cache until they are multiplied.
 _PANEL_BYTES = 256 * 1024
@@ -118,7 +119,7 @@ def deform_conv2d(
             base.pack_grouped(weight.astype(geometry.dtype, copy=False), geometry, level, count),
             base.pack_bias(bias, geometry, level), geometry, problem.offset_groups, panel_pixels, pitch,
             base.DEPTH, y.reshape(geometry.batch, geometry.out_channels, -1).transpose(0, 2, 1),
-            base.aligned_empty((count * per_thread,), geometry.dtype), per_thread, count,
+            aligned_empty((count * per_thread,), geometry.dtype), per_thread, count,
         )  # fmt: skip
     if out is not None and y is not out:
         out[...] = y
@@ -175,7 +176,7 @@ def deform_conv2d_input_grads(
             problem.image, problem.offset, problem.mask, grad,
             _pack_pieces(weight, pieces, geometry, width), np.array(pieces, np.intp), geometry,
             problem.offset_groups, panel_pixels, base.DEPTH, grad_x, places,
-            base.aligned_empty((count * per_thread,), dtype), per_thread, count,
+            aligned_empty((count * per_thread,), dtype), per_thread, count,
         )  # fmt: skip
     grad_offset, grad_mask = _sum_places(places, pieces, problem)
     result = layout.empty(geometry.input_shape, dtype, np.asarray(x))
@@ -219,7 +220,7 @@ def deform_conv2d_weight_grad(
             problem.image, problem.offset, problem.mask,
             grad.reshape(geometry.batch, geometry.out_channels, -1), geometry, problem.offset_groups,
             panel_pixels, pitch, partial,
-            base.aligned_empty((count * per_thread,), geometry.dtype), per_thread, count,
+            aligned_empty((count * per_thread,), geometry.dtype), per_thread, count,
         )  # fmt: skip
     taps = partial.sum(axis=0).reshape(
         geometry.out_channels, *geometry.kernel_size, geometry.in_channels // geometry.groups

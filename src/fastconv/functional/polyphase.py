@@ -10,10 +10,10 @@ from typing import NamedTuple
 import numpy as np
 
 from fastconv import checks, threads
-from fastconv.algorithms.base import aligned_empty
 from fastconv.geometry import ConvGeometry
 from fastconv.layout import empty, moved_first
-from fastconv.plan import ACTIVATIONS, LAYOUTS, Plan
+from fastconv.memory import aligned_empty
+from fastconv.plan import ACTIVATIONS, LAYOUTS, Plan, design
 
 
 class _AxisPhase(NamedTuple):
@@ -159,6 +159,12 @@ class TransposedPlan:
                 plan(x[source], out=target[place], num_threads=count)
         return result
 
+    def retire(self) -> None:
+        """Leave this plan's memory to others: it has done its work."""
+        for _, _, plan in self._phases:
+            if plan is not None:
+                plan.retire()
+
     def explain(self) -> str:
         """What this plan does and why, in a few lines."""
         lines = [f"transposed of {self.geometry}: {len(self._phases)} phase(s)"]
@@ -201,7 +207,11 @@ class TransposedPlan:
             yield (
                 place,
                 source,
-                Plan(inner, taps, bias, activation=activation, num_threads=self.num_threads, calls=calls),
+                Plan(
+                    design(inner, activation=activation, num_threads=self.num_threads, calls=calls),
+                    taps,
+                    bias,
+                ),
             )
 
     def _in_layout(self, batch: int, channels: int, *size: int) -> tuple[int, ...]:

@@ -9,8 +9,8 @@ import numpy as np
 
 from fastconv import checks, kernels, layout, threads
 from fastconv.algorithms import separable
-from fastconv.algorithms.base import Workspaces
 from fastconv.geometry import ConvGeometry
+from fastconv.memory import Workspaces
 from fastconv.plan import ACTIVATIONS
 
 _DEPTHWISE = "(C_in·multiplier, 1, k_h, k_w)"
