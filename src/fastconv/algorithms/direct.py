@@ -61,7 +61,9 @@ def _blocking(geometry: ConvGeometry, num_threads: int, kernels: ModuleType) -> 
     itemsize = geometry.dtype.itemsize
     width = base.panel_width(kernels, geometry.dtype)
     row_pitch = base.in_columns(geometry) * geometry.in_channels
-    bands = base.count_bands(geometry, rows, geometry.stride[0] * row_pitch * itemsize, num_threads)
+    # Of a band the input is copied, and one panel's outputs wait to be stored, where they are not channels-last.
+    row_size = max(geometry.stride[0] * row_pitch, columns * width)
+    bands = base.count_bands(geometry, rows, row_size * itemsize, num_threads)
     band_rows = base.ceil_div(rows, bands)
     panels = base.ceil_div(geometry.out_channels // geometry.groups, width)
     items = bands * max(geometry.batch, 1)
