@@ -53,9 +53,17 @@ def like(result: np.ndarray, x: np.ndarray, num_threads: int | None = None) -> n
     if first.flags.c_contiguous or is_channels_last(x):
         return first
     copy = aligned_empty(first.shape, result.dtype)
-    batch, *size, channels = result.shape
-    _swap_axes(result.reshape(batch, math.prod(size), channels), copy, num_threads)
+    store(result, copy, num_threads)
     return copy
+
+
+def store(result: np.ndarray, out: np.ndarray, num_threads: int | None = None) -> None:
+    """Copy a kernel's C-contiguous (N, ..., C) result to ``out`` (N, C, ...) of any strides."""
+    if out.flags.c_contiguous:
+        batch, *size, channels = result.shape
+        _swap_axes(result.reshape(batch, math.prod(size), channels), out, num_threads)
+    else:
+        out[...] = moved_first(result)
 
 
 def _swap_axes(x: np.ndarray, out: np.ndarray, num_threads: int | None) -> None:
