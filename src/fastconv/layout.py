@@ -28,6 +28,11 @@ def is_channels_last(x: np.ndarray) -> bool:
     return not x.flags.c_contiguous and x.strides[1] == x.itemsize
 
 
+def is_planar(x: np.ndarray, dtype: np.dtype) -> bool:
+    """Whether a kernel for planes can take ``x`` (N, C, ...) as it is."""
+    return x.flags.c_contiguous and x.flags.aligned and x.dtype == dtype and x.size > 0
+
+
 def channels_last(array: np.ndarray, dtype: np.dtype, num_threads: int | None = None) -> np.ndarray:
     """Any (N, C, ...) array as the C-contiguous (N, ..., C) one a kernel takes; a view where it can be."""
     array = checks.kernel_ready(array, np.dtype(dtype))
