@@ -130,8 +130,9 @@ RIVALS: dict[str, tuple[Callable[[Layer, Arrays, int], list[Contestant]], tuple[
     "onnxruntime": (onnxruntime_contestants, ("onnxruntime",)),
     "openvino": (openvino_contestants, ("openvino", "openvino_cl")),
 }
-# Those whose input and output are contiguous NCHW arrays.
+# Those whose input and output are contiguous NCHW arrays, and those of them given the weight in every call.
 NCHW_RIVALS = ("torch", "onnxruntime", "openvino")
+CALLED_RIVALS = ("torch",)
 
 
 def contestants(layer: Layer, arrays: Arrays, threads: int) -> list[Contestant | Absent]:

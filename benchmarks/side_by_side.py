@@ -19,7 +19,7 @@ import numpy as np
 
 from benchmarks import rivals
 from benchmarks.registry import LAYERS, Layer, select
-from benchmarks.timing import NCHW_CALL, Absent, Contestant, Timing, interleave, quiet_thread_pools
+from benchmarks.timing import NCHW_CALL, NCHW_PLAN, Absent, Contestant, Timing, interleave, quiet_thread_pools
 
 TOLERANCE = 1e-4
 # Auto's choice is good where it takes at most so many times the best own algorithm's time, on so many layers.
@@ -28,11 +28,11 @@ GOOD_CHOICE, GOOD_SHARE = 1.10, 0.95
 AVX2 = {"FASTCONV_ISA": "v3", "ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2"}
 LEGEND = (
     "Milliseconds per call, float32, median of the rounds. Algorithms: plans on channels-last views, weights"
-    " packed once, `*` the one auto picks; nchw_call: plain `conv2d`, contiguous NCHW in and out, weights"
-    " packed in every call. torch_cl: channels_last; torch_packed: channels_last and the weight reordered"
-    " once; openvino_cl: channels-last in and out. `–` not supported or not installed; `~` so slow that it"
-    " was timed once. ratio: the best rival's time over auto's; ratio_nchw: the best NCHW rival's over"
-    " nchw_call's."
+    " packed once, `*` the one auto picks. On contiguous NCHW arrays: nchw_plan, auto's plan; nchw_call, the"
+    " function `conv2d`, which packs the weights in every call, as torch does. torch_cl: channels_last;"
+    " torch_packed: channels_last and the weight reordered once; openvino_cl: channels-last in and out. `–`"
+    " not supported or not installed; `~` so slow that it was timed once. ratio: the best rival's time over"
+    " auto's; ratio_nchw: the best NCHW rival's over nchw_plan's; ratio_call: torch's over nchw_call's."
 )
 
 
@@ -114,8 +114,8 @@ def measure(layer: Layer, threads: int, repeats: int) -> tuple[Row, dict[str, st
     present = [entry for entry in everybody if isinstance(entry, Contestant)]
     absent = {entry.name: entry.reason for entry in everybody if isinstance(entry, Absent)}
     check_agreement(layer, present)
-    # Only what neither ratio needs may be left out for being slow.
-    optional = {entry.name for entry in own} - {auto, NCHW_CALL}
+    # Only what no ratio needs may be left out for being slow.
+    optional = {entry.name for entry in own} - {auto, NCHW_PLAN, NCHW_CALL}
     return Row(layer, auto, interleave(present, repeats, optional)), absent
 
 
@@ -130,9 +130,20 @@ def cells(row: Row, columns: Sequence[str]) -> list[str]:
     return [
         *texts,
         row.best_rival(rival_names()) or "–",
-        f"{row.ratio(rival_names(), row.auto):.2f}",
-        f"{row.ratio(rivals.NCHW_RIVALS, NCHW_CALL):.2f}",
+        *(f"{ratio:.2f}" for ratio in ratios(row)),
     ]
+
+
+RATIOS = ("ratio", "ratio_nchw", "ratio_call")
+
+
+def ratios(row: Row) -> tuple[float, ...]:
+    """A row's ``RATIOS``."""
+    return (
+        row.ratio(rival_names(), row.auto),
+        row.ratio(rivals.NCHW_RIVALS, NCHW_PLAN),
+        row.ratio(rivals.CALLED_RIVALS, NCHW_CALL),
+    )
 
 
 def geometric_mean(values: Sequence[float]) -> float:
@@ -141,23 +152,13 @@ def geometric_mean(values: Sequence[float]) -> float:
 
 
 def summary_cells(rows: Sequence[Row]) -> list[list[str]]:
-    """Per family and over all: how many layers, geometric means of both ratios, the worst layer."""
+    """Per family and over all: how many layers, geometric mean and worst layer of each ratio."""
     families = dict.fromkeys(row.layer.family for row in rows)
     table = []
     for family in [*families, "all"]:
-        members = [row for row in rows if family in (row.layer.family, "all")]
-        ratios = [row.ratio(rival_names(), row.auto) for row in members]
-        plain = [row.ratio(rivals.NCHW_RIVALS, NCHW_CALL) for row in members]
-        table.append(
-            [
-                family,
-                str(len(members)),
-                f"{geometric_mean(ratios):.2f}",
-                f"{min(ratios):.2f}",
-                f"{geometric_mean(plain):.2f}",
-                f"{min(plain):.2f}",
-            ]
-        )
+        members = [ratios(row) for row in rows if family in (row.layer.family, "all")]
+        figures = [[f"{geometric_mean(each):.2f}", f"{min(each):.2f}"] for each in zip(*members, strict=True)]
+        table.append([family, str(len(members)), *(text for pair in figures for text in pair)])
     return table
 
 
@@ -250,7 +251,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     quiet_thread_pools()
     if options.isa:
         rivals.RIVALS = {"torch": rivals.RIVALS["torch"]}
-    columns = [*own_names(), NCHW_CALL, *rival_names()]
+    columns = [*own_names(), NCHW_PLAN, NCHW_CALL, *rival_names()]
     rows, absent = [], {}
     for number, layer in enumerate(options.layers, 1):
         print(f"\r{number}/{len(options.layers)} {layer.name:40}", end="", file=sys.stderr, flush=True)
@@ -260,9 +261,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(file=sys.stderr)
 
     command = shlex.join(["python", "-m", "benchmarks.side_by_side", *words])
-    header = ["layer", "shape", *columns, "best rival", "ratio", "ratio_nchw"]
+    header = ["layer", "shape", *columns, "best rival", *RATIOS]
     table = [header, *(cells(row, columns) for row in rows)]
-    means = [["family", "layers", "ratio", "worst", "ratio_nchw", "worst"], *summary_cells(rows)]
+    means = [
+        ["family", "layers", *(word for ratio in RATIOS for word in (ratio, "worst"))],
+        *summary_cells(rows),
+    ]
     notes = [f"{name}: {reason}" for name, reason in absent.items()]
     about = [*setting(options.threads, options.repeats, load, command), *notes]
     if options.markdown:

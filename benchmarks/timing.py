@@ -2,7 +2,9 @@
 
 Figures of different runs do not compare: a shared machine runs the same loop half as fast for seconds at
 a time. So the contestants take turns within one process, round after round, and a contestant's figure
-is the median of its rounds. Between turns everybody sleeps, which lets the last one's threads stop spinning.
+is the median of its rounds. Between turns everybody sleeps, which lets the last one's threads stop spinning;
+each then warms up for longer than it takes to wake threads, and each round begins with another contestant, so
+that nobody always follows the one whose threads spin longest.
 """
 
 from __future__ import annotations
@@ -15,10 +17,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-# The contestant that is fastconv's plain call; the others are named after algorithms and libraries.
-NCHW_CALL = "nchw_call"
+# fastconv's contestants on contiguous NCHW arrays, a prepared plan and the plain call; the others are named
+# after algorithms and libraries.
+NCHW_PLAN, NCHW_CALL = "nchw_plan", "nchw_call"
 
 REST = 0.015
+WARM_UP = 0.005
 SLOT = 0.002
 MAX_CALLS = 200
 
@@ -89,11 +93,13 @@ def interleave(
         if contestant.name not in optional or first[contestant.name] <= limit
     ]
     samples = {contestant.name: [] for contestant in racing}
-    for _ in range(repeats):
-        for contestant in racing:
+    for turn in range(repeats):
+        for contestant in racing[turn % len(racing) :] + racing[: turn % len(racing)]:
             time.sleep(REST)
-            # Wakes the thread pool and brings the data back into cache.
+            warm = time.perf_counter() + WARM_UP
             contestant.call()
+            while time.perf_counter() < warm:
+                contestant.call()
             calls = min(MAX_CALLS, max(1, round(SLOT / first[contestant.name])))
             samples[contestant.name].append(seconds_per_call(contestant.call, calls))
     return {

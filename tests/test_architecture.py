@@ -21,6 +21,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 # Bottom first. A room may import rooms below it and itself, nothing above.
 FLOORS = (
     "kernels",
+    "memory",
     "checks",
     "threads",
     "environment",

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 import fastconv as fc
 import strategies
 from fastconv import kernels
-from fastconv.algorithms import base, depthwise
+from fastconv.algorithms import depthwise
+from fastconv.memory import aligned_empty
 from support import (
     DTYPES,
     LEVELS,
@@ -97,7 +98,7 @@ NARROW_CASES = {
 
 def off_a_cache_line(array, by):
     """The array `by` elements past a cache line, channels last."""
-    buffer = base.aligned_empty((array.size + by,), array.dtype)[by:]
+    buffer = aligned_empty((array.size + by,), array.dtype)[by:]
     last = buffer.reshape(array.shape[0], *array.shape[2:], array.shape[1])
     last[...] = array.transpose(0, 2, 3, 1)
     return last

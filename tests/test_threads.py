@@ -125,6 +125,26 @@ print(len(os.listdir("/proc/self/task")) - before)
     assert int(python(code, OMP_NUM_THREADS=None).stdout) == 0
 
 
+@needs_openmp
+@needs_linux
+@pytest.mark.skipif(threads.available_cpus() < 2, reason="needs two CPUs")
+def test_a_team_keeps_off_its_callers_cpu():
+    """A thread that is woken on the CPU of the one that waits for it stands still for milliseconds."""
+    code = f"""{SETUP}
+allowed = os.sched_getaffinity(0)
+before = set(os.listdir("/proc/self/task"))
+fc.conv2d(x, weight, padding=1, num_threads=2)
+(other,) = set(os.listdir("/proc/self/task")) - before
+assert os.sched_getaffinity(0) == allowed
+print(len(allowed - os.sched_getaffinity(int(other))))
+os.sched_setaffinity(0, {{min(allowed)}})
+fc.conv2d(x, weight, padding=1, num_threads=2)
+print(os.sched_getaffinity(0) == {{min(allowed)}})
+"""
+    unbound = {"OMP_PROC_BIND": None, "OMP_PLACES": None, "GOMP_CPU_AFFINITY": None}
+    assert python(code, **unbound).stdout.split() == ["1", "True"]
+
+
 @needs_linux
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_a_forked_child_computes(algorithm):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 
@@ -90,6 +91,8 @@ def float_array(name: str, value: object, rank: int | None = None, meaning: str 
 
 def planned_array(name: str, value: object, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     """``value`` as an array of the shape that a plan was made for, to be computed in the plan's dtype."""
+    if type(value) is np.ndarray and value.dtype is dtype and value.shape == shape:
+        return value  # as in nearly every call
     array = float_array(name, value)
     if array.shape != shape:
         raise ValueError(f"{name} must have shape {shape}, as planned, got {array.shape}")
@@ -100,13 +103,19 @@ def planned_array(name: str, value: object, shape: tuple[int, ...], dtype: np.dt
 
 def kernel_ready(array: np.ndarray, dtype: np.dtype) -> np.ndarray:
     """The array in ``dtype``, aligned, native and of whole-element strides; a copy only where it must be."""
-    if (
-        array.dtype != dtype
-        or not array.flags.aligned
-        or any(stride % dtype.itemsize for stride in array.strides)
-    ):
-        return array.astype(dtype, order="K")
-    return array
+    if array.dtype == dtype and array.flags.aligned and _of_whole_elements(array.strides, dtype.itemsize):
+        return array
+    return array.astype(dtype, order="K")
+
+
+@lru_cache(maxsize=1024)
+def _of_whole_elements(strides: tuple[int, ...], itemsize: int) -> bool:
+    return all(stride % itemsize == 0 for stride in strides)
+
+
+@lru_cache(maxsize=1024)
+def _repeats_elements(shape: tuple[int, ...], strides: tuple[int, ...]) -> bool:
+    return any(stride == 0 and size > 1 for stride, size in zip(strides, shape, strict=True))
 
 
 def output_array(name: str, out: np.ndarray, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
@@ -117,12 +126,11 @@ def output_array(name: str, out: np.ndarray, shape: tuple[int, ...], dtype: np.d
         raise ValueError(f"{name} must have shape {shape}, got {out.shape}")
     if out.dtype != dtype:
         raise TypeError(f"{name} must have dtype {dtype}, got {out.dtype}")
-    if not out.flags.writeable:
+    flags, strides = out.flags, out.strides
+    if not flags.writeable:
         raise ValueError(f"{name} must be writeable, got a read-only array")
-    if not out.flags.aligned or any(stride % dtype.itemsize for stride in out.strides):
-        raise ValueError(f"{name} must be aligned to its dtype, got strides {out.strides}")
-    if out.size and any(
-        stride == 0 and size > 1 for stride, size in zip(out.strides, out.shape, strict=True)
-    ):
-        raise ValueError(f"{name} must not repeat its elements, got strides {out.strides}")
+    if not flags.aligned or not _of_whole_elements(strides, dtype.itemsize):
+        raise ValueError(f"{name} must be aligned to its dtype, got strides {strides}")
+    if _repeats_elements(shape, strides) and out.size:
+        raise ValueError(f"{name} must not repeat its elements, got strides {strides}")
     return out

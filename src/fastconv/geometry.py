@@ -80,9 +80,9 @@ class ConvGeometry:
             If an argument is out of range, or they do not fit each other.
         """
         key = (input_shape, weight_shape, stride, padding, dilation, groups)
-        if not _is_plain(key):
+        if not is_plain(key):
             key = tuple(map(_frozen, key))
-        create = _create_cached if _is_plain(key) else _create
+        create = _create_cached if is_plain(key) else _create
         return create(*key, np.dtype(dtype))
 
     def __hash__(self) -> int:
@@ -129,6 +129,11 @@ class ConvGeometry:
         return (self.out_channels, self.in_channels // self.groups, *self.kernel_size)
 
     @cached_property
+    def padded(self) -> bool:
+        """Whether there is any padding."""
+        return any(pair != (0, 0) for pair in self.padding)
+
+    @cached_property
     def reduction(self) -> int:
         """Products summed for one output element: ``C_in/groups · Π k``."""
         return self.in_channels // self.groups * math.prod(self.kernel_size)
@@ -137,6 +142,15 @@ class ConvGeometry:
     def multiplications(self) -> int:
         """Multiplications of the definition, zeros of the padding included."""
         return math.prod(self.output_shape) * self.reduction
+
+    @cached_property
+    def kernel_arguments(self) -> np.ndarray:
+        """A problem of two spatial axes as integers, in the order of the kernels' ``Problem``."""
+        group_sizes = self.in_channels // self.groups, self.out_channels // self.groups
+        lows = [low for low, _ in self.padding]
+        return np.array(
+            [*self.stride, *self.dilation, *lows, *self.kernel_size, self.groups, *group_sizes], np.intp
+        )
 
     @property
     def input_bytes(self) -> int:
@@ -161,7 +175,7 @@ class ConvGeometry:
         for name, values in (("stride", self.stride), ("dilation", self.dilation)):
             if any(value != 1 for value in values):
                 text += f", {name} {times(values)}"
-        if any(pair != (0, 0) for pair in self.padding):
+        if self.padded:
             text += f", padding {', '.join(str(a) if a == b else f'{a}+{b}' for a, b in self.padding)}"
         if self.groups != 1:
             text += f", {self.groups} groups"
@@ -179,11 +193,14 @@ def _frozen(value: object) -> object:
 _PLAIN = {int, str}
 
 
-def _is_plain(value: object) -> bool:
-    # Only these may be looked up: 1 == True == 1.0, so that one accepted problem would let others in.
+def is_plain(value: object) -> bool:
+    """Whether a value is of ints and strings alone, or of tuples of them.
+
+    Only these may be looked up: 1 == True == 1.0, so that one accepted problem would let others in.
+    """
     kind = type(value)
     if kind is tuple:
-        return {*map(type, value)} <= _PLAIN or all(map(_is_plain, value))
+        return {*map(type, value)} <= _PLAIN or all(map(is_plain, value))
     return kind in _PLAIN
 
 

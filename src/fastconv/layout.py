@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from fastconv import checks, kernels, threads
-from fastconv.algorithms.base import aligned_empty
+from fastconv.memory import aligned_empty
 
 
 def moved_last(array: np.ndarray) -> np.ndarray:

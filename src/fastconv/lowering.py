@@ -54,10 +54,14 @@ class Pass(NamedTuple):
 
     def read(self, x: np.ndarray) -> np.ndarray:
         """The input of this pass, (batch, H, W, C_in), as a view of x (N, *spatial, C_in)."""
+        if not self.source and x.ndim == 4:
+            return x
         return self._images(x[self.source], self.step, self.geometry.input_size[1])
 
     def write(self, out: np.ndarray) -> np.ndarray:
         """The output of this pass, (batch, H_out, W_out, C_out), as a view of out (N, *spatial, C_out)."""
+        if not self.target and out.ndim == 4:
+            return out
         columns = self.geometry.output_size[1]
         return self._images(out[self.target], columns if self.step else 0, columns)
 
@@ -177,6 +181,7 @@ def _slices(geometry: ConvGeometry) -> Iterator[Pass]:
                 )
 
 
+@lru_cache(maxsize=1024)
 def untouched(geometry: ConvGeometry) -> tuple[slice, ...]:
     """The output slices of a 3-D problem that see nothing but padding."""
     if geometry.spatial_rank != 3:

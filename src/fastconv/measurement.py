@@ -11,8 +11,9 @@ import numpy as np
 
 from fastconv import environment
 from fastconv.algorithms import ALGORITHMS
-from fastconv.algorithms.base import Epilogue, aligned_empty
+from fastconv.algorithms.base import Epilogue
 from fastconv.geometry import ConvGeometry
+from fastconv.memory import aligned_empty
 
 _ROUNDS = 5
 

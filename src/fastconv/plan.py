@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from functools import cached_property
+from types import ModuleType
+from typing import NamedTuple
 
 import numpy as np
 
 from fastconv import checks, kernels, lowering, selection, threads
 from fastconv.algorithms import ALGORITHMS
-from fastconv.algorithms.base import Epilogue, Packed, Workspaces, aligned_empty
+from fastconv.algorithms.base import Epilogue, Packed
 from fastconv.geometry import ConvGeometry
 from fastconv.layout import empty
+from fastconv.memory import Workspaces, aligned_empty, give_back
 
 ACTIVATIONS = (None, "relu")
 # By the number of spatial axes: channels first, channels last.
@@ -19,19 +21,80 @@ LAYOUTS = {1: ("NCW", "NWC"), 2: ("NCHW", "NHWC"), 3: ("NCDHW", "NDHWC")}
 PADDING_MODES = {"zeros": "constant", "reflect": "reflect", "replicate": "edge", "circular": "wrap"}
 
 
+class Design(NamedTuple):
+    """All of a plan that depends on shapes and options alone; :func:`design` makes it.
+
+    The fields are those of :class:`Plan`, and: ``level``, the kernels; ``inner``, the problem they see, its
+    padding all zeros; ``planar``, the 2-D problem that stands for it; ``passes``, the convolutions it takes.
+    """
+
+    geometry: ConvGeometry
+    padding_mode: str
+    activation: str | None
+    layout: str
+    num_threads: int
+    level: ModuleType
+    inner: ConvGeometry
+    planar: ConvGeometry
+    algorithm: str
+    reason: str
+    passes: tuple[lowering.Pass, ...]
+    input_shape: tuple[int, ...]
+    output_shape: tuple[int, ...]
+
+
+def design(
+    geometry: ConvGeometry, *, padding_mode: str = "zeros", activation: str | None = None,
+    layout: str | None = None, algorithm: str = "auto", num_threads: int | None = None,
+    rtol: float | None = None, weight_budget: int | None = None, calls: int | None = None,
+    level: ModuleType | None = None,
+) -> Design:  # fmt: skip
+    """Check the options of a plan, and choose its algorithm; ``plan_conv2d`` describes them."""
+    checks.choice("padding_mode", padding_mode, tuple(PADDING_MODES))
+    checks.choice("activation", activation, ACTIVATIONS)
+    layouts = LAYOUTS[geometry.spatial_rank]
+    layout = layouts[0] if layout is None else layout
+    checks.choice("layout", layout, layouts)
+    checks.choice("algorithm", algorithm, selection.NAMES)
+    num_threads, level = threads.resolve(num_threads), kernels.active() if level is None else level
+    inner = geometry if padding_mode == "zeros" else _padded(geometry, padding_mode)
+    planar = lowering.planar(inner)
+    limits = selection.Limits.create(rtol, weight_budget, calls)
+    algorithm, reason = selection.select(planar, algorithm, limits, num_threads, level)
+    shapes = geometry.input_shape, geometry.output_shape
+    if layout != layouts[0]:
+        shapes = [(shape[0], *shape[2:], shape[1]) for shape in shapes]
+    # FFT cuts long rows into tiles of its own.
+    passes = lowering.passes(inner, algorithm != "fft")
+    return Design(
+        geometry, padding_mode, activation, layout, num_threads, level, inner, planar, algorithm, reason,
+        passes, *shapes,
+    )  # fmt: skip
+
+
 class Plan:
     """A prepared convolution; ``plan(x)`` computes it.
 
     Made by :func:`fastconv.plan_conv2d` and its 1-D and 3-D kin. Calls may come from several threads at
     once: each takes scratch memory of its own from the plan's, which is allocated once and kept.
 
+    Parameters
+    ----------
+    design : Design
+    weight : array (C_out, C_in/groups, *kernel)
+    bias : array (C_out,), optional
+
     Attributes
     ----------
     geometry : ConvGeometry
+    padding_mode, activation, layout : str
+        As :func:`fastconv.conv2d` takes them.
     algorithm : str
         The algorithm in use, and in ``reason`` why.
     num_threads : int
         Threads a call uses unless it is told otherwise; they never change the result.
+    input_shape, output_shape : tuple of int
+        Shapes of ``x`` and of the result in this plan's layout.
     packed_bytes, workspace_bytes : int
         Bytes of the packed weights, and of the scratch memory of one call.
     multiplications : int
@@ -40,38 +103,19 @@ class Plan:
         The largest max|error| / max|result| to expect for zero-mean random data.
     """
 
-    def __init__(
-        self, geometry: ConvGeometry, weight: np.ndarray, bias: np.ndarray | None = None, *,
-        padding_mode: str = "zeros", activation: str | None = None, layout: str | None = None,
-        algorithm: str = "auto", num_threads: int | None = None, rtol: float | None = None,
-        weight_budget: int | None = None, calls: int | None = None,
-    ):  # fmt: skip
-        checks.choice("padding_mode", padding_mode, tuple(PADDING_MODES))
-        checks.choice("activation", activation, ACTIVATIONS)
-        layouts = LAYOUTS[geometry.spatial_rank]
-        layout = layouts[0] if layout is None else layout
-        checks.choice("layout", layout, layouts)
-        checks.choice("algorithm", algorithm, selection.NAMES)
+    def __init__(self, design: Design, weight: np.ndarray, bias: np.ndarray | None = None):
+        geometry = design.geometry
         if bias is not None and bias.shape != (geometry.out_channels,):
             raise ValueError(f"bias must have shape ({geometry.out_channels},), got {bias.shape}")
-        self.geometry = geometry
-        self.padding_mode, self.activation, self.layout = padding_mode, activation, layout
-        self._channels_first = layout == layouts[0]
+        self.geometry, self.padding_mode, self.activation = geometry, design.padding_mode, design.activation
+        self.layout, self.num_threads = design.layout, design.num_threads
+        self.algorithm, self.reason = design.algorithm, design.reason
+        self.input_shape, self.output_shape = design.input_shape, design.output_shape
+        self._inner, self._passes, self._kernels = design.inner, design.passes, design.level
+        self._channels_first = design.layout == LAYOUTS[geometry.spatial_rank][0]
         self._axes = (0, *range(2, geometry.spatial_rank + 2), 1)
-        self.num_threads = threads.resolve(num_threads)
-        self._inner = geometry if padding_mode == "zeros" else _padded(geometry, padding_mode)
-        self._kernels = kernels.active()
-        planar = lowering.planar(self._inner)
-        limits = selection.Limits.create(rtol, weight_budget, calls)
-        self.algorithm, self.reason = selection.select(
-            planar, algorithm, limits, self.num_threads, self._kernels
-        )
-        # FFT cuts long rows into tiles of its own.
-        self._passes = lowering.passes(self._inner, self.algorithm != "fft")
-        self._untouched = lowering.untouched(self._inner)
-        self._geometries = tuple({part.geometry: None for part in self._passes})
         self._bias = None if bias is None else bias.astype(geometry.dtype)
-        self._packed = self._pack(planar, weight.astype(geometry.dtype, copy=False), bias)
+        self._packed = self._pack(design.planar, weight.astype(geometry.dtype, copy=False), bias)
         self._steps = tuple(map(self._step, self._passes))
         self._needed: dict[int, int] = {}
         self._workspaces = Workspaces()
@@ -92,16 +136,6 @@ class Plan:
     @property
     def error_bound(self) -> float:
         return ALGORITHMS[self.algorithm].error_bound(lowering.planar(self._inner))
-
-    @cached_property
-    def input_shape(self) -> tuple[int, ...]:
-        """Shape of ``x`` in this plan's layout."""
-        return self._in_layout(self.geometry.input_shape)
-
-    @cached_property
-    def output_shape(self) -> tuple[int, ...]:
-        """Shape of the result in this plan's layout."""
-        return self._in_layout(self.geometry.output_shape)
 
     def __call__(
         self, x, out: np.ndarray | None = None, num_threads: int | None = None, *, accumulate: bool = False
@@ -129,24 +163,34 @@ class Plan:
         if accumulate and out is None:
             raise ValueError("out must be given with accumulate=True, got None")
         # Resolved anew: in a forked child the plan's count is more than OpenMP can give.
-        count = threads.resolve(self.num_threads if num_threads is None else num_threads)
+        count = threads.team(self.num_threads if num_threads is None else num_threads)
         result = (
             self._new_output(x) if out is None else checks.output_array("out", out, self.output_shape, dtype)
         )
         if self.geometry.batch == 0:
             return result
         if self.padding_mode != "zeros":
-            x = np.pad(
-                x, self._in_layout(((0, 0), (0, 0), *self.geometry.padding)), PADDING_MODES[self.padding_mode]
-            )
+            pairs = [(0, 0), *self.geometry.padding]
+            pairs.insert(1 if self._channels_first else len(pairs), (0, 0))
+            x = np.pad(x, pairs, PADDING_MODES[self.padding_mode])
         x = checks.kernel_ready(x, dtype)
         target = result
         if out is not None and np.may_share_memory(x, out):
             target = result.copy(order="K") if accumulate else np.empty_like(result)
-        self._run(self._channels_last(x), self._channels_last(target), accumulate, count)
+        if self._channels_first:
+            self._run(x.transpose(self._axes), target.transpose(self._axes), accumulate, count)
+        else:
+            self._run(x, target, accumulate, count)
         if target is not result:
             result[...] = target
         return result
+
+    def retire(self) -> None:
+        """Leave the memory of packed weights and scratch to other plans; this one is never called again."""
+        for packed in self._packed:
+            for array in (packed.weight, *(packed.late or ())):
+                give_back(array)
+        self._workspaces.give_back()
 
     def explain(self) -> str:
         """What this plan does and why, in a few lines."""
@@ -165,12 +209,6 @@ class Plan:
 
     def __repr__(self) -> str:
         return f"Plan({self.geometry}; {self.algorithm})"
-
-    def _in_layout(self, nchw: tuple) -> tuple:
-        return nchw if self._channels_first else (nchw[0], *nchw[2:], nchw[1])
-
-    def _channels_last(self, array: np.ndarray) -> np.ndarray:
-        return array.transpose(self._axes) if self._channels_first else array
 
     def _pack(self, planar: ConvGeometry, weight: np.ndarray, bias: np.ndarray | None) -> tuple[Packed, ...]:
         """The weights of each depth of the kernel; the first has the bias, the others add none."""
@@ -198,7 +236,7 @@ class Plan:
                 run(part.read(x), packed, part.write(out), epilogue, scratch, num_threads)
         finally:
             self._workspaces.give(workspace)
-        for slices in self._untouched:
+        for slices in lowering.untouched(self._inner):
             bias = 0 if self._bias is None else self._bias
             np.add(out[:, slices] if accumulate else 0, bias, out=out[:, slices])
             if self.activation == "relu":
@@ -211,9 +249,12 @@ class Plan:
 
     def _workspace_bytes(self, num_threads: int) -> int:
         if num_threads not in self._needed:
-            needed = ALGORITHMS[self.algorithm].workspace_bytes
+            needed, geometries = (
+                ALGORITHMS[self.algorithm].workspace_bytes,
+                {p.geometry for p in self._passes},
+            )
             self._needed[num_threads] = max(
-                (needed(geometry, num_threads, self._kernels) for geometry in self._geometries), default=0
+                (needed(geometry, num_threads, self._kernels) for geometry in geometries), default=0
             )
         return self._needed[num_threads]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from numbers import Real
 from types import ModuleType
 from typing import NamedTuple
 
@@ -26,7 +27,9 @@ class Limits(NamedTuple):
 
     @classmethod
     def create(cls, rtol, weight_budget, calls) -> Limits:
-        """The limits, checked where a wrong value would not fail by itself."""
+        """The limits, checked but for an ``rtol`` that no algorithm can keep to."""
+        if rtol is not None and (isinstance(rtol, bool) or not isinstance(rtol, Real)):
+            raise TypeError(f"rtol must be a number or None, got {rtol!r}")
         if weight_budget is not None:
             weight_budget = checks.integer("weight_budget", weight_budget, 0)
         if calls is not None:

@@ -83,9 +83,17 @@ def resolve(num_threads: int | None) -> int:
     return min(num_threads, _limit)
 
 
+def team(num_threads: int | None) -> int:
+    """The number of threads for one call, and those threads apart from each other, ready to be called."""
+    count = resolve(num_threads)
+    if count > 1:
+        kernels.spread_threads(count)
+    return count
+
+
 def for_elements(num_threads: int | None, elements: int) -> int:
     """The number of threads for one call that passes over so many elements: fewer where they are few."""
-    return min(resolve(num_threads), 1 + elements // ELEMENTS_PER_THREAD)
+    return team(min(resolve(num_threads), 1 + elements // ELEMENTS_PER_THREAD))
 
 
 def together(work: Callable[[int, int, Callable[[], object]], None], count: int) -> None:

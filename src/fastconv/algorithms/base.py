@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from fastconv.geometry import ConvGeometry
+from fastconv.memory import aligned_empty
 
 # Bytes of input a thread copies with its halo at a time: a part of an L2 cache of 1–2 MiB, so that the
 # panels of weights and the outputs stay in it as well.
@@ -181,41 +182,6 @@ def pack_bias(bias: np.ndarray | None, geometry: ConvGeometry, kernels: ModuleTy
     if bias is not None:
         padded[:, :group_out] = bias.reshape(geometry.groups, group_out)
     return padded.ravel()
-
-
-def aligned_empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-    """An uninitialised array that begins on a cache line.
-
-    NumPy's begin 16 bytes into one, so that every store of a whole vector would be split between two lines:
-    for outputs of 3 MB that cost 5–20 % of a layer.
-    """
-    count, itemsize = math.prod(shape), dtype.itemsize
-    raw = np.empty(count + 64 // itemsize, dtype)
-    # Memory is aligned to its items, so the first cache line begins a whole number of them on.
-    start = -raw.__array_interface__["data"][0] % 64 // itemsize
-    return raw[start : start + count].reshape(shape)
-
-
-class Workspaces:
-    """Scratch memory of a plan's calls: each takes some of its own and gives it back for the next to take.
-
-    ``list.pop`` and ``list.append`` are atomic: calls from several threads never share a workspace.
-    """
-
-    def __init__(self) -> None:
-        self._free: list[np.ndarray] = []
-
-    def take(self, size: int) -> np.ndarray:
-        """At least so many bytes, from a cache line on."""
-        try:
-            workspace = self._free.pop()
-        except IndexError:
-            return aligned_empty((size,), np.dtype(np.uint8))
-        return workspace if workspace.nbytes >= size else aligned_empty((size,), np.dtype(np.uint8))
-
-    def give(self, workspace: np.ndarray) -> None:
-        """Keep what :meth:`take` returned for a later call."""
-        self._free.append(workspace)
 
 
 def summation_error(terms: int, dtype: np.dtype, block: int = DEPTH) -> float:

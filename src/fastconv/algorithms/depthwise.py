@@ -12,6 +12,7 @@ import numpy as np
 from fastconv.algorithms import base
 from fastconv.algorithms.base import Epilogue, Packed
 from fastconv.geometry import ConvGeometry
+from fastconv.memory import aligned_empty
 
 # Bytes of a group's planes gathered at a time: half an L1 cache, the rest is for weights and outputs.
 _PLANE_BYTES = 24 * 1024
@@ -128,13 +129,13 @@ def pack(weight, bias, geometry: ConvGeometry, kernels: ModuleType) -> Packed:
     """Weights as (k_h·C_in/groups·k_w, C_out in whole vectors)."""
     channels = geometry.out_channels
     pitch = base.round_up(channels, kernels.vector_bytes() // geometry.dtype.itemsize)
-    packed_weight = base.aligned_empty((geometry.reduction, pitch), geometry.dtype)
+    packed_weight = aligned_empty((geometry.reduction, pitch), geometry.dtype)
     packed_weight[:, channels:] = 0
     taps = packed_weight[:, :channels].reshape(
         geometry.kernel_size[0], -1, geometry.kernel_size[1], channels, copy=False
     )
     taps[...] = weight.transpose(2, 1, 3, 0)
-    packed_bias = base.aligned_empty((pitch,), geometry.dtype)
+    packed_bias = aligned_empty((pitch,), geometry.dtype)
     packed_bias[channels:] = 0
     packed_bias[:channels] = 0 if bias is None else bias
     # An overflow of the sum of squares only costs time: the halo is copied where it need not be.

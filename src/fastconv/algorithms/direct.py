@@ -113,7 +113,7 @@ class Direct(Algorithm):
                 pointwise.run(x, packed, out, epilogue, workspace, blocking.per_thread, num_threads)
                 return
             weight = pointwise.panels(packed, num_threads)
-        copy_band = any(pair != (0, 0) for pair in geometry.padding) or x.strides[3] != x.itemsize
+        copy_band = geometry.padded or x.strides[3] != x.itemsize
         if copy_band:
             pixel_pitch = geometry.in_channels
             row_pitch = base.in_columns(geometry) * pixel_pitch

@@ -15,6 +15,7 @@ from fastconv import threads
 from fastconv.algorithms import base
 from fastconv.algorithms.base import Algorithm, Epilogue, Packed
 from fastconv.geometry import ConvGeometry
+from fastconv.memory import aligned_empty
 
 # Bytes of spectra that one chunk of tiles may take, input and output together.
 _CHUNK_BYTES = 8 * 1024 * 1024
@@ -308,7 +309,7 @@ class Fft(Algorithm):
         group_out = geometry.out_channels // groups
         width = base.panel_width(kernels, geometry.dtype)
         blocks = base.ceil_div(2 * tiling.frequencies, width)
-        packed_weight = base.aligned_empty((groups, blocks, group_out * group_in, width), geometry.dtype)
+        packed_weight = aligned_empty((groups, blocks, group_out * group_in, width), geometry.dtype)
         run = kernels.spectral_outputs()
         # The transforms are scaled to preserve length; a product of two needs the factor once more.
         scale = math.sqrt(math.prod(tiling.size))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from types import ModuleType
 
 import numpy as np
@@ -14,6 +15,7 @@ from fastconv.geometry import ConvGeometry
 _MIN_PIXELS = 128
 
 
+@lru_cache(maxsize=1024)
 def fits(geometry: ConvGeometry) -> bool:
     """Whether the problem is a matrix product of weights and pixels."""
     plain = geometry.kernel_size == geometry.stride == (1, 1) and geometry.groups == 1

@@ -12,6 +12,7 @@ import numpy as np
 
 from fastconv.algorithms import base, winograd
 from fastconv.geometry import ConvGeometry
+from fastconv.memory import aligned_empty
 
 # Output pixels multiplied at a time: a panel of their gradients and a tile of their inputs share the L1
 # cache. They are summed in registers, so this bounds rounding errors as base.DEPTH does.
@@ -152,8 +153,8 @@ def weight_grad(
     groups = 1 if depthwise else geometry.groups
     blocks, per_thread = (tiled or direct).blocks, (tiled or direct).per_thread
     pitch = base.round_up(geometry.out_channels // groups, lanes)
-    partial = base.aligned_empty((blocks.parts, groups, *out.shape[:1:-1], pitch), dtype)
-    workspace = base.aligned_empty((num_threads * per_thread,), dtype)
+    partial = aligned_empty((blocks.parts, groups, *out.shape[:1:-1], pitch), dtype)
+    workspace = aligned_empty((num_threads * per_thread,), dtype)
     if tiled:
         form = tiled.form
         axes = [winograd.transforms(*axis) for axis in zip(form.outputs, form.taps, strict=True)]
@@ -165,8 +166,7 @@ def weight_grad(
         )  # fmt: skip
     else:
         whole = geometry.out_channels // groups % lanes == 0
-        padded = any(pair != (0, 0) for pair in geometry.padding)
-        copy_x = padded or x.strides[4] != x.itemsize or (depthwise and not whole)
+        copy_x = geometry.padded or x.strides[4] != x.itemsize or (depthwise and not whole)
         kernels.weight_grad(
             x, grad_output, geometry, (blocks.in_blocks, blocks.out_blocks, direct.bands, direct.chunks),
             copy_x, depthwise, partial, workspace, per_thread, num_threads,

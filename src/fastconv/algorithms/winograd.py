@@ -13,6 +13,7 @@ import numpy as np
 from fastconv.algorithms import base
 from fastconv.algorithms.base import Algorithm, Epilogue, Packed
 from fastconv.geometry import ConvGeometry
+from fastconv.memory import aligned_empty
 
 # Interpolation points ±a beside 0 and ∞, by their number of pairs. They are within 3 % of those that
 # minimise the growth of rounding errors (the amplification Σ_q A_iq² |B_q|² |G_q|² of Barabasz et al., arXiv
@@ -280,10 +281,10 @@ class Winograd(Algorithm):
         groups, channels = geometry.groups, geometry.in_channels // geometry.groups
         width = base.panel_width(kernels, geometry.dtype)
         panels = base.ceil_div(geometry.out_channels // groups, width)
-        transformed = base.aligned_empty((groups, panels, form.positions, channels, width), geometry.dtype)
+        transformed = aligned_empty((groups, panels, form.positions, channels, width), geometry.dtype)
         grouped = weight.reshape(groups, -1, channels, math.prod(geometry.kernel_size))
         matrices = [transforms(*axis).weight for axis in zip(form.outputs, form.taps, strict=True)]
-        workspace = base.aligned_empty((num_threads, geometry.reduction, width), geometry.dtype)
+        workspace = aligned_empty((num_threads, geometry.reduction, width), geometry.dtype)
         kernels.pack_winograd(np.ascontiguousarray(grouped), *matrices, transformed, workspace, num_threads)
         return Packed(kernels, geometry, transformed, base.pack_bias(bias, geometry, kernels))
 

@@ -11,6 +11,7 @@ from fastconv import checks, kernels, layout, threads
 from fastconv.algorithms import base
 from fastconv.functional.convolution import conv2d
 from fastconv.functional.gradients import conv2d_input_grad, conv2d_weight_grad
+from fastconv.memory import aligned_empty
 
 # Rows of the matrix of scores at a time are this many register tiles; columns are base.DEPTH.
 _TILES = 4
@@ -336,9 +337,7 @@ def _rows(array: np.ndarray) -> np.ndarray:
 def _as_columns(rows: np.ndarray, level, count: int) -> np.ndarray:
     """A right factor's transpose (G, L, d), packed in panels of its rows: (G, panels, d, PANEL)."""
     width = base.panel_width(level, rows.dtype)
-    packed = base.aligned_empty(
-        (len(rows), base.ceil_div(rows.shape[1], width), rows.shape[2], width), rows.dtype
-    )
+    packed = aligned_empty((len(rows), base.ceil_div(rows.shape[1], width), rows.shape[2], width), rows.dtype)
     level.pack_weight(rows[..., None], packed, count)
     return packed
 
@@ -347,7 +346,7 @@ def _as_rows(array: np.ndarray, level) -> np.ndarray:
     """A right factor (N, heads, L, d), packed as it is: (N · heads, panels, L, PANEL)."""
     batch, heads, length, columns = array.shape
     width = base.panel_width(level, array.dtype)
-    packed = base.aligned_empty((batch, heads, base.ceil_div(columns, width), length, width), array.dtype)
+    packed = aligned_empty((batch, heads, base.ceil_div(columns, width), length, width), array.dtype)
     for panel in range(packed.shape[2]):
         part = array[..., panel * width : (panel + 1) * width]
         packed[:, :, panel, :, : part.shape[-1]] = part
@@ -357,7 +356,7 @@ def _as_rows(array: np.ndarray, level) -> np.ndarray:
 
 def _attend(query, key, value, scale, out, num_threads) -> np.ndarray:
     """Attention of (N, heads, L or S, d) arrays into ``out``; the logarithms of the denominators (G, L)."""
-    level, count, dtype = kernels.active(), threads.resolve(num_threads), out.dtype
+    level, count, dtype = kernels.active(), threads.team(num_threads), out.dtype
     rows = _rows(query) if query.size == 0 else _rows(query * dtype.type(scale))
     log_sum = np.empty(rows.shape[:2], dtype)
     if rows.size:
@@ -366,21 +365,21 @@ def _attend(query, key, value, scale, out, num_threads) -> np.ndarray:
         per_thread = base.round_up(tile * (base.DEPTH + values.shape[1] * values.shape[3] + 2), 64)
         level.attention(
             rows, _as_columns(_rows(key), level, count), values, tile, base.DEPTH, out, log_sum,
-            base.aligned_empty((count * per_thread,), dtype), per_thread, count,
+            aligned_empty((count * per_thread,), dtype), per_thread, count,
         )  # fmt: skip
     return log_sum
 
 
 def _attend_grad(query, key, value, grad, scale, out, log_sum, grads, num_threads) -> None:
     """Gradients of ``_attend`` by query, key and value into ``grads``; all (N, heads, L or S, d)."""
-    level, count, dtype = kernels.active(), threads.resolve(num_threads), out.dtype
+    level, count, dtype = kernels.active(), threads.team(num_threads), out.dtype
     if query.size == 0:
         for result in grads:
             result[...] = 0
         return
     width, tile = base.panel_width(level, dtype), _TILES * level.tile_rows()
     per_thread = 2 * tile * base.DEPTH
-    workspace = base.aligned_empty((count * per_thread,), dtype)
+    workspace = aligned_empty((count * per_thread,), dtype)
     mean = np.pad((grad * out).sum(axis=-1).reshape(log_sum.shape), ((0, 0), (0, width)))
     log_sum = np.pad(log_sum, ((0, 0), (0, width)))
     query = query * dtype.type(scale)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 
-from fastconv import checks
-from fastconv.geometry import WEIGHTS, ConvGeometry
-from fastconv.plan import LAYOUTS, Plan
+from fastconv import checks, kernels, threads
+from fastconv.geometry import WEIGHTS, ConvGeometry, is_plain
+from fastconv.plan import LAYOUTS, Design, Plan, design
 
 
 def conv1d(
@@ -208,14 +210,38 @@ def plan_conv3d(
     )  # fmt: skip
 
 
-def _plan(
-    rank, input_shape, weight, bias, dtype, *, stride, padding, dilation, groups, layout, **options
-) -> Plan:
-    shape, weight, bias, dtype = arguments(rank, input_shape, weight, WEIGHTS[rank], bias, dtype, layout)
+def _plan(rank, input_shape, weight, bias, dtype, *, num_threads, **options) -> Plan:
+    weight, bias, dtype = arrays(rank, weight, WEIGHTS[rank], bias, dtype)
+    made = (_known_design if _may_be_known(input_shape, options) else _design)(
+        rank, input_shape, weight.shape, dtype, kernels.active(), **options,
+        num_threads=threads.resolve(num_threads),
+    )  # fmt: skip
+    return Plan(made, weight, bias)
+
+
+def _may_be_known(input_shape, options) -> bool:
+    """Whether the options can be looked up, and what was designed for them holds from call to call."""
+    try:
+        hash(tuple(options.values()))
+    except TypeError:
+        return False  # something is no option at all, which is for checks to say
+    sizes = input_shape, options["stride"], options["padding"], options["dilation"]
+    return options["algorithm"] != "fastest" and is_plain(sizes)
+
+
+def _design(
+    rank, input_shape, weight_shape, dtype, level, *, stride, padding, dilation, groups, layout,
+    **options,
+) -> Design:  # fmt: skip
     geometry = ConvGeometry.create(
-        shape, weight.shape, stride=stride, padding=padding, dilation=dilation, groups=groups, dtype=dtype
-    )
-    return Plan(geometry, weight, bias, layout=layout, **options)
+        channels_first_shape(rank, input_shape, layout), weight_shape,
+        stride=stride, padding=padding, dilation=dilation, groups=groups, dtype=dtype,
+    )  # fmt: skip
+    return design(geometry, layout=layout, level=level, **options)
+
+
+# Every call of conv2d asks for one. Equal options of other types differ: 1 is right where True is not.
+_known_design = lru_cache(maxsize=1024, typed=True)(_design)
 
 
 def call_once(prepare, rank, x, weight, bias, out, *, layout, **options) -> np.ndarray:
@@ -225,26 +251,20 @@ def call_once(prepare, rank, x, weight, bias, out, *, layout, **options) -> np.n
     plan = prepare(
         rank, x.shape, weight, bias, checks.float_dtype("x", x.dtype), layout=layout, calls=1, **options
     )
-    return plan(x.astype(plan.geometry.dtype, order="K", copy=False), out=out)
+    result = plan(x.astype(plan.geometry.dtype, order="K", copy=False), out=out)
+    plan.retire()
+    return result
 
 
-def arguments(rank, input_shape, weight, meaning, bias, dtype, layout):
-    """What the plans of plain and transposed convolutions check first.
-
-    Returns
-    -------
-    shape : tuple of int
-        (N, C, *spatial), whatever the layout.
-    weight, bias : ndarray
-        ``meaning`` says what the axes of the weight are.
-    dtype : numpy.dtype
-        In which to compute.
-    """
+def arrays(rank, weight, meaning, bias, dtype):
+    """Weight, whose axes ``meaning`` names, and bias as arrays, and the dtype to compute in."""
     weight = checks.float_array("weight", weight, rank + 2, meaning)
     bias = None if bias is None else checks.float_array("bias", bias, 1, "(C_out,)")
-    dtype = checks.common_dtype((weight, bias), dtype)
+    return weight, bias, checks.common_dtype((weight, bias), dtype)
+
+
+def channels_first_shape(rank, input_shape, layout) -> tuple[int, ...]:
+    """(N, C, *spatial), whatever the layout."""
     checks.choice("layout", layout, LAYOUTS[rank])
     shape = checks.shape("input_shape", input_shape, rank + 2, f"({', '.join(layout)})")
-    if layout != LAYOUTS[rank][0]:
-        shape = (shape[0], shape[-1], *shape[1:-1])
-    return shape, weight, bias, dtype
+    return shape if layout == LAYOUTS[rank][0] else (shape[0], shape[-1], *shape[1:-1])

@@ -10,6 +10,7 @@ import numpy as np
 from fastconv import checks, kernels, layout, threads
 from fastconv.algorithms import base
 from fastconv.geometry import ConvGeometry
+from fastconv.memory import aligned_empty
 
 # Bytes of patches lowered at a time: they stay in an L2 cache until they are multiplied.
 _PANEL_BYTES = 256 * 1024
@@ -100,7 +101,7 @@ def deform_conv2d(
     weight = _weight(weight)
     bias = None if bias is None else checks.float_array("bias", bias, 1, "(C_out,)")
     problem = _problem(x, offset, weight.shape, mask, stride, padding, dilation, weight, bias)
-    geometry, level, count = problem.geometry, kernels.active(), threads.resolve(num_threads)
+    geometry, level, count = problem.geometry, kernels.active(), threads.team(num_threads)
     if bias is not None and bias.shape != (geometry.out_channels,):
         raise ValueError(f"bias must have shape ({geometry.out_channels},), got {bias.shape}")
     if out is not None:
@@ -118,7 +119,7 @@ def deform_conv2d(
             base.pack_grouped(weight.astype(geometry.dtype, copy=False), geometry, level, count),
             base.pack_bias(bias, geometry, level), geometry, problem.offset_groups, panel_pixels, pitch,
             base.DEPTH, y.reshape(geometry.batch, geometry.out_channels, -1).transpose(0, 2, 1),
-            base.aligned_empty((count * per_thread,), geometry.dtype), per_thread, count,
+            aligned_empty((count * per_thread,), geometry.dtype), per_thread, count,
         )  # fmt: skip
     if out is not None and y is not out:
         out[...] = y
@@ -161,7 +162,7 @@ def deform_conv2d_input_grads(
     weight = _weight(weight)
     grad_output = checks.float_array("grad_output", grad_output, 4, "(N, C_out, H_out, W_out)")
     problem = _problem(x, offset, weight.shape, mask, stride, padding, dilation, weight, grad_output)
-    geometry, level, count = problem.geometry, kernels.active(), threads.resolve(num_threads)
+    geometry, level, count = problem.geometry, kernels.active(), threads.team(num_threads)
     _check_grad(grad_output, geometry)
     width, taps, dtype = base.panel_width(level, geometry.dtype), problem.taps, geometry.dtype
     pieces = _pieces(geometry.in_channels, (geometry.groups, problem.offset_groups), width)
@@ -175,7 +176,7 @@ def deform_conv2d_input_grads(
             problem.image, problem.offset, problem.mask, grad,
             _pack_pieces(weight, pieces, geometry, width), np.array(pieces, np.intp), geometry,
             problem.offset_groups, panel_pixels, base.DEPTH, grad_x, places,
-            base.aligned_empty((count * per_thread,), dtype), per_thread, count,
+            aligned_empty((count * per_thread,), dtype), per_thread, count,
         )  # fmt: skip
     grad_offset, grad_mask = _sum_places(places, pieces, problem)
     result = layout.empty(geometry.input_shape, dtype, np.asarray(x))
@@ -207,7 +208,7 @@ def deform_conv2d_weight_grad(
     weight_shape = checks.shape("weight_shape", weight_shape, 4, "(C_out, C_in/groups, k_h, k_w)")
     grad_output = checks.float_array("grad_output", grad_output, 4, "(N, C_out, H_out, W_out)")
     problem = _problem(x, offset, weight_shape, mask, stride, padding, dilation, grad_output)
-    geometry, level, count = problem.geometry, kernels.active(), threads.resolve(num_threads)
+    geometry, level, count = problem.geometry, kernels.active(), threads.team(num_threads)
     _check_grad(grad_output, geometry)
     partial = np.zeros((_GRAD_PARTS, geometry.out_channels, geometry.reduction), geometry.dtype)
     if geometry.batch:
@@ -219,7 +220,7 @@ def deform_conv2d_weight_grad(
             problem.image, problem.offset, problem.mask,
             grad.reshape(geometry.batch, geometry.out_channels, -1), geometry, problem.offset_groups,
             panel_pixels, pitch, partial,
-            base.aligned_empty((count * per_thread,), geometry.dtype), per_thread, count,
+            aligned_empty((count * per_thread,), geometry.dtype), per_thread, count,
         )  # fmt: skip
     taps = partial.sum(axis=0).reshape(
         geometry.out_channels, *geometry.kernel_size, geometry.in_channels // geometry.groups

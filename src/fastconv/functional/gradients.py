@@ -112,7 +112,10 @@ def _input_grad(rank, grad_output, weight, input_shape, stride, padding, dilatio
     grad_output, geometry = _grad_geometry(
         rank, grad_output, weight, input_shape, weight.shape, stride, padding, dilation, groups
     )
-    return TransposedPlan(geometry, weight, num_threads=num_threads, calls=1)(grad_output)
+    plan = TransposedPlan(geometry, weight, num_threads=num_threads, calls=1)
+    grad = plan(grad_output)
+    plan.retire()
+    return grad
 
 
 def _weight_grad(rank, grad_output, x, weight_shape, stride, padding, dilation, groups, num_threads):
@@ -120,7 +123,7 @@ def _weight_grad(rank, grad_output, x, weight_shape, stride, padding, dilation, 
     grad_output, geometry = _grad_geometry(
         rank, grad_output, x, x.shape, weight_shape, stride, padding, dilation, groups
     )
-    count = threads.resolve(num_threads)
+    count = threads.team(num_threads)
     result = np.zeros(geometry.weight_shape, geometry.dtype)
     if geometry.batch == 0:
         return result

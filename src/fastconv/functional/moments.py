@@ -10,8 +10,8 @@ import math
 import numpy as np
 
 from fastconv import kernels, threads
-from fastconv.algorithms.base import aligned_empty
 from fastconv.layout import channels_last, is_channels_last, is_planar, like, moved_first, moved_last, store
+from fastconv.memory import aligned_empty
 
 # Elements whose sums are taken together: 32 KiB of float32, so that the second look at a block, for its
 # variance, finds it in the L1 cache. A constant, so that sums never depend on threads.

@@ -10,12 +10,12 @@ from typing import NamedTuple
 import numpy as np
 
 from fastconv import checks, kernels, threads
-from fastconv.algorithms.base import Workspaces, aligned_empty
 from fastconv.functional import phases
 from fastconv.functional.phases import Phase
 from fastconv.geometry import ConvGeometry
 from fastconv.layout import empty, moved_first, moved_last, store
-from fastconv.plan import ACTIVATIONS, LAYOUTS, Plan
+from fastconv.memory import Workspaces, aligned_empty
+from fastconv.plan import ACTIVATIONS, LAYOUTS, Plan, design
 
 # Scratch memory for merged phases: a part of the L3 cache that leaves some to inputs and outputs. Beyond it
 # moving pixels to their places would cost more than the shared transforms save.
@@ -127,7 +127,7 @@ class TransposedPlan:
         """
         dtype = self.geometry.dtype
         x = checks.planned_array("x", x, self.input_shape, dtype)
-        count = threads.resolve(self.num_threads if num_threads is None else num_threads)
+        count = threads.team(self.num_threads if num_threads is None else num_threads)
         result = (
             self._new_output(x) if out is None else checks.output_array("out", out, self.output_shape, dtype)
         )
@@ -148,6 +148,12 @@ class TransposedPlan:
             else:
                 part.plan(x[part.source], out=target[part.place], num_threads=count)
         return result
+
+    def retire(self) -> None:
+        """Leave this plan's memory to others: it has done its work."""
+        for plan in self.plans:
+            plan.retire()
+        self._workspaces.give_back()
 
     def explain(self) -> str:
         """What this plan does and why, in a few lines."""
@@ -233,8 +239,8 @@ class TransposedPlan:
                 dtype=geometry.dtype,
             )  # fmt: skip
             biases = None if bias is None else np.tile(bias, math.prod(merged))
-            plan = Plan(inner, taps, biases, activation=activation, num_threads=self.num_threads, calls=calls)
-            yield _Part(place, source, plan, merged)
+            prepared = design(inner, activation=activation, num_threads=self.num_threads, calls=calls)
+            yield _Part(place, source, Plan(prepared, taps, biases), merged)
 
     def _run_merged(self, x: np.ndarray, target: np.ndarray, num_threads: int) -> None:
         """Some images x (n, C_in, *size) → target (n, C_out, *size), both of any strides."""

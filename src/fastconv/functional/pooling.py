@@ -8,10 +8,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from fastconv import checks, kernels, threads
-from fastconv.algorithms.base import aligned_empty
 from fastconv.functional import taps
 from fastconv.functional.taps import Window
 from fastconv.layout import channels_last, is_planar, like
+from fastconv.memory import aligned_empty
 
 SHAPES = {1: "(N, C, L)", 2: "(N, C, H, W)", 3: "(N, C, D, H, W)"}
 # The kernels compare positions as wide as the elements.

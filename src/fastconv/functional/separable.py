@@ -9,8 +9,8 @@ import numpy as np
 
 from fastconv import checks, kernels, layout, threads
 from fastconv.algorithms import separable
-from fastconv.algorithms.base import Workspaces
 from fastconv.geometry import ConvGeometry
+from fastconv.memory import Workspaces
 from fastconv.plan import ACTIVATIONS
 
 _DEPTHWISE = "(C_in·multiplier, 1, k_h, k_w)"
@@ -75,7 +75,7 @@ class SeparablePlan:
         """
         dtype = self.geometry.dtype
         x = checks.planned_array("x", x, self.input_shape, dtype)
-        count = threads.resolve(self.num_threads if num_threads is None else num_threads)
+        count = threads.team(self.num_threads if num_threads is None else num_threads)
         if out is None:
             target = result = layout.empty(self.output_shape, dtype, x)
         else:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from fastconv import checks
-from fastconv.functional.convolution import arguments, call_once
+from fastconv.functional.convolution import arrays, call_once, channels_first_shape
 from fastconv.functional.polyphase import TransposedPlan
 from fastconv.geometry import ConvGeometry
 
@@ -184,8 +184,8 @@ def _plan(
     rank, input_shape, weight, bias, dtype, *, stride, padding, output_padding, groups, dilation, activation,
     layout, num_threads, calls=None,
 ) -> TransposedPlan:  # fmt: skip
-    meaning = TRANSPOSED_WEIGHTS[rank]
-    shape, weight, bias, dtype = arguments(rank, input_shape, weight, meaning, bias, dtype, layout)
+    weight, bias, dtype = arrays(rank, weight, TRANSPOSED_WEIGHTS[rank], bias, dtype)
+    shape = channels_first_shape(rank, input_shape, layout)
     geometry = transposed_geometry(
         shape, weight.shape, stride, padding, output_padding, groups, dilation, dtype
     )

@@ -23,6 +23,8 @@ cpu_features = _system.cpu_features()
 compiler = _system.compiler()
 openmp_version = _system.openmp_version()
 in_threads = _system.in_threads
+past_cache_line = _system.past_cache_line
+spread_threads = _system.spread_threads
 
 
 def supported_levels() -> tuple[str, ...]:

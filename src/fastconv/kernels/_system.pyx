@@ -1,10 +1,17 @@
-"""What this machine and this build have: CPU features, compiler, OpenMP. Compiled for the baseline CPU."""
+"""What this machine and this build have: CPU features, compiler, OpenMP and its threads. Compiled for the
+baseline CPU."""
 
 from cpython.ref cimport PyObject
 from cython.parallel cimport parallel, threadid
+from libc.stdint cimport uintptr_t
 
 cdef extern from *:
     """
+    #if defined(__linux__) && !defined(_GNU_SOURCE)
+    #define _GNU_SOURCE /* sched_getcpu, CPU_CLR */
+    #endif
+    #include <sched.h>
+
     /* __builtin_cpu_supports asks CPUID *and* XGETBV: a feature whose registers the operating
        system does not save counts as missing. It accepts string literals only. */
     #if defined(__x86_64__) && defined(__GNUC__)
@@ -30,6 +37,34 @@ cdef extern from *:
     #else
     #define FASTCONV_OPENMP 0
     #define FASTCONV_TEAM() 1
+    #endif
+
+    /* Keeps a team's threads off the CPU of the thread that calls them. A sleeping thread is often woken on
+       the CPU of its waker, which then spins, waiting for it, until the next tick of the scheduler: 4 ms.
+       The others' affinity is all that changes, and only when the caller has moved or its team has grown.
+       Whoever binds threads by OpenMP's own settings is left alone. */
+    #if defined(_OPENMP) && defined(__linux__)
+    static __thread int fastconv_caller_cpu = -1, fastconv_team_size;
+    static void fastconv_spread(int count)
+    {
+        const int cpu = sched_getcpu();
+        if ((cpu == fastconv_caller_cpu && count <= fastconv_team_size) || cpu < 0 || count < 2)
+            return;
+        fastconv_caller_cpu = cpu;
+        fastconv_team_size = count;
+        cpu_set_t others;
+        if (omp_get_proc_bind() != omp_proc_bind_false)
+            return;
+        if (sched_getaffinity(0, sizeof others, &others) != 0)
+            return;
+        if (CPU_COUNT(&others) >= count)
+            CPU_CLR(cpu, &others);
+        #pragma omp parallel num_threads(count)
+        if (omp_get_thread_num() != 0)
+            sched_setaffinity(0, sizeof others, &others);
+    }
+    #else
+    static void fastconv_spread(int count) { (void)count; }
     #endif
 
     typedef struct { const char *name; int present; } fastconv_feature;
@@ -59,6 +94,7 @@ cdef extern from *:
     const char *FASTCONV_COMPILER
     int FASTCONV_OPENMP
     int FASTCONV_TEAM() nogil
+    void fastconv_spread(int count) nogil
     void fastconv_probe(fastconv_feature *feature)
 
 
@@ -74,9 +110,20 @@ def compiler():
     return FASTCONV_COMPILER.decode()
 
 
+def past_cache_line(const unsigned char[::1] memory):
+    """How many bytes a buffer begins past the start of a cache line."""
+    return <uintptr_t>&memory[0] % 64
+
+
 def openmp_version():
     """OpenMP's version date (yyyymm) this build was made with; 0 without OpenMP."""
     return FASTCONV_OPENMP
+
+
+def spread_threads(int count):
+    """Keep the other threads of this thread's teams of ``count`` off the CPU it runs on."""
+    with nogil:
+        fastconv_spread(count)
 
 
 def in_threads(work, int count):

@@ -92,22 +92,15 @@ def tile_rows():
     return TILE_ROWS
 
 
-cdef struct Problem:
+cdef struct Problem:  # in the order of ConvGeometry.kernel_arguments
     Py_ssize_t stride_h, stride_w, dilation_h, dilation_w, pad_h, pad_w, kernel_h, kernel_w
     Py_ssize_t groups, group_in, group_out
 
 
 cdef Problem problem_of(geometry):
     """The integers of a ConvGeometry with two spatial axes; only its attributes are known here."""
-    cdef Problem problem
-    problem.stride_h, problem.stride_w = geometry.stride
-    problem.dilation_h, problem.dilation_w = geometry.dilation
-    problem.pad_h, problem.pad_w = [low for low, _high in geometry.padding]
-    problem.kernel_h, problem.kernel_w = geometry.kernel_size
-    problem.groups = geometry.groups
-    problem.group_in = geometry.in_channels // geometry.groups
-    problem.group_out = geometry.out_channels // geometry.groups
-    return problem
+    cdef const Py_ssize_t[::1] values = geometry.kernel_arguments
+    return (<const Problem *>&values[0])[0]
 
 
 cdef inline Py_ssize_t panel_width(const real *unused) noexcept nogil:

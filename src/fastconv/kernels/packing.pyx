@@ -2,9 +2,15 @@
 from cython.parallel cimport prange, threadid
 from libc.string cimport memcpy, memset
 
-# Channels whose weights are transformed side by side.
+cdef extern from *:
+    """
+    #define fastconv_prefetch(address) __builtin_prefetch(address)
+    """
+    void prefetch "fastconv_prefetch"(const void *address) nogil
+
 cdef enum:
-    PACK_CHANNELS = 8
+    PACK_CHANNELS = 8  # whose weights are transformed side by side
+    PACK_AHEAD = 2  # vectors of each row asked for before they are packed
 
 
 cdef void pack_weight_panel(
@@ -15,6 +21,8 @@ cdef void pack_weight_panel(
     cdef real[16 * 32] square  # LANES rows of a panel; AVX-512 float32 has the most
     for e from 0 <= e < reduction by lanes:
         run = min(lanes, reduction - e)
+        for i in range(count):  # rows lie pages apart, which no processor foresees
+            prefetch(weight + i * reduction + e + PACK_AHEAD * lanes)
         if count < width:
             memset(square, 0, run * width * sizeof(real))
         transpose(weight + e, reduction, count, run, count * reduction - e, square, width)

@@ -1,0 +1,86 @@
+"""Memory that begins on cache lines, and memory that is used again.
+
+A fresh array of some megabytes costs as much as what is done with it: the system clears each page when it is
+touched first. So calls that make a plan of their own, as ``conv2d`` does, give its memory back for the next.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from fastconv.kernels import past_cache_line
+
+_LINE = 64
+# The C library keeps smaller blocks itself; of larger ones at most so many bytes are kept here.
+_SMALLEST, _MOST = 1 << 18, 1 << 26
+
+
+class _Block(np.ndarray):
+    """Bytes that :func:`aligned_empty` made arrays of: these alone may be given back."""
+
+
+# Oldest first. ``list.pop`` and ``list.append`` are atomic, so no block is ever taken twice.
+_kept: list[_Block] = []
+
+
+def aligned_empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """An uninitialised array that begins on a cache line.
+
+    NumPy's begin 16 bytes into one, so that every store of a whole vector would be split between two lines:
+    for outputs of 3 MB that cost 5–20 % of a layer.
+    """
+    size = math.prod(shape) * dtype.itemsize + _LINE
+    block = _kept_block(size) if _kept and size >= _SMALLEST else None
+    if block is None:
+        block = _Block(size, np.uint8)
+    return np.ndarray(shape, dtype, block, _LINE - past_cache_line(block))
+
+
+def give_back(array: np.ndarray) -> None:
+    """Keep the memory of an array that :func:`aligned_empty` made and nobody uses any more."""
+    if isinstance(array.base, _Block) and array.base.nbytes >= _SMALLEST:
+        _kept.append(array.base)
+        while sum(block.nbytes for block in _kept.copy()) > _MOST:
+            _kept.pop(0)
+
+
+def _kept_block(size: int) -> _Block | None:
+    """One of the blocks kept that is large enough and not much larger."""
+    for _ in range(len(_kept)):
+        try:
+            block = _kept.pop(0)
+        except IndexError:  # other threads took the rest
+            break
+        if size <= block.nbytes <= size + size // 4:
+            return block
+        _kept.append(block)
+    return None
+
+
+class Workspaces:
+    """Scratch memory of a plan's calls: each takes some of its own and gives it back for the next to take.
+
+    ``list.pop`` and ``list.append`` are atomic: calls from several threads never share a workspace.
+    """
+
+    def __init__(self) -> None:
+        self._free: list[np.ndarray] = []
+
+    def take(self, size: int) -> np.ndarray:
+        """At least so many bytes, from a cache line on."""
+        try:
+            workspace = self._free.pop()
+        except IndexError:
+            return aligned_empty((size,), np.dtype(np.uint8))
+        return workspace if workspace.nbytes >= size else aligned_empty((size,), np.dtype(np.uint8))
+
+    def give(self, workspace: np.ndarray) -> None:
+        """Keep what :meth:`take` returned for a later call."""
+        self._free.append(workspace)
+
+    def give_back(self) -> None:
+        """Nobody will call this plan again: leave its scratch memory to others."""
+        while self._free:
+            give_back(self._free.pop())

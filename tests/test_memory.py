@@ -1,0 +1,82 @@
+"""Memory given back is used again, by one array at a time, and never while somebody still holds it."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+import fastconv as fc
+from fastconv import memory
+
+FLOAT = np.dtype(np.float32)
+LARGE = (1 << 17,)
+
+
+@pytest.fixture(autouse=True)
+def nothing_kept(monkeypatch):
+    monkeypatch.setattr(memory, "_kept", [])
+
+
+def address(array):
+    return array.__array_interface__["data"][0]
+
+
+@pytest.mark.parametrize("shape", [(), (0,), (3,), (5, 7), LARGE])
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32, np.float64])
+def test_arrays_begin_on_cache_lines(shape, dtype):
+    array = memory.aligned_empty(shape, np.dtype(dtype))
+    assert address(array) % 64 == 0
+    assert (array.shape, array.dtype) == (shape, dtype)
+    assert array.flags.c_contiguous
+    assert array.flags.writeable
+
+
+def test_what_is_given_back_is_used_once():
+    first = memory.aligned_empty(LARGE, FLOAT)
+    memory.give_back(first)
+    second, third = (memory.aligned_empty(LARGE, FLOAT) for _ in range(2))
+    assert address(second) == address(first)
+    assert not np.may_share_memory(second, third)
+
+
+def test_a_block_serves_what_it_fits():
+    memory.give_back(memory.aligned_empty(LARGE, FLOAT))
+    memory.aligned_empty((LARGE[0] * 2,), FLOAT)
+    memory.aligned_empty((LARGE[0] * 3 // 4,), FLOAT)
+    assert len(memory._kept) == 1
+    memory.aligned_empty((LARGE[0] - 1,), FLOAT)
+    assert memory._kept == []
+
+
+@pytest.mark.parametrize(
+    "foreign", [np.empty(LARGE, np.float32), np.empty(1 << 20, np.uint8).view(np.float32)]
+)
+def test_only_own_memory_is_taken_back(foreign):
+    memory.give_back(foreign)
+    memory.give_back(memory.aligned_empty((8,), FLOAT))
+    assert memory._kept == []
+
+
+def test_what_is_kept_is_bounded():
+    for _ in range(20):
+        memory.give_back(memory.aligned_empty((1 << 21,), FLOAT))
+        memory._kept += [memory._Block(1 << 23, np.uint8)]
+    memory.give_back(memory.aligned_empty(LARGE, FLOAT))
+    assert sum(block.nbytes for block in memory._kept) <= memory._MOST
+
+
+def test_results_outlive_the_calls_that_follow():
+    """Of what a call gives back nothing is what it returned, whoever calls."""
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((1, 64, 40, 40), dtype=np.float32)
+    weights = [rng.standard_normal((64, 64, 3, 3), dtype=np.float32) for _ in range(4)]
+    expected = [fc.plan_conv2d(x.shape, weight, padding=1, calls=1)(x) for weight in weights]
+
+    def call(index):
+        return fc.conv2d(x, weights[index % 4], padding=1, num_threads=1)
+
+    with ThreadPoolExecutor(4) as pool:
+        results = list(pool.map(call, range(40)))
+    assert memory._kept
+    for index, result in enumerate(results):
+        assert result.tobytes() == expected[index % 4].tobytes()
