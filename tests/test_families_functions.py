@@ -210,6 +210,23 @@ def test_max_pool_takes_nan_infinity_and_ties_as_torch():
             np.testing.assert_array_equal(indices, expected[1])
 
 
+@pytest.mark.parametrize("level", kernels.supported_levels())
+@pytest.mark.parametrize("mode", ["nearest", "bilinear", "bicubic", "area"])
+@pytest.mark.parametrize("size", [(14, 40), (5, 9), (11, 70), (3, 21)])
+def test_planes_are_resampled_as_pixels_are(level, mode, size):
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((2, 3, 7, 20)).astype(np.float32)
+    last = np.moveaxis(np.ascontiguousarray(np.moveaxis(x, 1, -1)), -1, 1)
+    grad = rng.standard_normal((2, 3, *size)).astype(np.float32)
+    with kernels.use(level):
+        planes = [functional.interpolate(x, size=size, mode=mode, num_threads=n) for n in (1, 2)]
+        pixels = functional.interpolate(last, size=size, mode=mode)
+        back = functional.interpolate_grad(grad, x.shape, size=size, mode=mode)
+    assert_same_bits(*planes)
+    np.testing.assert_allclose(planes[0], pixels, rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose((back * x).sum(), (grad * pixels).sum(), rtol=1e-3, atol=1e-3)
+
+
 def test_interpolation_does_not_leak_a_neighbours_infinity():
     x = np.array([[[1.0, np.inf, 2.0]]])
     y = functional.interpolate(x, size=5, mode="linear", align_corners=True)
@@ -238,10 +255,49 @@ def test_batch_norm_bits_do_not_depend_on_threads(level):
         for threads in (1, 2, 5):
             y, mean, var = functional.batch_norm_training(x, num_threads=threads)
             gradients = functional.batch_norm_grad(grad, x, mean, var, training=True, num_threads=threads)
-            results.append((y, mean, var, *gradients))
+            group = functional.group_norm(x, 37, num_threads=threads)
+            back = functional.group_norm_grad(grad, x, 1, num_threads=threads)
+            results.append((y, mean, var, *gradients, group, *back))
     for result in results[1:]:
         for array, expected in zip(result, results[0], strict=True):
             assert_same_bits(array, expected)
+
+
+@given(st.integers(0, 2**32), st.sampled_from([1, 2, 3, 6]), st.integers(1, 200), THREADS, LEVELS)
+def test_group_norm_is_its_definition(seed, groups, pixels, threads, level):
+    rng = np.random.default_rng(seed)
+    x = (rng.standard_normal((2, 6, pixels)) + 100).astype(np.float32)
+    weight, bias = rng.standard_normal((2, 6))
+    last = np.moveaxis(np.ascontiguousarray(np.moveaxis(x, 1, -1)), -1, 1)
+    with kernels.use(level):
+        y = functional.group_norm(x, groups, weight, bias, num_threads=threads)
+        of_last = functional.group_norm(last, groups, weight, bias, num_threads=threads)
+    assert_same_bits(of_last, y)
+    assert of_last.strides[1] == 4
+    wide = x.astype(np.float64).reshape(2, groups, -1)
+    center, var = wide.mean(axis=2, keepdims=True), wide.var(axis=2, keepdims=True)
+    expected = ((wide - center) / np.sqrt(var + 1e-5)).reshape(x.shape)
+    # Means are rounded to float32: half a unit in the last place of 100, relative to the deviation.
+    slack = 1e-5 + (8e-6 / np.sqrt(var + 1e-5)).max() * np.abs(weight).max()
+    np.testing.assert_allclose(y, expected * weight[:, None] + bias[:, None], rtol=1e-4, atol=slack)
+
+
+@pytest.mark.parametrize("level", kernels.supported_levels())
+def test_norms_of_planes_are_those_of_pixels(level):
+    rng = np.random.default_rng(0)
+    x, grad = rng.standard_normal((2, 3, 5, 97, 101), dtype=np.float32)
+    weight = rng.standard_normal(5)
+    results = []
+    for arrange in (np.asarray, lambda a: np.moveaxis(np.ascontiguousarray(np.moveaxis(a, 1, -1)), -1, 1)):
+        with kernels.use(level):
+            y, mean, var = functional.batch_norm_training(arrange(x), weight)
+            back = functional.batch_norm_grad(arrange(grad), arrange(x), mean, var, weight, training=True)
+            fixed = functional.batch_norm_grad(arrange(grad), arrange(x), mean, var, weight)
+            group = functional.group_norm_grad(arrange(grad), arrange(x), 1, weight)
+        assert (y.strides[1] == 4) == (back[0].strides[1] == 4) == (results != [])
+        results.append((y, mean, var, *back, *fixed, *group))
+    for planes, pixels in zip(*results, strict=True):
+        np.testing.assert_allclose(planes, pixels, rtol=1e-4, atol=1e-4 * np.abs(pixels).max())
 
 
 def test_functional_batch_norm_moves_the_running_statistics():

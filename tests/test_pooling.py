@@ -139,6 +139,38 @@ def test_memory_format_follows_the_input():
         np.testing.assert_array_equal(pool(x, 2), pool(last, 2))
 
 
+@pytest.mark.parametrize("level", kernels.supported_levels())
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("size", [(9, 40), (3, 33), (20, 14), (1, 7), (2, 100)])
+def test_planes_are_pooled_as_pixels_are(level, dtype, size):
+    rng = np.random.default_rng(0)
+    x = rng.integers(-9, 9, (2, 3, *size)).astype(dtype)
+    x[0, 1, 0, :6] = np.nan, np.inf, -np.inf, -0.0, np.nan, 0.0
+    last = np.ascontiguousarray(x.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
+    windows = [((1, 3), 2, (0, 1)), ((1, 2), (1, 2), 0), ((1, 5), 1, (0, 2)), ((1, 3), (1, 3), 0)]
+    with kernels.use(level):
+        for window in windows:
+            for threads in (1, 2):
+                results = [
+                    (
+                        *pooling.max_pool2d(image, *window, return_indices=True, num_threads=threads),
+                        pooling.max_pool2d(image, *window, num_threads=threads),
+                        pooling.avg_pool2d(image, *window, num_threads=threads),
+                        pooling.avg_pool2d(image, *window, count_include_pad=False, num_threads=threads),
+                        pooling.adaptive_avg_pool2d(image, (1, size[1] // 2 + 1), num_threads=threads),
+                    )
+                    for image in (x, last)
+                ]
+                for planes, pixels in zip(*results, strict=True):
+                    np.testing.assert_array_equal(planes, pixels)
+                # Weights of 1/3 and the like are rounded, and the compiler fuses one product more or less.
+                grads = results[0][3], results[1][3]
+                planes, pixels = (
+                    pooling.avg_pool_grad(grad, x.shape, *window, num_threads=threads) for grad in grads
+                )
+                np.testing.assert_allclose(planes, pixels, rtol=0, atol=32 * np.finfo(dtype).eps)
+
+
 def test_nan_wins_and_float16_is_computed_in_float32():
     x = np.zeros((1, 1, 2, 4), np.float16)
     x[0, 0, 1, 0] = np.nan

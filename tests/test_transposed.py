@@ -20,12 +20,19 @@ LAYER = {1: nn.ConvTranspose1d, 2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
 
 
 @st.composite
-def problems(draw, rank, largest=4):
-    """(x_shape, weight_shape, keywords) that leave at least one output pixel."""
-    groups = draw(st.integers(1, 3))
+def problems(draw, rank, largest=4, even=False):
+    """(x_shape, weight_shape, keywords) that leave at least one output pixel.
+
+    ``even`` ones have as many taps in every phase of the stride, and no groups.
+    """
+    groups = 1 if even else draw(st.integers(1, 3))
     kernel, stride, dilation, size = (
         draw(st.tuples(*[st.integers(1, most)] * rank)) for most in (5, largest, 4, 6)
     )
+    if even:
+        times = draw(st.sampled_from([1, 2, 3]))
+        kernel, dilation = tuple(times * s for s in stride), (1,) * rank
+        size = tuple(n + draw(st.sampled_from([0, 9])) for n in size)
     extra = tuple(draw(st.integers(0, max(pair) - 1)) for pair in zip(stride, dilation, strict=True))
     full = [
         (n - 1) * s + d * (k - 1) + 1 + e
@@ -61,10 +68,11 @@ def arrays(shapes, dtype, seed=0):
 
 @pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("rank", RANKS)
+@pytest.mark.parametrize("even", [False, True])
 @settings(max_examples=15)
 @given(data=st.data())
-def test_reference(rank, level, data):
-    x_shape, weight_shape, keywords = data.draw(problems(rank))
+def test_reference(rank, level, even, data):
+    x_shape, weight_shape, keywords = data.draw(problems(rank, even=even))
     for dtype in DTYPES:
         x, weight, bias = arrays(
             (x_shape, weight_shape, (weight_shape[1] * keywords["groups"],)),
@@ -127,13 +135,44 @@ def test_layers_are_torchs(rank):
 
 
 @pytest.mark.parametrize("memory", strategies.MEMORY_LAYOUTS)
-def test_views_equal_their_copies(memory):
+@pytest.mark.parametrize(("kernel", "padding"), [((3, 4), 1), ((4, 6), 1), ((2, 3), 0)])
+def test_views_equal_their_copies(memory, kernel, padding):
     arrange = strategies.MEMORY_LAYOUTS[memory]
-    x, weight, bias = arrays(((2, 33, 7, 9), (33, 18, 3, 4), (18,)), np.float32)
-    expected = fc.conv_transpose2d(x, weight, bias, stride=(2, 3), padding=1)
-    assert_same_bits(
-        fc.conv_transpose2d(arrange(x), arrange(weight), bias, stride=(2, 3), padding=1), expected
-    )
+    x, weight, bias = arrays(((2, 33, 13, 9), (33, 18, *kernel), (18,)), np.float32)
+    keywords = {"stride": (2, 3), "padding": padding}
+    expected = fc.conv_transpose2d(x, weight, bias, **keywords)
+    assert_same_bits(fc.conv_transpose2d(arrange(x), arrange(weight), bias, **keywords), expected)
+    if memory not in ("misaligned", "read_only", "byte_swapped"):  # refused
+        out = arrange(np.empty_like(expected))
+        assert fc.conv_transpose2d(x, weight, bias, out=out, **keywords) is out
+        assert_same_bits(out, expected)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "padding", "plans"),
+    [
+        (4, 1, 1),  # four phases of 2 × 2 taps
+        (2, 0, 2),  # two rows of products, in place
+        (2, 1, 4),  # rows that begin in the middle of a run
+        (3, 1, 4),  # phases of unequal taps
+    ],
+)
+def test_merged_phases(kernel, padding, plans):
+    weight = np.ones((8, 5, kernel, kernel), np.float32)
+    plan = fc.plan_conv_transpose2d((6, 8, 14, 15), weight, stride=2, padding=padding)
+    assert len(plan.plans) == plans
+    assert plan.explain().count("all") == {1: 2, 2: 2, 4: 0}[plans]
+    # Each keeps a scratch memory, and so does a result that is not channels-last.
+    assert (plan.workspace_bytes > sum(inner.workspace_bytes for inner in plan.plans)) == (plans < 4)
+
+
+def test_merged_phases_of_large_images_go_to_their_places_in_parts():
+    x, weight = arrays(((6, 3, 120, 120), (3, 16, 4, 4)), np.float32)
+    plan = fc.plan_conv_transpose2d(x.shape, weight, stride=2, padding=1)
+    assert plan.plans[0].geometry.batch == 2
+    for image in (0, 5):
+        single = fc.conv_transpose2d(x[image : image + 1], weight, stride=2, padding=1)
+        assert_same_bits(plan(x)[image : image + 1], single)
 
 
 @pytest.mark.parametrize("rank", RANKS)

@@ -28,6 +28,11 @@ def is_channels_last(x: np.ndarray) -> bool:
     return not x.flags.c_contiguous and x.strides[1] == x.itemsize
 
 
+def is_planar(x: np.ndarray, dtype: np.dtype) -> bool:
+    """Whether a kernel for planes can take ``x`` (N, C, ...) as it is."""
+    return x.flags.c_contiguous and x.flags.aligned and x.dtype == dtype and x.size > 0
+
+
 def channels_last(array: np.ndarray, dtype: np.dtype, num_threads: int | None = None) -> np.ndarray:
     """Any (N, C, ...) array as the C-contiguous (N, ..., C) one a kernel takes; a view where it can be."""
     array = checks.kernel_ready(array, np.dtype(dtype))
@@ -53,9 +58,17 @@ def like(result: np.ndarray, x: np.ndarray, num_threads: int | None = None) -> n
     if first.flags.c_contiguous or is_channels_last(x):
         return first
     copy = aligned_empty(first.shape, result.dtype)
-    batch, *size, channels = result.shape
-    _swap_axes(result.reshape(batch, math.prod(size), channels), copy, num_threads)
+    store(result, copy, num_threads)
     return copy
+
+
+def store(result: np.ndarray, out: np.ndarray, num_threads: int | None = None) -> None:
+    """Copy a kernel's C-contiguous (N, ..., C) result to ``out`` (N, C, ...) of any strides."""
+    if out.flags.c_contiguous:
+        batch, *size, channels = result.shape
+        _swap_axes(result.reshape(batch, math.prod(size), channels), out, num_threads)
+    else:
+        out[...] = moved_first(result)
 
 
 def _swap_axes(x: np.ndarray, out: np.ndarray, num_threads: int | None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -11,6 +12,9 @@ from fastconv.algorithms.weight_grad import weight_grad
 from fastconv.functional.polyphase import TransposedPlan
 from fastconv.geometry import WEIGHTS, ConvGeometry
 from fastconv.plan import LAYOUTS
+
+# Channels from which on it makes no difference which factor of a weight gradient is gathered.
+_WIDE = 256
 
 
 def conv1d_input_grad(
@@ -162,7 +166,10 @@ def _planar_weight_grad(geometry: ConvGeometry, grads, images, num_threads: int,
         out = out.reshape(geometry.groups, 1, 1, -1)
     swapped = _swapped(geometry)
     lanes = level.vector_bytes() // geometry.dtype.itemsize
-    if group_out < min(lanes, group_in) and swapped is not None:
+    few = group_out < min(lanes, group_in)
+    # One tap: the wider side is read where it lies, a panel of the other at a time gathered.
+    narrow = math.prod(geometry.kernel_size) == 1 and lanes <= group_in < min(group_out, _WIDE)
+    if (few or narrow) and swapped is not None:
         # Vectors run over output channels: where these are few, the two factors change places.
         geometry, images, grads = swapped, grads, images
         out = out.transpose(0, 2, 1, 3)[..., ::-1]

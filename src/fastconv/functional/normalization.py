@@ -6,17 +6,12 @@ large batch loses digits.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
 
-from fastconv import checks, kernels, threads
-from fastconv.layout import channels_last, like
-
-# Elements of the blocks of rows whose sums are taken together: 32 KiB of float32, so that the second look
-# at a block, for its variance, finds it in the L1 cache. A constant, so that sums never depend on threads.
-_BLOCK_ELEMENTS = 8192
+from fastconv import checks
+from fastconv.functional.moments import Runs, by_channel
 
 
 def _float(name: str, value: object, ndim: int) -> np.ndarray:
@@ -43,59 +38,18 @@ def _vector(name: str, value: object, shape: tuple[int, ...]) -> np.ndarray | No
     return array.astype(np.float64, copy=False)
 
 
-def _pixels(x: np.ndarray, num_threads: int | None) -> np.ndarray:
-    """(N, C, ...) as the (M, C) rows a kernel takes."""
-    return channels_last(x, x.dtype, num_threads).reshape(math.prod(x.shape[:1] + x.shape[2:]), x.shape[1])
-
-
-def _image(rows: np.ndarray, x: np.ndarray, num_threads: int | None) -> np.ndarray:
-    """The (M, C) rows of a result in the shape and memory format of ``x``."""
-    return like(rows.reshape(x.shape[0], *x.shape[2:], x.shape[1]), x, num_threads)
-
-
-def _blocks(rows: np.ndarray) -> tuple[int, np.ndarray]:
-    """Rows of a block, and how many each block has."""
-    count, channels = rows.shape
-    block = max(1, _BLOCK_ELEMENTS // max(channels, 1))
-    sizes = np.full(-(-count // block), block)
-    if len(sizes):
-        sizes[-1] = count - block * (len(sizes) - 1)
-    return block, sizes
-
-
-def _moments(rows: np.ndarray, num_threads: int | None) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and biased variance of each column, joined from those of blocks.
-
-    Chan, Golub, LeVeque, "Updating Formulae and a Pairwise Algorithm for Computing Sample Variances", 1979.
-    """
-    block, sizes = _blocks(rows)
-    means, squares = np.empty((2, len(sizes), rows.shape[1]))
-    kernels.active().channel_moments(
-        rows, means, squares, block, threads.for_elements(num_threads, rows.size)
-    )
-    weights = sizes[:, None] / len(rows)
-    mean = (weights * means).sum(axis=0)
-    return mean, squares.sum(axis=0) / len(rows) + (weights * (means - mean) ** 2).sum(axis=0)
-
-
-def _scaled(rows, scale, shift, num_threads):
-    out = np.empty_like(rows)
-    scale, shift = scale.astype(rows.dtype, copy=False), shift.astype(rows.dtype, copy=False)
-    kernels.active().scale_shift(
-        rows, scale, shift, out, _blocks(rows)[0], threads.for_elements(num_threads, rows.size)
-    )
-    return out
+def _times(array: np.ndarray, weight: np.ndarray | None) -> np.ndarray:
+    return array if weight is None else array * weight
 
 
 def _scale(var, weight, eps):
-    scale = 1 / np.sqrt(var + eps)
-    return scale if weight is None else scale * weight
+    return _times(1 / np.sqrt(var + eps), weight)
 
 
-def _normalized(rows, mean, var, weight, bias, eps, num_threads):
+def _normalized(images, mean, var, weight, bias, eps):
     scale = _scale(var, weight, eps)
     shift = -mean * scale
-    return _scaled(rows, scale, shift if bias is None else shift + bias, num_threads)
+    return images.scaled(scale, shift if bias is None else shift + bias)
 
 
 def batch_norm(
@@ -150,8 +104,7 @@ def batch_norm(
     if mean is None or var is None:
         raise ValueError("running_mean and running_var must be given without training=True, got None")
     weight, bias = _vector("weight", weight, shape), _vector("bias", bias, shape)
-    rows = _pixels(x, num_threads)
-    return _image(_normalized(rows, mean, var, weight, bias, eps, num_threads), x, num_threads)
+    return _normalized(by_channel(x, num_threads), mean, var, weight, bias, eps)
 
 
 def batch_norm_training(x, weight=None, bias=None, eps=1e-5, *, num_threads=None):
@@ -179,12 +132,11 @@ def batch_norm_training(x, weight=None, bias=None, eps=1e-5, *, num_threads=None
     x = _float("x", x, 2)
     shape = x.shape[1:2]
     weight, bias = _vector("weight", weight, shape), _vector("bias", bias, shape)
-    rows = _pixels(x, num_threads)
-    if len(rows) < 2:
+    images = by_channel(x, num_threads)
+    if images.count < 2:
         raise ValueError(f"x must have more than one value a channel to train on, got shape {x.shape}")
-    mean, var = _moments(rows, num_threads)
-    y = _normalized(rows, mean, var, weight, bias, eps, num_threads)
-    return _image(y, x, num_threads), mean, var
+    mean, var = images.moments()
+    return _normalized(images, mean, var, weight, bias, eps), mean, var
 
 
 def batch_norm_grad(grad_output, x, mean, var, weight=None, eps=1e-5, *, training=False, num_threads=None):
@@ -218,26 +170,19 @@ def batch_norm_grad(grad_output, x, mean, var, weight=None, eps=1e-5, *, trainin
     """
     x = _float("x", x, 2)
     shape = x.shape[1:2]
-    grad = _pixels(_gradient(grad_output, x), num_threads)
+    grad = _gradient(grad_output, x)
     mean, var = _vector("mean", mean, shape), _vector("var", var, shape)
     weight = _vector("weight", weight, shape)
-    rows, count = _pixels(x, num_threads), threads.for_elements(num_threads, x.size)
-    center = mean.astype(x.dtype, copy=False)
-    block, sizes = _blocks(rows)
-    totals, products = np.empty((2, len(sizes), len(mean)))
-    kernels.active().channel_products(grad, rows, center, totals, products, block, count)
-    total, product = totals.sum(axis=0), products.sum(axis=0)
+    images = by_channel(x, num_threads)
+    total, product = images.products(grad, mean)
     factor, inverse = _scale(var, weight, eps), 1 / (var + eps)
     if training:
-        share = factor / max(len(rows), 1)
-        constants = (factor, mean, -share * inverse * product, -share * total)
-        grad_input = np.empty_like(rows)
-        constants = (array.astype(x.dtype, copy=False) for array in constants)
-        kernels.active().combine_gradient(grad, rows, *constants, grad_input, block, count)
+        share = factor / max(images.count, 1)
+        grad_input = images.combined(grad, factor, mean, -share * inverse * product, -share * total)
     else:
-        grad_input = _scaled(grad, factor, np.zeros_like(factor), num_threads)
+        grad_input = images.scaled(factor, np.zeros_like(factor), grad)
     grad_weight = product * np.sqrt(inverse)
-    return _image(grad_input, x, num_threads), grad_weight.astype(x.dtype), total.astype(x.dtype)
+    return grad_input, grad_weight.astype(x.dtype), total.astype(x.dtype)
 
 
 def _standardized(x: np.ndarray, axes: tuple[int, ...], eps: float) -> tuple[np.ndarray, np.ndarray]:
@@ -323,20 +268,21 @@ def layer_norm_grad(grad_output, x, normalized_shape, weight=None, eps=1e-5):
 
 
 def _group_norm_arguments(x, num_groups, weight, bias):
-    """x and its grouped view (N, G, C/G, ...), the axes of a group, parameters as (C, 1, ...)."""
     x = _float("x", x, 2)
     channels = x.shape[1]
     groups = checks.integer("num_groups", num_groups, 1)
     if channels % groups:
         raise ValueError(f"num_groups must divide the {channels} channels of x, got {groups}")
-    grouped = x.reshape(len(x), groups, channels // groups, *x.shape[2:])
-    spread = (channels, *(1,) * (x.ndim - 2))
-    parameters = (_vector("weight", weight, (channels,)), _vector("bias", bias, (channels,)))
-    columns = (None if array is None else array.reshape(spread) for array in parameters)
-    return x, grouped, tuple(range(2, grouped.ndim)), *columns
+    return x, groups, _vector("weight", weight, (channels,)), _vector("bias", bias, (channels,))
 
 
-def group_norm(x, num_groups, weight=None, bias=None, eps=1e-5):
+def _group_moments(images: Runs, groups: int, channels: int, eps: float) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and 1 / √(var + eps) of each image's groups, for each of their channels, (N, C)."""
+    mean, var = images.moments(groups)
+    return tuple(np.repeat(array, channels // groups, axis=1) for array in (mean, 1 / np.sqrt(var + eps)))
+
+
+def group_norm(x, num_groups, weight=None, bias=None, eps=1e-5, *, num_threads=None):
     """Normalise each sample over each group of channels. As ``torch.nn.functional.group_norm``.
 
     Wu and He, "Group Normalization", 2018. With one channel a group it is instance normalisation, with one
@@ -349,6 +295,8 @@ def group_norm(x, num_groups, weight=None, bias=None, eps=1e-5):
         Divides C.
     weight, bias : arrays, shape (C,), default 1 and 0
     eps : float, default 1e-5
+    num_threads : int, optional
+        The result does not depend on it.
 
     Returns
     -------
@@ -359,17 +307,19 @@ def group_norm(x, num_groups, weight=None, bias=None, eps=1e-5):
     TypeError, ValueError
         If an argument is of the wrong type or shape.
     """
-    x, grouped, axes, weight, bias = _group_norm_arguments(x, num_groups, weight, bias)
-    return _affine(_standardized(grouped, axes, eps)[0].reshape(x.shape), weight, bias)
+    x, groups, weight, bias = _group_norm_arguments(x, num_groups, weight, bias)
+    images = Runs(x, num_threads)
+    mean, inverse = _group_moments(images, groups, x.shape[1], eps)
+    return images.scaled(_times(inverse, weight), 0 if bias is None else bias, mean=mean)
 
 
-def group_norm_grad(grad_output, x, num_groups, weight=None, eps=1e-5):
+def group_norm_grad(grad_output, x, num_groups, weight=None, eps=1e-5, *, num_threads=None):
     """The gradients of :func:`group_norm`.
 
     Parameters
     ----------
     grad_output : array, shape of ``x``
-    x, num_groups, weight, eps
+    x, num_groups, weight, eps, num_threads
         As they were given to :func:`group_norm`.
 
     Returns
@@ -377,30 +327,39 @@ def group_norm_grad(grad_output, x, num_groups, weight=None, eps=1e-5):
     grad_input : ndarray, shape of ``x``
     grad_weight, grad_bias : ndarray, shape (C,)
     """
-    x, grouped, axes, weight, _ = _group_norm_arguments(x, num_groups, weight, None)
+    x, groups, weight, _ = _group_norm_arguments(x, num_groups, weight, None)
     grad = _gradient(grad_output, x)
-    normalized, inverse = _standardized(grouped, axes, eps)
-    others = (0, *range(2, x.ndim))
-    grad_weight = (grad * normalized.reshape(x.shape)).sum(axis=others, dtype=np.float64).astype(x.dtype)
-    grad_bias = grad.sum(axis=others, dtype=np.float64).astype(x.dtype)
-    inner = _affine(grad, weight, None).reshape(grouped.shape)
-    grad_input = _standardized_grad(inner, normalized, inverse, axes).reshape(x.shape)
-    return grad_input, grad_weight, grad_bias
+    images = Runs(x, num_threads)
+    mean, inverse = _group_moments(images, groups, x.shape[1], eps)
+    totals, products = images.products_of_planes(grad, mean)
+    products = products * inverse
+    # With u = g · weight: ∂x = (u − mean(u) − n · mean(u·n)) / √(var + eps), means over the group.
+    size = max(1, x.size // max(1, len(x) * groups))
+    mean_grad, mean_product = (
+        np.repeat(
+            _times(array, weight).reshape(len(x), groups, -1).sum(axis=2) / size, x.shape[1] // groups, axis=1
+        )
+        for array in (totals, products)
+    )
+    grad_input = images.combined(
+        grad, _times(inverse, weight), mean, -inverse * inverse * mean_product, -inverse * mean_grad
+    )
+    return grad_input, products.sum(axis=0).astype(x.dtype), totals.sum(axis=0).astype(x.dtype)
 
 
-def instance_norm(x, weight=None, bias=None, eps=1e-5):
+def instance_norm(x, weight=None, bias=None, eps=1e-5, *, num_threads=None):
     """Normalise each channel of each sample over its pixels: :func:`group_norm` with a channel a group.
 
     Ulyanov, Vedaldi, Lempitsky, "Instance Normalization", 2016.
     """
     x = _float("x", x, 3)
-    return group_norm(x, max(x.shape[1], 1), weight, bias, eps)
+    return group_norm(x, max(x.shape[1], 1), weight, bias, eps, num_threads=num_threads)
 
 
-def instance_norm_grad(grad_output, x, weight=None, eps=1e-5):
+def instance_norm_grad(grad_output, x, weight=None, eps=1e-5, *, num_threads=None):
     """The gradients of :func:`instance_norm`, as :func:`group_norm_grad` returns them."""
     x = _float("x", x, 3)
-    return group_norm_grad(grad_output, x, max(x.shape[1], 1), weight, eps)
+    return group_norm_grad(grad_output, x, max(x.shape[1], 1), weight, eps, num_threads=num_threads)
 
 
 def _channel_sums(x: np.ndarray, low: int, high: int) -> np.ndarray:

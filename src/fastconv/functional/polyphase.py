@@ -9,51 +9,29 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fastconv import checks, threads
+from fastconv import checks, kernels, threads
+from fastconv.functional import phases
+from fastconv.functional.phases import Phase
 from fastconv.geometry import ConvGeometry
-from fastconv.layout import empty, moved_first
-from fastconv.memory import aligned_empty
+from fastconv.layout import empty, moved_first, moved_last, store
+from fastconv.memory import Workspaces, aligned_empty
 from fastconv.plan import ACTIVATIONS, LAYOUTS, Plan, design
 
-
-class _AxisPhase(NamedTuple):
-    """Every s-th output of one axis, from ``place.start`` on, as a stride-1 convolution of the input.
-
-    ``taps`` of the kernel contribute, dilated by ``dilation``, to the input's part ``source`` with
-    ``padding`` around it; without ``taps`` nothing does.
-    """
-
-    place: slice
-    taps: slice | None
-    source: slice = slice(None)
-    padding: tuple[int, int] = (0, 0)
-    dilation: int = 1
+# Scratch memory for merged phases: a part of the L3 cache that leaves some to inputs and outputs. Beyond it
+# moving pixels to their places would cost more than the shared transforms save.
+_MERGED_BYTES = 8 << 20
+# Merged phases begin and end together, so that some of their pixels lie outside the image. Where more than
+# this share are computed for each that is wanted, at 7×7 for instance, it costs more than it saves.
+_MOST_COMPUTED = 1.25
 
 
-def _axis_phases(outputs: int, inputs: int, kernel: int, stride: int, dilation: int, low: int) -> list:
-    """The phases of one axis with ``outputs`` pixels y[i] = Σ x[o] w[u] over o·s + u·d − p = i.
+class _Part(NamedTuple):
+    """Some phases of the output: where they lie, what they read, how they are computed (None: bias alone)."""
 
-    For i = a + s·j that is u·d ≡ a + p (mod s): with g = gcd(s, d), either no u at all or every (s/g)-th one
-    from some u₀ on, u = u₀ + t·s/g, and then o = j + (a + p − u₀·d)/s − t·d/g.
-    """
-    phases = []
-    every, spread = stride // math.gcd(stride, dilation), dilation // math.gcd(stride, dilation)
-    for start in range(min(stride, outputs)):
-        place = slice(start, None, stride)
-        first = next(
-            (u for u in range(min(every, kernel)) if (u * dilation - start - low) % stride == 0), None
-        )
-        if first is None:
-            phases.append(_AxisPhase(place, None))
-            continue
-        span = (kernel - 1 - first) // every * spread
-        shift = (start + low - first * dilation) // stride
-        count = -(-(outputs - start) // stride)
-        pads = span - shift, count + shift - inputs
-        source = slice(max(0, -pads[0]), inputs - max(0, -pads[1]))
-        taps = slice(first, None, every) if source.start < source.stop else None
-        phases.append(_AxisPhase(place, taps, source, (max(0, pads[0]), max(0, pads[1])), spread))
-    return phases
+    place: tuple[slice, ...]
+    source: tuple[slice, ...]
+    plan: Plan | None
+    merged: tuple[int, ...]
 
 
 class TransposedPlan:
@@ -61,16 +39,17 @@ class TransposedPlan:
 
     Made by :func:`fastconv.plan_conv_transpose2d` and its 1-D and 3-D kin. Its output's phases, every s-th
     pixel of each axis, are convolutions of stride 1 with a part of the kernel's taps, each by the algorithm
-    that suits it and stored where it belongs: no zeros are stuffed into the input and no columns are added
-    up (Dumoulin and Visin, "A guide to convolution arithmetic for deep learning", arXiv 1603.07285, section
-    4, for the arithmetic; the polyphase decomposition of a multirate filter for the computation).
+    that suits it; or, where all have equally many taps, one convolution with their channels side by side.
+    No zeros are stuffed into the input and no columns are added up (Dumoulin and Visin, "A guide to
+    convolution arithmetic for deep learning", arXiv 1603.07285, section 4, for the arithmetic; the polyphase
+    decomposition of a multirate filter for the computation).
 
     Attributes
     ----------
     geometry : ConvGeometry
         Of the convolution that this is the transposed of: its ``output_size`` is this one's input.
     plans : tuple of Plan
-        One for each phase that any tap of the kernel reaches.
+        One for each phase that any tap of the kernel reaches, or for several together.
     num_threads : int
         Threads a call uses unless it is told otherwise; they never change the result.
     """
@@ -89,14 +68,20 @@ class TransposedPlan:
         # An output padding beyond the stride adds outputs, which the convolution would see more inputs in.
         self._input_size = geometry.output_size if input_size is None else input_size
         self._channels_first = self.layout == layouts[0]
-        self._phases = tuple(self._plan_phases(weight, bias, activation, calls))
+        self._axes = self._phases()
+        self._is_merged = any(phase.merged > 1 for axis in self._axes for phase in axis)
+        # Where every phase has one tap, merged ones are written in place: see _phases.
+        self._is_moved = self._is_merged and geometry.kernel_size != geometry.stride
+        self._images = self._images_at_once() if self._is_merged else geometry.batch
+        self._parts = tuple(self._plan_parts(weight, bias, activation, calls))
+        self._workspaces = Workspaces()
         edge = np.zeros(geometry.in_channels) if bias is None else bias
         edge = np.maximum(edge, 0) if activation == "relu" else edge
         self._edge = edge.astype(geometry.dtype).reshape(-1, *[1] * geometry.spatial_rank)
 
     @property
     def plans(self) -> tuple[Plan, ...]:
-        return tuple(plan for _, _, plan in self._phases if plan is not None)
+        return tuple(part.plan for part in self._parts if part.plan is not None)
 
     @property
     def packed_bytes(self) -> int:
@@ -105,8 +90,8 @@ class TransposedPlan:
 
     @property
     def workspace_bytes(self) -> int:
-        """Bytes of scratch memory; each phase keeps its own."""
-        return sum(plan.workspace_bytes for plan in self.plans)
+        """Bytes of scratch memory; each phase keeps its own, merged ones also what they write first."""
+        return sum(plan.workspace_bytes for plan in self.plans) + sum(self._merged_bytes())
 
     @property
     def multiplications(self) -> int:
@@ -152,67 +137,138 @@ class TransposedPlan:
         if self.geometry.batch == 0:
             return result
         x, target = self._channels_first_view(x), self._channels_first_view(result)
-        for place, source, plan in self._phases:
-            if plan is None:
-                target[place] = self._edge
+        if self._is_merged:
+            for first in range(0, self.geometry.batch, self._images):
+                images = slice(first, first + self._images)
+                self._run_merged(x[images], target[images], count)
+            return result
+        for part in self._parts:
+            if part.plan is None:
+                target[part.place] = self._edge
             else:
-                plan(x[source], out=target[place], num_threads=count)
+                part.plan(x[part.source], out=target[part.place], num_threads=count)
         return result
 
     def retire(self) -> None:
         """Leave this plan's memory to others: it has done its work."""
-        for _, _, plan in self._phases:
-            if plan is not None:
-                plan.retire()
+        for plan in self.plans:
+            plan.retire()
+        self._workspaces.give_back()
 
     def explain(self) -> str:
         """What this plan does and why, in a few lines."""
-        lines = [f"transposed of {self.geometry}: {len(self._phases)} phase(s)"]
-        for place, _, plan in self._phases:
-            start = ", ".join(str(part.start) for part in place[2:])
-            lines.append(f"from ({start})  {'bias alone' if plan is None else repr(plan)}")
+        lines = [f"transposed of {self.geometry}: {self._count} phase(s)"]
+        for part in self._parts:
+            pairs = zip(part.place[2:], part.merged, strict=True)
+            start = ", ".join("all" if merged > 1 else str(place.start) for place, merged in pairs)
+            lines.append(f"from ({start})  {'bias alone' if part.plan is None else repr(part.plan)}")
         return "\n".join(lines)
 
     def __repr__(self) -> str:
-        return f"TransposedPlan({self.geometry}; {len(self._phases)} phase(s))"
+        return f"TransposedPlan({self.geometry}; {self._count} phase(s))"
 
-    def _plan_phases(self, weight, bias, activation, calls) -> Iterator[tuple[tuple, tuple, Plan | None]]:
-        """(part of the output, part of the input, how to compute it) for each phase, channels first."""
-        geometry, whole = self.geometry, (slice(None), slice(None))
-        axes = [
-            _axis_phases(*numbers)
-            for numbers in zip(
+    @property
+    def _count(self) -> int:
+        return sum(math.prod(part.merged) for part in self._parts)
+
+    def _phases(self) -> list[list[Phase]]:
+        """The phases of each axis, merged where that is faster.
+
+        Phases of one tap are products with nothing to share but the reading of the input, and with those of
+        the last axis merged they write runs of whole pixels in place, rows of the result. Phases of more
+        taps share the transformed input; all of them merged, they are moved to their places afterwards.
+        """
+        geometry = self.geometry
+        axes = list(
+            zip(
                 geometry.input_size, self._input_size, geometry.kernel_size, geometry.stride,
                 geometry.dilation, (low for low, _ in geometry.padding), strict=True,
             )
-        ]  # fmt: skip
-        group_out = geometry.out_channels // geometry.groups
+        )  # fmt: skip
+        separate = [phases.separate(*axis) for axis in axes]
+        merged = [phases.merged(*axis) for axis in axes] if geometry.groups == 1 else [None]
+        if geometry.kernel_size == geometry.stride:
+            last = merged[-1]
+            whole = last is not None and not (last.place.start or geometry.input_size[-1] % last.merged)
+            return [*separate[:-1], [last]] if whole else separate
+        if None in merged or self._image_bytes > _MERGED_BYTES:
+            return separate
+        computed = math.prod(phase.count * phase.merged for phase in merged)
+        if computed > _MOST_COMPUTED * math.prod(geometry.input_size):
+            return separate
+        return [[phase] for phase in merged]
+
+    @property
+    def _image_bytes(self) -> int:
+        return math.prod(self.geometry.input_shape[1:]) * self.geometry.dtype.itemsize
+
+    def _images_at_once(self) -> int:
+        """Images whose merged phases are in scratch memory together; divides the batch."""
+        batch = self.geometry.batch
+        most = max(1, min(batch, _MERGED_BYTES // self._image_bytes))
+        return next(images for images in range(most, 0, -1) if batch % images == 0)
+
+    def _merged_bytes(self) -> tuple[int, int]:
+        """Scratch memory for merged phases, and for a channels-last result; both in whole cache lines."""
+        if not self._is_merged:
+            return 0, 0
+        moved = [plan.geometry.output_bytes for plan in self.plans if self._is_moved]
+        return tuple(
+            -(-size // 64) * 64 for size in (max(moved, default=0), self._images * self._image_bytes)
+        )
+
+    def _plan_parts(self, weight, bias, activation, calls) -> Iterator[_Part]:
+        """How to compute the phases, channels first."""
+        geometry, whole = self.geometry, (slice(None), slice(None))
         # (groups, C_in/groups, C_out/groups, *kernel): each group's matrix transposed.
-        kernel = weight.reshape(geometry.groups, group_out, *weight.shape[1:]).swapaxes(1, 2)
-        for phases in product(*axes):
-            place = (*whole, *(phase.place for phase in phases))
-            source = (*whole, *(phase.source for phase in phases))
-            if any(phase.taps is None for phase in phases):
-                yield place, source, None
+        kernel = weight.reshape(geometry.groups, -1, *weight.shape[1:]).swapaxes(1, 2)
+        kernel = kernel.reshape(geometry.in_channels, -1, *geometry.kernel_size)
+        for chosen in product(*self._axes):
+            place = (*whole, *(phase.place for phase in chosen))
+            source = (*whole, *(phase.source for phase in chosen))
+            merged = tuple(phase.merged for phase in chosen)
+            if any(phase.taps is None for phase in chosen):
+                yield _Part(place, source, None, merged)
                 continue
-            taps = kernel[(..., *(phase.taps for phase in phases))]
-            taps = np.flip(taps, range(3, taps.ndim)).reshape(geometry.in_channels, *taps.shape[2:])
-            sizes = [phase.source.stop - phase.source.start for phase in phases]
+            taps = phases.taps_of(kernel, chosen)
+            sizes = [phase.source.stop - phase.source.start for phase in chosen]
             inner = ConvGeometry.create(
-                (geometry.batch, geometry.out_channels, *sizes), taps.shape,
-                padding=tuple(phase.padding for phase in phases),
-                dilation=tuple(phase.dilation for phase in phases), groups=geometry.groups,
+                (self._images, geometry.out_channels, *sizes), taps.shape,
+                padding=tuple(phase.padding for phase in chosen),
+                dilation=tuple(phase.dilation for phase in chosen), groups=geometry.groups,
                 dtype=geometry.dtype,
             )  # fmt: skip
-            yield (
-                place,
-                source,
-                Plan(
-                    design(inner, activation=activation, num_threads=self.num_threads, calls=calls),
-                    taps,
-                    bias,
-                ),
-            )
+            biases = None if bias is None else np.tile(bias, math.prod(merged))
+            prepared = design(inner, activation=activation, num_threads=self.num_threads, calls=calls)
+            yield _Part(place, source, Plan(prepared, taps, biases), merged)
+
+    def _run_merged(self, x: np.ndarray, target: np.ndarray, num_threads: int) -> None:
+        """Some images x (n, C_in, *size) → target (n, C_out, *size), both of any strides."""
+        moved_bytes, last_bytes = self._merged_bytes()
+        last = moved_last(target)
+        in_place = last.flags.c_contiguous
+        workspace = self._workspaces.take(moved_bytes + (0 if in_place else last_bytes))
+        if not in_place:
+            elements = workspace[moved_bytes:].view(target.dtype)
+            last = elements[: target.size].reshape(last.shape)
+        try:
+            for part in self._parts:
+                if part.plan is None:
+                    moved_first(last)[part.place] = self._edge
+                elif self._is_moved:
+                    shape = part.plan.geometry.output_shape
+                    scratch = workspace.view(target.dtype)[: math.prod(shape)]
+                    scratch = scratch.reshape(shape[0], *shape[2:], shape[1])
+                    part.plan(x[part.source], out=moved_first(scratch), num_threads=num_threads)
+                    _move(scratch, part, last, num_threads)
+                else:
+                    rows = last[:, *part.place[2:-1]]
+                    runs = rows.reshape(*rows.shape[:-2], -1, part.merged[-1] * rows.shape[-1])
+                    part.plan(x[part.source], out=moved_first(runs), num_threads=num_threads)
+            if not in_place:
+                store(last, target, num_threads)
+        finally:
+            self._workspaces.give(workspace)
 
     def _in_layout(self, batch: int, channels: int, *size: int) -> tuple[int, ...]:
         return (batch, channels, *size) if self._channels_first else (batch, *size, channels)
@@ -224,3 +280,24 @@ class TransposedPlan:
         if self._channels_first:
             return empty(self.output_shape, self.geometry.dtype, x)
         return aligned_empty(self.output_shape, self.geometry.dtype)
+
+
+def _move(scratch: np.ndarray, part: _Part, last: np.ndarray, num_threads: int) -> None:
+    """Merged phases, pixels (n, *counts, *merged · C), to their places in an image (n, *size, C)."""
+    *lead, width = part.merged
+    channels, spread = last.shape[-1], [np.newaxis] * (2 - len(lead))
+    pixels = scratch.reshape(*scratch.shape[:-1], *lead, width * channels)
+    rows = last.reshape(*last.shape[:-2], -1)
+    for phase in product(*map(range, lead)):
+        read, written = [], []
+        for size, step, start, place in zip(last.shape[1:], lead, phase, part.place[2:], strict=False):
+            # Output o is pixel o + skip of them all, of phase (o + skip) mod step.
+            first = (start - place.start) % step
+            count = len(range(first, size, step))
+            begin = (first + place.start) // step
+            read.append(slice(begin, begin + count))
+            written.append(slice(first, None, step))
+        kernels.active().join_runs(
+            pixels[:, *spread, *read, :, *phase], rows[:, *spread, *written],
+            part.place[-1].start * channels, threads.for_elements(num_threads, last.size),
+        )  # fmt: skip

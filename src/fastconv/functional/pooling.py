@@ -10,7 +10,8 @@ import numpy as np
 from fastconv import checks, kernels, threads
 from fastconv.functional import taps
 from fastconv.functional.taps import Window
-from fastconv.layout import channels_last, like
+from fastconv.layout import channels_last, is_planar, like
+from fastconv.memory import aligned_empty
 
 SHAPES = {1: "(N, C, L)", 2: "(N, C, H, W)", 3: "(N, C, D, H, W)"}
 # The kernels compare positions as wide as the elements.
@@ -27,14 +28,34 @@ def _five_axes(array: np.ndarray) -> np.ndarray:
     return array.reshape(batch, *taps.three_axes(size, 1), channels)
 
 
+def _planes(array: np.ndarray) -> np.ndarray:
+    """The (N·C, D, H, W) form of a C-contiguous (N, C, ...) array."""
+    return array.reshape(-1, *taps.three_axes(array.shape[2:], 1))
+
+
+def _plane_workspace(columns: taps.Taps, dtype: np.dtype) -> np.ndarray:
+    """Scratch memory for a kernel for planes: four vectors for each tap of each vector of outputs."""
+    lanes = kernels.active().vector_bytes() // dtype.itemsize
+    most = max(1, int(np.diff(columns.start).max()))
+    return aligned_empty((4 * most * (len(columns.divisor) + lanes),), dtype)
+
+
 def _largest(x: np.ndarray, size: Sequence[int], axes: tuple, return_indices: bool, num_threads: int | None):
     """Max pooling to ``size`` by Taps."""
     dtype = checks.float_dtype("x", x.dtype)
     if return_indices and math.prod(x.shape[2:]) > _LARGEST_IMAGE:
         raise ValueError(f"x must have at most 2³¹ − 1 pixels a channel, got shape {x.shape}")
-    y = np.empty((x.shape[0], *size, x.shape[1]), dtype)
-    indices = np.empty(y.shape, np.int64) if return_indices else None
     count = threads.for_elements(num_threads, x.size)
+    if is_planar(x, dtype):
+        y = aligned_empty((*x.shape[:2], *size), dtype)
+        indices = np.empty(y.shape, np.int64) if return_indices else None
+        if kernels.active().pool_planes(
+            _planes(x), _planes(y), _planes(indices) if return_indices else None, axes, True, 0,
+            _plane_workspace(axes[2], dtype), count,
+        ):  # fmt: skip
+            return (y, indices) if return_indices else y
+    y = aligned_empty((x.shape[0], *size, x.shape[1]), dtype)
+    indices = np.empty(y.shape, np.int64) if return_indices else None
     kernels.active().max_pool(
         _five_axes(channels_last(x, dtype, num_threads)),
         _five_axes(y),
@@ -51,13 +72,16 @@ def resampled(
 ) -> np.ndarray:
     """The weighted sums of Taps: ``x`` (N, C, ...) resampled to ``size``, in its memory format."""
     dtype = checks.float_dtype("x", x.dtype)
-    y = np.empty((x.shape[0], *size, x.shape[1]), dtype)
+    shape = (*x.shape[:2], *size)
+    count = threads.for_elements(num_threads, max(x.size, math.prod(shape)))
+    if is_planar(x, dtype):
+        y = aligned_empty(shape, dtype)
+        workspace = _plane_workspace(axes[2], dtype)
+        if kernels.active().pool_planes(_planes(x), _planes(y), None, axes, False, divisor, workspace, count):
+            return y
+    y = aligned_empty((x.shape[0], *size, x.shape[1]), dtype)
     kernels.active().resample(
-        _five_axes(channels_last(x, dtype, num_threads)),
-        _five_axes(y),
-        axes,
-        divisor,
-        threads.for_elements(num_threads, max(x.size, y.size)),
+        _five_axes(channels_last(x, dtype, num_threads)), _five_axes(y), axes, divisor, count
     )
     return like(y, x, num_threads)
 

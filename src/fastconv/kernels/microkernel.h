@@ -9,7 +9,7 @@
  *   depthwise.h       depthwise and narrow groups
  *   gradients.h       the weight gradient's products
  *   spectral.h        complex products in the frequency domain
- *   pooling.h         the largest, and the weighted sum, of a few pixels
+ *   pooling.h         the largest, and the weighted sum, of a few pixels; pooling_planes.h, along a row
  *   normalization.h   sums over rows
  *   winograd.h        the transforms of tiles
  *   sampling.h        bilinear samples
@@ -74,6 +74,13 @@ struct taps {
     ptrdiff_t size, out_size;
     const int64_t *start, *source;
     const double *weight, *divisor;
+};
+
+/* The taps of vectors of outputs, each the same number of them: where it reads from, and lanes of what is there. */
+struct plane_taps {
+    ptrdiff_t blocks, most;
+    ptrdiff_t *base;
+    void *lane, *valid, *weight;
 };
 
 #define POOL_TAPS 9 /* of a 3 × 3 window; longer lists come in parts */
@@ -295,6 +302,7 @@ static void TYPED(gemm_tile)(
 #include "depthwise.h"
 #include "normalization.h"
 #include "pooling.h"
+#include "pooling_planes.h"
 #include "spectral.h"
 #include "winograd.h"
 #include "gradients.h"

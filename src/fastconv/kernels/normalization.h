@@ -114,4 +114,52 @@ static void TYPED(combine_rows)(
         TYPED(combine_few_rows)(1, g, x, factor, mean, slope, shift, out, channels);
 }
 
+/* The same sums of one run of elements with one mean, and the same maps with one set of constants. */
+
+#define RUN_TOTAL(name, arguments, one, many)                                                               \
+    static double TYPED(name) arguments                                                                     \
+    {                                                                                                       \
+        double total[LANES] = {0}, all = 0;                                                                 \
+        ptrdiff_t i = 0;                                                                                    \
+        for (; i + SUM_ROWS * LANES <= count; i += SUM_ROWS * LANES) {                                      \
+            REAL part[LANES];                                                                               \
+            vec sum = {0};                                                                                  \
+            _Pragma("GCC unroll 8") for (int r = 0; r < SUM_ROWS; r++) sum += many(i + r * LANES);          \
+            TYPED(store)(part, sum);                                                                        \
+            for (int l = 0; l < LANES; l++) total[l] += part[l];                                            \
+        }                                                                                                   \
+        for (; i < count; i++) all += one(i);                                                               \
+        for (int l = 0; l < LANES; l++) all += total[l];                                                    \
+        return all;                                                                                         \
+    }
+
+#define VALUE(i) x[i]
+#define VALUES(i) TYPED(load)(x + (i))
+RUN_TOTAL(run_total, (ptrdiff_t count, const REAL *x), VALUE, VALUES)
+#define SQUARE(i) ((x[i] - mean) * (x[i] - mean))
+#define SQUARES(i) ((TYPED(load)(x + (i)) - mean) * (TYPED(load)(x + (i)) - mean))
+RUN_TOTAL(run_squares, (ptrdiff_t count, const REAL *x, REAL mean), SQUARE, SQUARES)
+#define PRODUCT(i) (u[i] * (v[i] - mean))
+#define PRODUCTS(i) (TYPED(load)(u + (i)) * (TYPED(load)(v + (i)) - mean))
+RUN_TOTAL(run_products, (ptrdiff_t count, const REAL *u, const REAL *v, REAL mean), PRODUCT, PRODUCTS)
+
+static void TYPED(scale_run)(ptrdiff_t count, const REAL *x, REAL mean, REAL scale, REAL shift, REAL *out)
+{
+    _Pragma("GCC ivdep") for (ptrdiff_t i = 0; i < count; i++) out[i] = (x[i] - mean) * scale + shift;
+}
+
+static void TYPED(combine_run)(
+    ptrdiff_t count, const REAL *g, const REAL *x, REAL factor, REAL mean, REAL slope, REAL shift, REAL *out)
+{
+    _Pragma("GCC ivdep") for (ptrdiff_t i = 0; i < count; i++)
+        out[i] = g[i] * factor + ((x[i] - mean) * slope + shift);
+}
+
+#undef RUN_TOTAL
+#undef VALUE
+#undef VALUES
+#undef SQUARE
+#undef SQUARES
+#undef PRODUCT
+#undef PRODUCTS
 #undef SUM_ROWS

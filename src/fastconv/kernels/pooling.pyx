@@ -12,7 +12,7 @@
 # order of additions, and with it every bit, is the same for any number of threads. The innermost
 # loops run over channels, which are contiguous.
 from cython.parallel cimport prange
-from libc.string cimport memset
+from libc.string cimport memcpy, memset
 
 from libc.stdint cimport int64_t
 
@@ -61,6 +61,17 @@ cdef taps taps_of(table):
     result.weight = &weight[0] if weight.shape[0] else NULL
     result.divisor = &divisor[0] if divisor.shape[0] else NULL
     return result
+
+
+cdef inline bint same_taps(const taps *axis, Py_ssize_t j) noexcept nogil:
+    """Whether output j reads what output j − 1 does."""
+    cdef Py_ssize_t a = axis.start[j - 1], b = axis.start[j], count = b - a, i
+    if count != axis.start[j + 1] - b or axis.divisor[j] != axis.divisor[j - 1]:
+        return False
+    for i in range(count):
+        if axis.source[a + i] != axis.source[b + i] or axis.weight[a + i] != axis.weight[b + i]:
+            return False
+    return True
 
 
 cdef void max_pool_row(
@@ -124,6 +135,19 @@ cdef void resample_row(
         divide_row_f32(divisor or d.divisor[i] * h.divisor[j], w, divisor == 0, out, channels)
     else:
         divide_row_f64(divisor or d.divisor[i] * h.divisor[j], w, divisor == 0, out, channels)
+
+
+cdef void resample_rows(
+    const real *image, real *out, const taps *axes, Py_ssize_t i, Py_ssize_t first, Py_ssize_t last,
+    Py_ssize_t channels, double divisor,
+) noexcept nogil:
+    """Rows of one depth of the output; one that reads what the last one did is its copy."""
+    cdef Py_ssize_t row = axes[2].out_size * channels, j
+    for j in range(first, last):
+        if j > first and same_taps(&axes[1], j):
+            memcpy(out + j * row, out + (j - 1) * row, row * sizeof(real))
+        else:
+            resample_row(image, out + j * row, axes, i, j, channels, divisor)
 
 
 cdef void scatter_channels(
@@ -192,13 +216,18 @@ def resample(
 ):
     """`tables` holds a Taps for each of D, H and W. A `divisor` of 0 stands for the product of theirs."""
     cdef taps axes[3]
-    cdef Py_ssize_t row, n, rows = out.shape[1] * out.shape[2], channels = out.shape[4]
+    cdef Py_ssize_t task, n, i, channels = out.shape[4], depths = out.shape[1], heights = out.shape[2]
+    cdef Py_ssize_t bands
     if out.shape[0] == 0 or channels == 0:
         return
     axes[0], axes[1], axes[2] = taps_of(tables[0]), taps_of(tables[1]), taps_of(tables[2])
-    for row in prange(out.shape[0] * rows, nogil=True, schedule="static", num_threads=num_threads):
-        n = row // rows
-        resample_row(
-            &x[n, 0, 0, 0, 0], &out[n, 0, 0, 0, 0] + row % rows * axes[2].out_size * channels,
-            axes, row % rows // axes[1].out_size, row % axes[1].out_size, channels, divisor,
+    bands = min(heights, 1 + 4 * num_threads // (out.shape[0] * depths))
+    for task in prange(
+        out.shape[0] * depths * bands, nogil=True, schedule="static", num_threads=num_threads
+    ):
+        n = task // (depths * bands)
+        i = task // bands % depths
+        resample_rows(
+            &x[n, 0, 0, 0, 0], &out[n, i, 0, 0, 0], axes, i, share(heights, bands, task % bands),
+            share(heights, bands, task % bands + 1), channels, divisor,
         )
