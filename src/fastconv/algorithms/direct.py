@@ -61,7 +61,7 @@ def _blocking(geometry: ConvGeometry, num_threads: int, kernels: ModuleType) -> 
     itemsize = geometry.dtype.itemsize
     width = base.panel_width(kernels, geometry.dtype)
     row_pitch = base.in_columns(geometry) * geometry.in_channels
-    # Of a band the input is copied, and one panel's outputs wait to be stored, where they are not channels-last.
+    # A band's input is copied, and a panel's outputs wait to be stored, where they are not channels-last.
     row_size = max(geometry.stride[0] * row_pitch, columns * width)
     bands = base.count_bands(geometry, rows, row_size * itemsize, num_threads)
     band_rows = base.ceil_div(rows, bands)
