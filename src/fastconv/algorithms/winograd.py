@@ -28,8 +28,8 @@ _POINTS = {
     3: (0.5, 1.0, 2.0),
     4: (0.4375, 0.8125, 1.21875, 2.25),
 }
-# Outputs a tile may have along an axis of blocks of so many taps. F(m, r) takes m + r − 1 points, which must be
-# even in number here, for m·r products; an axis of one tap is left alone.
+# Outputs a tile may have along an axis by the taps of its blocks. F(m, r) takes m + r − 1 points, which must
+# be even in number here, for m·r products; an axis of one tap is left alone.
 _OUTPUTS = {1: (1,), 2: (3, 5), 3: (2, 4), 5: (2, 4), 7: (2, 4)}
 # Taps of a block where an axis, or its phases, have a number of taps that is not listed.
 _BLOCK_TAPS = 3
@@ -48,14 +48,11 @@ _BLOCK_TILES = 28
 _L2_BYTES = 3 << 19
 # Bytes of transformed input and products a thread keeps at most.
 _BLOCK_BYTES = 4 << 20
-# What reading a position's weights costs, in tiles multiplied with them: a row of a panel, 128 bytes, comes
-# from the L3 cache in the time of 8 to 14 tiles, and in a network weights are never nearer.
+# Tiles whose products take as long as their weights take to come: a row of a panel, 128 bytes, is fetched
+# from the L3 cache in the time of 10 to 14 tiles, while those before it are multiplied.
 _WEIGHT_TILES = 12
 # The same for its transforms: a tile's input, or output, takes as long as so many channels of its products.
 _TRANSFORM_CHANNELS = 16
-# On one axis fewer products stand against each transformed number: with 64 channels three taps on long rows
-# took 1.0 to 1.2 times as long as direct, with 128 to 384 channels 1×3 to 7×1 are faster.
-_LINE_TRANSFORM_CHANNELS = 40
 # And for the transformation of the weights: one of them takes as long as its products with so many tiles.
 _PACKING_TILES = 75
 
@@ -169,7 +166,6 @@ def _products(form: Form) -> _Products:
     return _Products(place.astype(np.intp), start.astype(np.intp), np.nonzero(present)[1].astype(np.intp))
 
 
-@lru_cache(maxsize=1024)
 def _corners(geometry: ConvGeometry, form: Form) -> np.ndarray:
     """The pixel of padded input that each block's tile of outputs (0, 0) begins at."""
     down, across = (
@@ -194,20 +190,19 @@ def tiles(geometry: ConvGeometry, form: Form) -> int:
 
 def _cost(geometry: ConvGeometry, form: Form) -> float:
     """Time for an image's products and transforms, in products of one tile."""
-    each = _TRANSFORM_CHANNELS if min(form.pairs) else _LINE_TRANSFORM_CHANNELS
     # The blocks' transformed inputs are as many as the products, but their outputs are summed.
     blocks = math.prod(map(len, form.blocks))
-    channels = 1 / geometry.out_channels + 1 / (geometry.in_channels * blocks)
-    products = form.products * (tiles(geometry, form) + _WEIGHT_TILES)
-    return products * (1 + each * geometry.groups * channels)
+    channels = geometry.groups * (1 / geometry.out_channels + 1 / (geometry.in_channels * blocks))
+    transformed = tiles(geometry, form) * (1 + _TRANSFORM_CHANNELS * channels)
+    return form.products * max(transformed, _WEIGHT_TILES)
 
 
 @lru_cache(maxsize=1024)
 def choose_form(geometry: ConvGeometry) -> Form:
-    """The tile to use: the fewest products, weights counted as the time it takes to read them.
+    """The tile to use: the fewest products, or weights where it takes longer to read them.
 
     Large tiles save multiplications and have larger transformed weights, so on small images, where each
-    weight meets few tiles, smaller tiles win: F(2×2) at 7×7, F(4×2) at 14×14, F(4×4) beyond.
+    weight meets few tiles, smaller tiles win: for 3×3 F(2×2) at 7×7, F(4×4) from 14×14 on.
     """
     return min(forms(geometry), key=lambda form: _cost(geometry, form))
 
@@ -240,7 +235,7 @@ def saving(geometry: ConvGeometry, calls: int | None) -> float:
 
     The weights are transformed once for so many calls; None: for so many that it costs nothing.
     """
-    direct = math.prod(geometry.kernel_size) * (math.prod(geometry.output_size) + _WEIGHT_TILES)
+    direct = math.prod(geometry.kernel_size) * max(math.prod(geometry.output_size), _WEIGHT_TILES)
     form = choose_form(geometry)
     cost = _cost(geometry, form)
     if calls is not None:
@@ -248,7 +243,6 @@ def saving(geometry: ConvGeometry, calls: int | None) -> float:
     return direct / cost
 
 
-@lru_cache(maxsize=1024)
 def origins(geometry: ConvGeometry, form: Form) -> tuple[np.ndarray, np.ndarray]:
     """The output rows that lines of tiles begin at, ascending, and the columns of a line's tiles."""
     origins = []
@@ -259,14 +253,16 @@ def origins(geometry: ConvGeometry, form: Form) -> tuple[np.ndarray, np.ndarray]
 
 
 def _in_blocks(weight: np.ndarray, form: Form) -> np.ndarray:
-    """Weights (groups, C_out/groups, C_in/groups, k_h, k_w) as (groups, C_out/groups, (blocks, C_in/groups), taps)."""
+    """Weights (groups, outputs, channels, k_h, k_w) as (groups, outputs, blocks · channels, r_h · r_w)."""
     groups, outputs, channels = weight.shape[:3]
     if form.whole:
         return np.ascontiguousarray(weight.reshape(groups, outputs, channels, -1))
     down, across = form.blocks
     blocks = np.zeros((groups, outputs, len(down), len(across), channels, *form.taps), weight.dtype)
     for (i, rows), (j, columns) in product(enumerate(down), enumerate(across)):
-        part = weight[:, :, :, rows.start : rows.stop : rows.step, columns.start : columns.stop : columns.step]
+        part = weight[
+            :, :, :, rows.start : rows.stop : rows.step, columns.start : columns.stop : columns.step
+        ]
         blocks[:, :, i, j, :, : len(rows), : len(columns)] = part
     return blocks.reshape(groups, outputs, -1, math.prod(form.taps))
 
@@ -277,6 +273,21 @@ class _Blocking(NamedTuple):
     block: int
     pixel_pitch: int
     per_thread: int
+
+
+@lru_cache(maxsize=1024)
+def _tables(geometry: ConvGeometry) -> tuple:
+    """What the kernel takes of the form of a problem, in its order."""
+    form = choose_form(geometry)
+    coefficients = (
+        transforms(*axis).coefficient.astype(geometry.dtype)
+        for axis in zip(form.outputs, form.taps, strict=True)
+    )
+    products = _products(form)
+    return (
+        (form.pairs, form.outputs), *coefficients, _corners(geometry, form), products.start, products.block,
+        *origins(geometry, form),
+    )  # fmt: skip
 
 
 def _parts(geometry: ConvGeometry, panels: int, lines: int, across: int, threads: int) -> tuple[int, int]:
@@ -351,7 +362,9 @@ class Winograd(Algorithm):
             (down, across), stride = geometry.kernel_size, geometry.stride
             blocks = math.prod(len(_blocks(*axis)[1]) for axis in zip((down, across), stride, strict=True))
             if down <= stride[0] and across <= stride[1]:
-                reason = f"it needs more taps along an axis than the stride, got {down}×{across} with {stride}"
+                reason = (
+                    f"it needs more taps along an axis than the stride, got {down}×{across} with {stride}"
+                )
             elif blocks > _MAX_BLOCKS:
                 reason = f"it needs at most {_MAX_BLOCKS} blocks of taps, {down}×{across} has {blocks}"
         return reason
@@ -384,22 +397,14 @@ class Winograd(Algorithm):
         blocks = _in_blocks(weight.reshape(groups, -1, *weight.shape[1:]), form)
         matrices = [transforms(*axis).weight for axis in zip(form.outputs, form.taps, strict=True)]
         workspace = base.aligned_empty((num_threads, math.prod(blocks.shape[2:]), width), geometry.dtype)
-        kernels.pack_winograd(
-            blocks, *matrices, _products(form).place, transformed, workspace, num_threads
-        )
+        kernels.pack_winograd(blocks, *matrices, _products(form).place, transformed, workspace, num_threads)
         return Packed(kernels, geometry, transformed, base.pack_bias(bias, geometry, kernels))
 
     def run(self, x, packed: Packed, out, epilogue: Epilogue, workspace, num_threads: int) -> None:
         geometry = packed.geometry
         blocking = _blocking(geometry, num_threads, packed.kernels)
-        form = choose_form(geometry)
-        coefficients = (
-            transforms(*axis).coefficient.astype(geometry.dtype)
-            for axis in zip(form.outputs, form.taps, strict=True)
-        )
         packed.kernels.winograd(
-            x, packed.weight, packed.bias, geometry, (form.pairs, form.outputs), *coefficients,
-            _corners(geometry, form), *_products(form)[1:], *origins(geometry, form), blocking.bands, blocking.panel_parts, blocking.block,
-            blocking.pixel_pitch, form.depth, *epilogue, out, workspace,
-            blocking.per_thread, num_threads,
+            x, packed.weight, packed.bias, geometry, *_tables(geometry), blocking.bands,
+            blocking.panel_parts, blocking.block, blocking.pixel_pitch, choose_form(geometry).depth,
+            *epilogue, out, workspace, blocking.per_thread, num_threads,
         )  # fmt: skip

@@ -105,16 +105,15 @@ cdef void winograd_inputs(
 ) noexcept nogil:
     """V of tiles first … last: at each position the tiles of block after block."""
     cdef const real *pixel[MAX_POSITIONS]
-    cdef Py_ssize_t b, t, i, run, at_once = MAX_POSITIONS // tiling.positions
+    cdef Py_ssize_t b, t, i, y, x, run, at_once = MAX_POSITIONS // tiling.positions
     for b in range(tiling.blocks):
         for t from first <= t < last by at_once:
             run = min(at_once, last - t)
             for i in range(run):
-                tile_pixels(
-                    tiling, view, image, zeros,
-                    tiling.line_origin[(t + i) // tiling.across] * tiling.stride_h + tiling.corner[2 * b],
-                    tiling.across_origin[(t + i) % tiling.across] * tiling.stride_w + tiling.corner[2 * b + 1],
-                    pixel + i * tiling.positions)
+                y = tiling.line_origin[(t + i) // tiling.across] * tiling.stride_h
+                x = tiling.across_origin[(t + i) % tiling.across] * tiling.stride_w
+                tile_pixels(tiling, view, image, zeros, y + tiling.corner[2 * b],
+                            x + tiling.corner[2 * b + 1], pixel + i * tiling.positions)
             transform_input(tiling, run, pixel, channels, v, position_stride, coefficient_h, coefficient_w)
             v += run * channels
 
@@ -163,7 +162,7 @@ cdef void winograd_products(
     const Tiling *tiling, Py_ssize_t tiles, const real *v, Py_ssize_t v_position, Py_ssize_t v_tile,
     Py_ssize_t channels, const real *panel, Py_ssize_t columns, real *products, Py_ssize_t m_position
 ) noexcept nogil:
-    """M of one panel: a product for each position and run of channels, of several blocks where these are short.
+    """M of one panel: a product for each position and run of channels, in several blocks where these are few.
 
     Each meets its weights for the first time, and they come from far: two tiles fetch half of the next
     product's each, so that memory is as busy as the processor.
@@ -226,9 +225,9 @@ def winograd(
     const real[:, :, :, :] x, const real[:, :, :, :, ::1] packed, const real[::1] bias, geometry, form,
     const real[::1] coefficient_h, const real[::1] coefficient_w, const Py_ssize_t[:, ::1] corner,
     const Py_ssize_t[::1] product_start, const Py_ssize_t[::1] product_block,
-    const Py_ssize_t[::1] line_origin, const Py_ssize_t[::1] across_origin, Py_ssize_t bands, Py_ssize_t panel_parts, Py_ssize_t block,
-    Py_ssize_t pixel_pitch, Py_ssize_t depth, bint rectified, bint accumulate,
-    real[:, :, :, :] out, real[::1] workspace, Py_ssize_t per_thread, int num_threads
+    const Py_ssize_t[::1] line_origin, const Py_ssize_t[::1] across_origin, Py_ssize_t bands,
+    Py_ssize_t panel_parts, Py_ssize_t block, Py_ssize_t pixel_pitch, Py_ssize_t depth, bint rectified,
+    bint accumulate, real[:, :, :, :] out, real[::1] workspace, Py_ssize_t per_thread, int num_threads
 ):
     """Winograd convolution F(m_h×m_w, r_h×r_w), summed over blocks of taps.
 
