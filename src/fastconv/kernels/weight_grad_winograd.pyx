@@ -141,11 +141,10 @@ def weight_grad_winograd(
     cdef Py_ssize_t in_blocks, out_blocks, item
     in_blocks, out_blocks, s.chunks = cuts
     (s.tiling.pairs_h, s.tiling.pairs_w), (s.tiling.outputs_h, s.tiling.outputs_w) = form
-    s.tiling.dilation_h, s.tiling.dilation_w = problem.dilation_h, problem.dilation_w
-    s.tiling.step_h, s.tiling.step_w = problem.dilation_h, problem.dilation_w
+    set_spacing(&s.tiling, &problem)
     s.tiling.line_origin, s.tiling.across_origin = &line_origin[0], &across_origin[0]
     s.tiling.across = across_origin.shape[0]
-    s.tiling.points_h, s.tiling.points_w, s.capacity = matrix_h.shape[0], matrix_w.shape[0], capacity
+    s.capacity = capacity
     s.tiling.positions = s.tiling.points_h * s.tiling.points_w
     cdef Py_ssize_t parts = partial.shape[0], lines = line_origin.shape[0]
     cdef Py_ssize_t count = x.shape[0] * x.shape[1] * lines * s.chunks

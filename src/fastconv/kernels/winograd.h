@@ -111,7 +111,7 @@ ALWAYS_INLINE void TYPED(winograd_output_sized)(
         TYPED(winograd_input_sized)(pairs, lines, vectors, source, offset, NULL, v, v_step, v_next,        \
                                     coefficient);                                                           \
         return;
-static void TYPED(winograd_input_first)(
+ALWAYS_INLINE void TYPED(winograd_input_first)(
     int pairs, ptrdiff_t lines, ptrdiff_t vectors, const REAL *const *source, ptrdiff_t offset, REAL *v,
     ptrdiff_t v_step, ptrdiff_t v_next, const REAL *coefficient)
 {
@@ -125,7 +125,7 @@ static void TYPED(winograd_input_first)(
     case pairs:                                                                                             \
         TYPED(winograd_input_sized)(pairs, lines, vectors, NULL, 0, half, v, v_step, v_next, coefficient); \
         return;
-static void TYPED(winograd_input_second)(
+ALWAYS_INLINE void TYPED(winograd_input_second)(
     int pairs, ptrdiff_t lines, ptrdiff_t vectors, const REAL *half, REAL *v, ptrdiff_t v_step,
     ptrdiff_t v_next, const REAL *coefficient)
 {

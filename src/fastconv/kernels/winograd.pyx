@@ -221,6 +221,16 @@ cdef void winograd_block(
                 products + tiling.positions * m_position)
 
 
+cdef void set_spacing(Tiling *tiling, const Problem *problem) noexcept:
+    """A tile's points, and the distances of its pixels, from its pairs and the problem."""
+    tiling.points_h = 2 * tiling.pairs_h + 2 if tiling.pairs_h else 1
+    tiling.points_w = 2 * tiling.pairs_w + 2 if tiling.pairs_w else 1
+    tiling.stride_h, tiling.stride_w = problem.stride_h, problem.stride_w
+    tiling.dilation_h, tiling.dilation_w = problem.dilation_h, problem.dilation_w
+    tiling.step_h = problem.stride_h * problem.dilation_h
+    tiling.step_w = problem.stride_w * problem.dilation_w
+
+
 def winograd(
     const real[:, :, :, :] x, const real[:, :, :, :, ::1] packed, const real[::1] bias, geometry, form,
     const real[::1] coefficient_h, const real[::1] coefficient_w, const Py_ssize_t[:, ::1] corner,
@@ -259,12 +269,7 @@ def winograd(
     cdef Tiling tiling
     cdef View view
     (tiling.pairs_h, tiling.pairs_w), (tiling.outputs_h, tiling.outputs_w) = form
-    tiling.points_h = 2 * tiling.pairs_h + 2 if tiling.pairs_h else 1
-    tiling.points_w = 2 * tiling.pairs_w + 2 if tiling.pairs_w else 1
-    tiling.stride_h, tiling.stride_w = problem.stride_h, problem.stride_w
-    tiling.dilation_h, tiling.dilation_w = problem.dilation_h, problem.dilation_w
-    tiling.step_h = problem.stride_h * problem.dilation_h
-    tiling.step_w = problem.stride_w * problem.dilation_w
+    set_spacing(&tiling, &problem)
     tiling.positions, tiling.panels = product_start.shape[0] - 1, packed.shape[1]
     tiling.blocks, tiling.corner = corner.shape[0], &corner[0, 0]
     tiling.product_start, tiling.product_block = &product_start[0], &product_block[0]
