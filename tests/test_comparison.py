@@ -19,7 +19,7 @@ def comparison():
 
 @pytest.fixture(scope="module")
 def strided():
-    return fc.compare(X, WEIGHT, stride=2, padding=1)
+    return fc.compare(X, WEIGHT, stride=3, padding=1)
 
 
 def test_rows(comparison):

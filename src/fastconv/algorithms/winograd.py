@@ -53,6 +53,8 @@ _BLOCK_BYTES = 4 << 20
 _WEIGHT_TILES = 12
 # The same for its transforms: a tile's input, or output, takes as long as so many channels of its products.
 _TRANSFORM_CHANNELS = 16
+# And beginning with a block's channels, as long as so many of them: first layers have three.
+_START_CHANNELS = 2
 # And for the transformation of the weights: one of them takes as long as its products with so many tiles.
 _PACKING_TILES = 75
 
@@ -190,10 +192,13 @@ def tiles(geometry: ConvGeometry, form: Form) -> int:
 
 def _cost(geometry: ConvGeometry, form: Form) -> float:
     """Time for an image's products and transforms, in products of one tile."""
-    # The blocks' transformed inputs are as many as the products, but their outputs are summed.
-    blocks = math.prod(map(len, form.blocks))
-    channels = geometry.groups * (1 / geometry.out_channels + 1 / (geometry.in_channels * blocks))
-    transformed = tiles(geometry, form) * (1 + _TRANSFORM_CHANNELS * channels)
+    # Each block's input is transformed, in whole vectors of channels; their outputs are summed.
+    blocks, channels = math.prod(map(len, form.blocks)), geometry.in_channels
+    inputs = base.round_up(channels, 16) / channels / geometry.out_channels
+    outputs = 1 / (channels * blocks)
+    transforms = _TRANSFORM_CHANNELS * geometry.groups * (inputs + outputs)
+    starts = _START_CHANNELS * geometry.groups / channels
+    transformed = tiles(geometry, form) * (1 + starts + transforms)
     return form.products * max(transformed, _WEIGHT_TILES)
 
 
