@@ -368,10 +368,10 @@ class Winograd(Algorithm):
             blocks = math.prod(len(_blocks(*axis)[1]) for axis in zip((down, across), stride, strict=True))
             if down <= stride[0] and across <= stride[1]:
                 reason = (
-                    f"it needs more taps along an axis than the stride, got {down}×{across} with {stride}"
+                    f"it needs an axis of more taps than its stride, got {down}×{across}"
                 )
             elif blocks > _MAX_BLOCKS:
-                reason = f"it needs at most {_MAX_BLOCKS} blocks of taps, {down}×{across} has {blocks}"
+                reason = f"it takes {_MAX_BLOCKS} blocks of taps, {down}×{across} has {blocks}"
         return reason
 
     def multiplications(self, geometry: ConvGeometry) -> int:
