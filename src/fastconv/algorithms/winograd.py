@@ -367,9 +367,7 @@ class Winograd(Algorithm):
             (down, across), stride = geometry.kernel_size, geometry.stride
             blocks = math.prod(len(_blocks(*axis)[1]) for axis in zip((down, across), stride, strict=True))
             if down <= stride[0] and across <= stride[1]:
-                reason = (
-                    f"it needs an axis of more taps than its stride, got {down}×{across}"
-                )
+                reason = f"it needs more taps than stride, got {down}×{across}"
             elif blocks > _MAX_BLOCKS:
                 reason = f"it takes {_MAX_BLOCKS} blocks of taps, {down}×{across} has {blocks}"
         return reason
