@@ -132,10 +132,17 @@ def ranked_cases(draw, rank):
 
 @st.composite
 def winograd_cases(draw):
-    """Problems Winograd must take: axes of 1, 2, 3, 5 or 7 taps, stride 1; anything else free."""
-    taps = st.sampled_from([1, 2, 3, 5, 7])
-    kernel = draw(st.just((3, 3)) | st.tuples(taps, taps).filter(lambda pair: pair != (1, 1)))
-    return draw(cases(kernel_size=kernel, stride=(1, 1)))
+    """Problems Winograd must take: more taps than the stride along an axis, in at most 16 blocks."""
+    taps = st.integers(1, 7)
+    whole = st.just((3, 3)) | st.tuples(taps, taps).filter(lambda pair: pair != (1, 1))
+    long = st.tuples(st.integers(1, 3), st.integers(8, 17)).map(
+        lambda pair: pair[:: draw(st.sampled_from([1, -1]))]
+    )
+    if draw(st.booleans()):
+        return draw(cases(kernel_size=draw(whole | long), stride=(1, 1)))
+    stride = draw(st.just((2, 2)) | st.tuples(st.integers(1, 3), st.integers(1, 3)))
+    strided = whole.filter(lambda pair: pair[0] > stride[0] or pair[1] > stride[1])
+    return draw(cases(kernel_size=draw(strided), stride=stride))
 
 
 def cases_for(algorithm):

@@ -101,6 +101,11 @@ LARGE = {
     "1x7": strategies.Case((1, 128, 17, 17), (96, 128, 1, 7), padding=((0, 0), (3, 3)), seed=13),
     "7x1": strategies.Case((1, 128, 17, 17), (96, 128, 7, 1), padding=((3, 3), (0, 0)), seed=14),
     "dilated": strategies.Case((1, 128, 28, 29), (96, 128, 3, 3), (1, 1), ((4, 4), (4, 4)), (4, 4), 1, 15),
+    "3x3 strided": strategies.Case((1, 64, 59, 61), (70, 64, 3, 3), (2, 2), ((1, 1), (1, 1)), seed=17),
+    "3x3 strided, many channels": strategies.Case(
+        (1, 300, 29, 28), (96, 300, 3, 3), (2, 2), ((1, 1), (1, 1)), seed=18
+    ),
+    "1x9": strategies.Case((1, 128, 3, 400), (96, 128, 1, 9), padding=((0, 0), (4, 4)), seed=19),
     "grouped dilated": strategies.Case(
         (1, 64, 40, 40), (64, 16, 3, 3), (1, 1), ((2, 2), (2, 2)), (2, 2), 4, 11
     ),
@@ -115,7 +120,7 @@ def test_large_problems(name, algorithm, level):
     if algorithm == "winograd" and fc.algorithms.ALGORITHMS["winograd"].unsupported(
         geometry(case, np.float32)
     ):
-        pytest.skip("Winograd is for kernels of 1, 2, 3, 5 or 7 taps along an axis, at stride 1")
+        pytest.skip("Winograd is for kernels of more taps than their stride, in at most 16 blocks")
     for dtype in DTYPES:
         x, weight, bias = case.integers(dtype) if algorithm in SUMMING else case.normal(dtype)
         expected = expected_conv2d(case, x, weight, bias)
@@ -130,17 +135,17 @@ def test_large_problems(name, algorithm, level):
 @pytest.mark.parametrize(
     ("keywords", "weight_shape", "named"),
     [
-        ({}, (4, 6, 4, 4), "4×4"),
-        ({}, (4, 6, 3, 9), "3×9"),
         ({}, (4, 6, 1, 1), "1×1"),
-        ({"stride": 2}, (4, 6, 3, 3), "stride"),
+        ({"stride": 2}, (4, 6, 2, 2), "stride"),
+        ({"stride": (3, 2)}, (4, 6, 3, 1), "3×1"),
+        ({}, (4, 6, 11, 13), "11×13 has 20"),
     ],
 )
 def test_winograd_refuses_what_it_cannot_do(keywords, weight_shape, named):
-    described = ConvGeometry.create((1, 6, 12, 12), weight_shape, **keywords)
+    described = ConvGeometry.create((1, 6, 14, 14), weight_shape, **keywords)
     reason = fc.algorithms.ALGORITHMS["winograd"].unsupported(described)
     assert named in reason
-    x, weight = np.ones((1, 6, 12, 12), np.float32), np.ones(weight_shape, np.float32)
+    x, weight = np.ones((1, 6, 14, 14), np.float32), np.ones(weight_shape, np.float32)
     for call in (fc.conv2d, lambda x, *rest, **more: fc.plan_conv2d(x.shape, *rest, **more)):
         with pytest.raises(ValueError, match="winograd") as caught:
             call(x, weight, algorithm="winograd", **keywords)
@@ -155,11 +160,16 @@ def test_winograd_states_a_larger_error_than_direct():
     assert fc.algorithms.ALGORITHMS["winograd"].multiplications(described) < described.multiplications
 
 
-@pytest.mark.parametrize("kernel", [(3, 3), (5, 5), (1, 7), (7, 1), (1, 3), (5, 1)], ids=str)
-@pytest.mark.parametrize("size", [6, 14, 29])
-def test_winograd_multiplies_less_than_the_definition(kernel, size):
+KERNELS = [(3, 3), (5, 5), (1, 7), (7, 1), (1, 3), (5, 1), (4, 4), (1, 9), (11, 1)]
+
+
+@pytest.mark.parametrize(
+    ("kernel", "stride"), [*((k, 1) for k in KERNELS), ((3, 3), 2), ((5, 5), 2)], ids=str
+)
+@pytest.mark.parametrize("size", [12, 16, 29])
+def test_winograd_multiplies_less_than_the_definition(kernel, stride, size):
     padding = tuple(taps // 2 for taps in kernel)
-    described = ConvGeometry.create((1, 64, size, size), (64, 64, *kernel), padding=padding)
+    described = ConvGeometry.create((1, 64, size, size), (64, 64, *kernel), padding=padding, stride=stride)
     assert fc.algorithms.ALGORITHMS["winograd"].multiplications(described) < described.multiplications
 
 

@@ -6,7 +6,7 @@
     ALGORITHMS ─┬─ direct     implicit GEMM on the input where it lies; depthwise form
                 ├─ im2col     patches lowered panel by panel, then GEMM
                 ├─ kn2col     k² shifted 1×1 products
-                ├─ winograd   F(m, r) on each axis, 2 to 7 taps, any dilation
+                ├─ winograd   F(m, r) on each axis, by blocks of taps
                 └─ fft        numpy.fft, overlap-save
         │  pack(weight) once, run(x) often
         ▼

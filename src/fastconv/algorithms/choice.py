@@ -76,7 +76,7 @@ def choose(
     kernel = "×".join(map(str, geometry.kernel_size))
     if "winograd" in usable and winograd.saving(geometry, calls) >= _MIN_WINOGRAD_SAVING:
         fewer = geometry.multiplications / max(1, usable["winograd"].multiplications(geometry))
-        return "winograd", f"a {kernel} kernel at stride 1: {fewer:.1f}× fewer multiplications"
+        return "winograd", f"tiles of a {kernel} kernel: {fewer:.1f}× fewer multiplications"
     taps = math.prod(geometry.kernel_size)
     if taps >= _MIN_FFT_TAPS and "fft" in usable and fft.cost(geometry, calls) < _direct_cost(geometry):
         return "fft", f"a {kernel} kernel: the spectra take fewer operations than the {kernel} products"

@@ -100,12 +100,14 @@ class _Tiled(NamedTuple):
 @lru_cache(maxsize=1024)
 def _tiled(geometry: ConvGeometry, kernels: ModuleType) -> _Tiled | None:
     """Winograd's form of the problem; None where the direct sum is faster."""
-    if _is_depthwise(geometry) or winograd.Winograd().unsupported(geometry):
+    if _is_depthwise(geometry) or geometry.stride != (1, 1) or winograd.Winograd().unsupported(geometry):
         return None
     form = min(
-        winograd.forms(geometry.kernel_size),
+        winograd.forms(geometry),
         key=lambda form: form.positions * winograd.tiles(geometry, form),
     )
+    if not form.whole:
+        return None
     itemsize = geometry.dtype.itemsize
     lanes, largest = kernels.vector_bytes() // itemsize, _TILED_BLOCK_BYTES // itemsize
     sides = geometry.in_channels // geometry.groups, geometry.out_channels // geometry.groups

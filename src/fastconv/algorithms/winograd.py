@@ -1,10 +1,14 @@
-"""Winograd's minimal filtering F(m, r) on each axis, with its transforms made from points."""
+"""Winograd's minimal filtering F(m, r) on each axis, with its transforms made from points.
+
+A kernel is cut into blocks of r taps, the runs of a long axis and the phases of a stride, whose products are
+summed before they are transformed back.
+"""
 
 from __future__ import annotations
 
 import math
 from functools import lru_cache
-from itertools import pairwise
+from itertools import pairwise, product
 from types import ModuleType
 from typing import NamedTuple
 
@@ -25,11 +29,15 @@ _POINTS = {
     3: (0.5, 1.0, 2.0),
     4: (0.4375, 0.8125, 1.21875, 2.25),
 }
-# Outputs a tile may have along an axis of so many taps. F(m, r) takes m + r − 1 points, which must be even in
-# number here, for m·r products; an axis of one tap is left alone.
+# Outputs a tile may have along an axis by the taps of its blocks. F(m, r) takes m + r − 1 points, which must
+# be even in number here, for m·r products; an axis of one tap is left alone.
 _OUTPUTS = {1: (1,), 2: (3, 5), 3: (2, 4), 5: (2, 4), 7: (2, 4)}
+# Taps of a block where an axis, or its phases, have a number of taps that is not listed.
+_BLOCK_TAPS = 3
 # Ten points on both axes would lose two digits.
 _MAX_POINTS = 64
+# Each block has a transformed tile of its own, and scratch memory is bounded.
+_MAX_BLOCKS = 16
 # Error growth over a direct sum of the channels along one axis, by its number of pairs; measured on N(0, 1)
 # data for 1 to 512 channels.
 _ERROR_GROWTH = {0: 1.0, 1: 1.25, 2: 2.25, 3: 5.0, 4: 10.0}
@@ -41,23 +49,31 @@ _BLOCK_TILES = 28
 _L2_BYTES = 3 << 19
 # Bytes of transformed input and products a thread keeps at most.
 _BLOCK_BYTES = 4 << 20
-# What reading a position's weights costs, in tiles multiplied with them: a row of a panel, 128 bytes, comes
-# from the L3 cache in the time of 8 to 14 tiles, and in a network weights are never nearer.
+# Tiles whose products take as long as their weights take to come: a row of a panel, 128 bytes, is fetched
+# from the L3 cache in the time of 10 to 14 tiles, while those before it are multiplied.
 _WEIGHT_TILES = 12
 # The same for its transforms: a tile's input, or output, takes as long as so many channels of its products.
 _TRANSFORM_CHANNELS = 16
-# On one axis fewer products stand against each transformed number: with 64 channels three taps on long rows
-# took 1.0 to 1.2 times as long as direct, with 128 to 384 channels 1×3 to 7×1 are faster.
-_LINE_TRANSFORM_CHANNELS = 40
+# And beginning with a block's channels, as long as so many of them: first layers have three.
+_START_CHANNELS = 2
 # And for the transformation of the weights: one of them takes as long as its products with so many tiles.
 _PACKING_TILES = 75
 
 
 class Form(NamedTuple):
-    """F(m_h×m_w, k_h×k_w): outputs and taps of each axis."""
+    """F(m_h×m_w, r_h×r_w): outputs and taps of each axis, and the taps of the kernel that each block has.
+
+    Blocks are in ascending order; one may have fewer than r taps, as if zeros followed.
+    """
 
     outputs: tuple[int, int]
     taps: tuple[int, int]
+    blocks: tuple[tuple[range, ...], tuple[range, ...]]
+
+    @property
+    def whole(self) -> bool:
+        """Whether the kernel is one block."""
+        return all(len(blocks) == 1 for blocks in self.blocks)
 
     @property
     def pairs(self) -> tuple[int, int]:
@@ -71,8 +87,13 @@ class Form(NamedTuple):
 
     @property
     def positions(self) -> int:
-        """Products for a tile, a channel and an output channel."""
+        """Points of both axes."""
         return math.prod(self.points)
+
+    @property
+    def products(self) -> int:
+        """Products for a tile, a channel and an output channel."""
+        return math.prod(int(present.sum()) for present in _present(self))
 
     @property
     def depth(self) -> int:
@@ -118,6 +139,45 @@ def transforms(outputs: int, taps: int) -> Transforms:
     return Transforms(weight, np.concatenate(parts))
 
 
+@lru_cache(maxsize=64)
+def _present(form: Form) -> tuple[np.ndarray, np.ndarray]:
+    """(points, blocks) of each axis: a block that lacks its last tap is zero at the point ∞."""
+    axes = []
+    for points, taps, blocks in zip(form.points, form.taps, form.blocks, strict=True):
+        axes.append(np.ones((points, len(blocks)), bool))
+        axes[-1][-1] = [len(block) == taps for block in blocks]
+    return tuple(axes)
+
+
+class _Products(NamedTuple):
+    """Which blocks have products at which positions: ``place[position, block]``, negative where none.
+
+    At position q they are ``block[start[q] : start[q + 1]]``.
+    """
+
+    place: np.ndarray
+    start: np.ndarray
+    block: np.ndarray
+
+
+@lru_cache(maxsize=64)
+def _products(form: Form) -> _Products:
+    down, across = _present(form)
+    present = np.einsum("ib,jc->ijbc", down, across).reshape(form.positions, -1)
+    place = np.where(present, np.cumsum(present).reshape(present.shape) - 1, -1)
+    start = np.concatenate([[0], np.cumsum(present.sum(axis=1))])
+    return _Products(place.astype(np.intp), start.astype(np.intp), np.nonzero(present)[1].astype(np.intp))
+
+
+def _corners(geometry: ConvGeometry, form: Form) -> np.ndarray:
+    """The pixel of padded input that each block's tile of outputs (0, 0) begins at."""
+    down, across = (
+        [block.start * dilation for block in blocks]
+        for blocks, dilation in zip(form.blocks, geometry.dilation, strict=True)
+    )
+    return np.array(list(product(down, across)), np.intp)
+
+
 def _tiles_along(geometry: ConvGeometry, axis: int, outputs: int) -> int:
     """Tiles along an axis: a dilated axis is as many interleaved axes, its phases."""
     size, dilation = geometry.output_size[axis], geometry.dilation[axis]
@@ -131,24 +191,48 @@ def tiles(geometry: ConvGeometry, form: Form) -> int:
     return math.prod(_tiles_along(geometry, axis, form.outputs[axis]) for axis in range(2))
 
 
-def _cost(geometry: ConvGeometry, form: Form) -> int:
-    """Time for an image's products, in those of one position of one tile."""
-    return form.positions * (tiles(geometry, form) + _WEIGHT_TILES)
+def _cost(geometry: ConvGeometry, form: Form) -> float:
+    """Time for an image's products and transforms, in products of one tile."""
+    # Each block's input is transformed, in whole vectors of channels; their outputs are summed.
+    blocks, channels = math.prod(map(len, form.blocks)), geometry.in_channels
+    inputs = base.round_up(channels, 16) / channels / geometry.out_channels
+    outputs = 1 / (channels * blocks)
+    transforms = _TRANSFORM_CHANNELS * geometry.groups * (inputs + outputs)
+    starts = _START_CHANNELS * geometry.groups / channels
+    transformed = tiles(geometry, form) * (1 + starts + transforms)
+    return form.products * max(transformed, _WEIGHT_TILES)
 
 
 @lru_cache(maxsize=1024)
 def choose_form(geometry: ConvGeometry) -> Form:
-    """The tile to use: the fewest products, weights counted as the time it takes to read them.
+    """The tile to use: the fewest products, or weights where it takes longer to read them.
 
     Large tiles save multiplications and have larger transformed weights, so on small images, where each
-    weight meets few tiles, smaller tiles win: F(2×2) at 7×7, F(4×2) at 14×14, F(4×4) beyond.
+    weight meets few tiles, smaller tiles win: for 3×3 F(2×2) at 7×7, F(4×4) from 14×14 on.
     """
-    return min(forms(geometry.kernel_size), key=lambda form: _cost(geometry, form))
+    return min(forms(geometry), key=lambda form: _cost(geometry, form))
 
 
-def forms(taps: tuple[int, int]) -> list[Form]:
+def _blocks(kernel: int, stride: int) -> tuple[int, tuple[range, ...]]:
+    """Taps r of an axis' blocks, and the blocks.
+
+    y_i = Σ_a Σ_t g[a + s·t] x[s·(i + t) + a]: for each phase a of the stride, every s-th tap is a kernel of
+    stride 1 on every s-th pixel. A phase of too many taps is cut into runs.
+    """
+    longest = base.ceil_div(kernel, stride)
+    taps = longest if longest in _OUTPUTS else _BLOCK_TAPS
+    starts = (
+        phase + stride * first
+        for phase in range(min(stride, kernel))
+        for first in range(0, base.ceil_div(kernel - phase, stride), taps)
+    )
+    return taps, tuple(range(start, min(start + stride * taps, kernel), stride) for start in sorted(starts))
+
+
+def forms(geometry: ConvGeometry) -> list[Form]:
     """The tiles that a kernel may have."""
-    every = [Form((h, w), taps) for h in _OUTPUTS[taps[0]] for w in _OUTPUTS[taps[1]]]
+    taps, blocks = zip(*map(_blocks, geometry.kernel_size, geometry.stride), strict=True)
+    every = [Form((h, w), taps, blocks) for h in _OUTPUTS[taps[0]] for w in _OUTPUTS[taps[1]]]
     return [form for form in every if form.positions <= _MAX_POINTS]
 
 
@@ -157,18 +241,14 @@ def saving(geometry: ConvGeometry, calls: int | None) -> float:
 
     The weights are transformed once for so many calls; None: for so many that it costs nothing.
     """
-    direct = math.prod(geometry.kernel_size) * (math.prod(geometry.output_size) + _WEIGHT_TILES)
-    channels = 1 / geometry.in_channels + 1 / geometry.out_channels
-    each = _TRANSFORM_CHANNELS if min(geometry.kernel_size) > 1 else _LINE_TRANSFORM_CHANNELS
-    transforms = 1 + each * geometry.groups * channels
+    direct = math.prod(geometry.kernel_size) * max(math.prod(geometry.output_size), _WEIGHT_TILES)
     form = choose_form(geometry)
-    cost = _cost(geometry, form) * transforms
+    cost = _cost(geometry, form)
     if calls is not None:
-        cost += form.positions * _PACKING_TILES / (max(geometry.batch, 1) * calls)
+        cost += form.products * _PACKING_TILES / (max(geometry.batch, 1) * calls)
     return direct / cost
 
 
-@lru_cache(maxsize=1024)
 def origins(geometry: ConvGeometry, form: Form) -> tuple[np.ndarray, np.ndarray]:
     """The output rows that lines of tiles begin at, ascending, and the columns of a line's tiles."""
     origins = []
@@ -178,12 +258,42 @@ def origins(geometry: ConvGeometry, form: Form) -> tuple[np.ndarray, np.ndarray]
     return np.sort(origins[0]), origins[1]
 
 
+def _in_blocks(weight: np.ndarray, form: Form) -> np.ndarray:
+    """Weights (groups, outputs, channels, k_h, k_w) as (groups, outputs, blocks · channels, r_h · r_w)."""
+    groups, outputs, channels = weight.shape[:3]
+    if form.whole:
+        return np.ascontiguousarray(weight.reshape(groups, outputs, channels, -1))
+    down, across = form.blocks
+    blocks = np.zeros((groups, outputs, len(down), len(across), channels, *form.taps), weight.dtype)
+    for (i, rows), (j, columns) in product(enumerate(down), enumerate(across)):
+        part = weight[
+            :, :, :, rows.start : rows.stop : rows.step, columns.start : columns.stop : columns.step
+        ]
+        blocks[:, :, i, j, :, : len(rows), : len(columns)] = part
+    return blocks.reshape(groups, outputs, -1, math.prod(form.taps))
+
+
 class _Blocking(NamedTuple):
     bands: int
     panel_parts: int
     block: int
     pixel_pitch: int
     per_thread: int
+
+
+@lru_cache(maxsize=1024)
+def _tables(geometry: ConvGeometry) -> tuple:
+    """What the kernel takes of the form of a problem, in its order."""
+    form = choose_form(geometry)
+    coefficients = (
+        transforms(*axis).coefficient.astype(geometry.dtype)
+        for axis in zip(form.outputs, form.taps, strict=True)
+    )
+    products = _products(form)
+    return (
+        (form.pairs, form.outputs), *coefficients, _corners(geometry, form), products.start, products.block,
+        *origins(geometry, form),
+    )  # fmt: skip
 
 
 def _parts(geometry: ConvGeometry, panels: int, lines: int, across: int, threads: int) -> tuple[int, int]:
@@ -209,28 +319,34 @@ def _blocking(geometry: ConvGeometry, num_threads: int, kernels: ModuleType) -> 
     form = choose_form(geometry)
     down, across = origins(geometry, form)
     lines, pixel_pitch = len(down), base.round_up(geometry.in_channels, lanes)
-    row_pitch = (int(across.max()) + (form.points[1] - 1) * geometry.dilation[1] + 1) * pixel_pitch
-    tile_bytes = form.positions * (pixel_pitch + width) * itemsize
+    reach = [
+        (points - 1) * stride * dilation + int(corner) + 1
+        for points, stride, dilation, corner in zip(
+            form.points, geometry.stride, geometry.dilation, _corners(geometry, form)[-1], strict=True
+        )
+    ]
+    row_pitch = (int(across.max()) * geometry.stride[1] + reach[1]) * pixel_pitch
+    tile_pitch = math.prod(map(len, form.blocks)) * pixel_pitch
+    tile_bytes = form.positions * (tile_pitch + width) * itemsize
     block = _BLOCK_TILES if _BLOCK_TILES * tile_bytes <= _L2_BYTES else 2 * _BLOCK_TILES
     block = max(1, min(block, _BLOCK_BYTES // tile_bytes))
 
     bands, panel_parts = _parts(geometry, panels, lines, len(across), num_threads)
     # A band feeds a whole block, and more of them while it stays in cache.
-    line_bytes = row_pitch * itemsize * base.ceil_div(geometry.output_size[0], lines)
+    line_bytes = row_pitch * itemsize * geometry.stride[0] * base.ceil_div(geometry.output_size[0], lines)
     band_lines = max(base.ceil_div(block, len(across)), base.BAND_BYTES // line_bytes)
     # Rounded up beyond the lines, a band would be empty and seem to reach over the whole image.
     bands = min(lines, base.round_up(base.ceil_div(lines, band_lines), bands))
 
     ends = [lines * band // bands for band in range(bands + 1)]
-    reach = (form.points[0] - 1) * geometry.dilation[0] + 1
-    band_rows = max(int(down[end - 1] - down[start]) for start, end in pairwise(ends))
+    band_rows = max(int(down[end - 1] - down[start]) for start, end in pairwise(ends)) * geometry.stride[0]
     tiles = base.ceil_div(lines, bands) * len(across)
     block = base.ceil_div(tiles, base.ceil_div(tiles, block))
-    transformed = form.positions * (block * (pixel_pitch + width) + 4 * line)
+    transformed = form.positions * (block * (tile_pitch + width) + 4 * line)
     stored = math.prod(form.outputs) * len(across) * width
     slack = base.scatter_slack(kernels, geometry.dtype, width)
     per_thread = base.round_up(
-        (band_rows + reach) * row_pitch + pixel_pitch + transformed + stored + slack, line
+        (band_rows + reach[0]) * row_pitch + pixel_pitch + transformed + stored + slack, line
     )
     return _Blocking(bands, panel_parts, block, pixel_pitch, per_thread)
 
@@ -238,67 +354,61 @@ def _blocking(geometry: ConvGeometry, num_threads: int, kernels: ModuleType) -> 
 class Winograd(Algorithm):
     """Minimal filtering by tiles: F(4×4, 3×3) takes 4 times fewer multiplications than the definition.
 
-    Kernels of 1, 2, 3, 5 or 7 taps along each axis (not 1×1), any dilation, stride 1. Lavin and Gray, "Fast
-    algorithms for convolutional neural networks", arXiv 1509.09308. Weights are transformed once, in
-    float64. A non-finite input spreads over its whole tile.
+    Kernels of more taps than their stride along an axis; long ones and those of a stride by blocks. Lavin and
+    Gray, "Fast algorithms for convolutional neural networks", arXiv 1509.09308. Weights are transformed
+    once, in float64. A non-finite input spreads over its whole tile.
     """
 
     name = "winograd"
-    strided = "no"
     quantizable = False
 
     def unsupported(self, geometry: ConvGeometry) -> str | None:
         reason = super().unsupported(geometry)
         if reason is None:
-            taps = geometry.kernel_size
-            if taps == (1, 1) or not all(size in _OUTPUTS for size in taps):
-                reason = f"it needs kernel axes of 1, 2, 3, 5 or 7 taps, not 1×1, got {taps[0]}×{taps[1]}"
-            elif geometry.stride != (1, 1):
-                reason = f"it needs stride 1, got {geometry.stride}"
+            (down, across), stride = geometry.kernel_size, geometry.stride
+            blocks = math.prod(len(_blocks(*axis)[1]) for axis in zip((down, across), stride, strict=True))
+            if down <= stride[0] and across <= stride[1]:
+                reason = f"it needs more taps than stride, got {down}×{across}"
+            elif blocks > _MAX_BLOCKS:
+                reason = f"it takes {_MAX_BLOCKS} blocks of taps, {down}×{across} has {blocks}"
         return reason
 
     def multiplications(self, geometry: ConvGeometry) -> int:
         """The products of the transformed tiles; the transforms themselves are left out, as is usual."""
         form = choose_form(geometry)
         channels = geometry.in_channels // geometry.groups * geometry.out_channels
-        return geometry.batch * tiles(geometry, form) * form.positions * channels
+        return geometry.batch * tiles(geometry, form) * form.products * channels
 
     def workspace_bytes(self, geometry: ConvGeometry, num_threads: int, kernels: ModuleType) -> int:
         return _blocking(geometry, num_threads, kernels).per_thread * num_threads * geometry.dtype.itemsize
 
     def transformed_bytes(self, geometry: ConvGeometry) -> int:
         channels = geometry.in_channels // geometry.groups * geometry.out_channels
-        return choose_form(geometry).positions * channels * geometry.dtype.itemsize
+        return choose_form(geometry).products * channels * geometry.dtype.itemsize
 
     def error_bound(self, geometry: ConvGeometry) -> float:
         form = choose_form(geometry)
-        channels = geometry.in_channels // geometry.groups
+        terms = geometry.in_channels // geometry.groups * math.prod(map(len, form.blocks))
         growth = math.prod(_ERROR_GROWTH[pairs] for pairs in form.pairs)
-        return _ERROR_SLACK * growth * base.summation_error(channels, geometry.dtype, form.depth)
+        return _ERROR_SLACK * growth * base.summation_error(terms, geometry.dtype, form.depth)
 
     def pack(self, weight, bias, geometry: ConvGeometry, kernels: ModuleType, num_threads: int) -> Packed:
         form = choose_form(geometry)
         groups, channels = geometry.groups, geometry.in_channels // geometry.groups
         width = base.panel_width(kernels, geometry.dtype)
         panels = base.ceil_div(geometry.out_channels // groups, width)
-        transformed = aligned_empty((groups, panels, form.positions, channels, width), geometry.dtype)
-        grouped = weight.reshape(groups, -1, channels, math.prod(geometry.kernel_size))
+        transformed = aligned_empty((groups, panels, form.products, channels, width), geometry.dtype)
+        blocks = _in_blocks(weight.reshape(groups, -1, *weight.shape[1:]), form)
         matrices = [transforms(*axis).weight for axis in zip(form.outputs, form.taps, strict=True)]
-        workspace = aligned_empty((num_threads, geometry.reduction, width), geometry.dtype)
-        kernels.pack_winograd(np.ascontiguousarray(grouped), *matrices, transformed, workspace, num_threads)
+        workspace = aligned_empty((num_threads, math.prod(blocks.shape[2:]), width), geometry.dtype)
+        kernels.pack_winograd(blocks, *matrices, _products(form).place, transformed, workspace, num_threads)
         return Packed(kernels, geometry, transformed, base.pack_bias(bias, geometry, kernels))
 
     def run(self, x, packed: Packed, out, epilogue: Epilogue, workspace, num_threads: int) -> None:
         geometry = packed.geometry
         blocking = _blocking(geometry, num_threads, packed.kernels)
-        form = choose_form(geometry)
-        coefficients = (
-            transforms(*axis).coefficient.astype(geometry.dtype)
-            for axis in zip(form.outputs, form.taps, strict=True)
-        )
         packed.kernels.winograd(
-            x, packed.weight, packed.bias, geometry, (form.pairs, form.outputs), *coefficients,
-            *origins(geometry, form), blocking.bands, blocking.panel_parts, blocking.block,
-            blocking.pixel_pitch, form.depth, *epilogue, out, workspace,
-            blocking.per_thread, num_threads,
+            x, packed.weight, packed.bias, geometry, *_tables(geometry), blocking.bands,
+            blocking.panel_parts, blocking.block, blocking.pixel_pitch, choose_form(geometry).depth,
+            *epilogue, out, workspace, blocking.per_thread, num_threads,
         )  # fmt: skip

@@ -63,36 +63,43 @@ cdef inline void transform_weight(
 
 cdef void transform_panel(
     const real *panel, Py_ssize_t channels, const double[:, ::1] matrix_h, const double[:, ::1] matrix_w,
-    real *transformed
+    const Py_ssize_t[:, ::1] place, real *transformed
 ) noexcept nogil:
     """The positions of a panel lie far apart: a few channels at a time are transformed side by side, so that
     what is stored to each position is a run of some length."""
-    cdef Py_ssize_t width = panel_width(panel), lanes = width // 2, c, i, j, q, run
-    cdef Py_ssize_t positions = matrix_h.shape[0] * matrix_w.shape[0], row = PACK_CHANNELS * width
-    cdef real[64 * PACK_CHANNELS * 32] block  # the most positions, and the widest panel
-    for c from 0 <= c < channels by PACK_CHANNELS:
-        run = min(<Py_ssize_t>PACK_CHANNELS, channels - c)
-        for i in range(run):
-            for j from 0 <= j < width by lanes:
-                transform_weight(matrix_h, matrix_w, panel + (c + i) * width + j, channels * width,
-                                 block + i * width + j, row)
-        for q in range(positions):
-            memcpy(transformed + (q * channels + c) * width, block + q * row, run * width * sizeof(real))
+    cdef Py_ssize_t width = panel_width(panel), lanes = width // 2, b, c, i, j, q, run
+    cdef Py_ssize_t blocks = place.shape[1], row = PACK_CHANNELS * width
+    cdef real[64 * PACK_CHANNELS * 32] side  # the most positions, and the widest panel
+    for b in range(blocks):
+        for c from 0 <= c < channels by PACK_CHANNELS:
+            run = min(<Py_ssize_t>PACK_CHANNELS, channels - c)
+            for i in range(run):
+                for j from 0 <= j < width by lanes:
+                    transform_weight(matrix_h, matrix_w, panel + (b * channels + c + i) * width + j,
+                                     blocks * channels * width, side + i * width + j, row)
+            for q in range(place.shape[0]):
+                if place[q, b] >= 0:
+                    memcpy(transformed + (place[q, b] * channels + c) * width, side + q * row,
+                           run * width * sizeof(real))
 
 
 def pack_winograd(
     const real[:, :, :, ::1] weight, const double[:, ::1] matrix_h, const double[:, ::1] matrix_w,
-    real[:, :, :, :, ::1] transformed, real[:, :, ::1] workspace, int num_threads
+    const Py_ssize_t[:, ::1] place, real[:, :, :, :, ::1] transformed, real[:, :, ::1] workspace,
+    int num_threads
 ):
-    """Transform and pack weights: transformed[g, p, :, c, j] = vec(G_h weight[g, p · PANEL + j, c] G_wᵀ).
+    """Transform and pack weights, for a block b of taps and a position q of the tile:
+    transformed[g, p, place[q, b], c, j] = (G_h weight[g, p · PANEL + j, (b, c)] G_wᵀ)[q].
 
     Parameters
     ----------
-    weight : (groups, C_out/groups, C_in/groups, k_h·k_w), IN
-    matrix_h, matrix_w : (n_h, k_h) and (n_w, k_w), IN
+    weight : (groups, C_out/groups, blocks·C_in/groups, r_h·r_w), IN
+    matrix_h, matrix_w : (n_h, r_h) and (n_w, r_w), IN
         G of each axis.
-    transformed : (groups, panels, n_h·n_w, C_in/groups, PANEL), OUT
-    workspace : (num_threads, k_h·k_w·C_in/groups, PANEL), scratch
+    place : (n_h·n_w, blocks), IN
+        Negative where a block has no weight at a position.
+    transformed : (groups, panels, products, C_in/groups, PANEL), OUT
+    workspace : (num_threads, r_h·r_w·blocks·C_in/groups, PANEL), scratch
     """
     cdef Py_ssize_t item, g, p, width = transformed.shape[4], channels = transformed.shape[3]
     cdef Py_ssize_t parts = transformed.shape[1]
@@ -101,6 +108,7 @@ def pack_winograd(
         g = item // parts
         p = item % parts
         panel = &workspace[threadid(), 0, 0]
-        pack_weight_panel(&weight[g, p * width, 0, 0], min(width, weight.shape[1] - p * width), channels,
-                          weight.shape[3], panel)
-        transform_panel(<const real *>panel, channels, matrix_h, matrix_w, &transformed[g, p, 0, 0, 0])
+        pack_weight_panel(&weight[g, p * width, 0, 0], min(width, weight.shape[1] - p * width),
+                          weight.shape[2], weight.shape[3], panel)
+        transform_panel(<const real *>panel, channels, matrix_h, matrix_w, place,
+                        &transformed[g, p, 0, 0, 0])

@@ -44,6 +44,7 @@ cdef void transform_unit(
                           images.stride[1])
     cdef const real *zeros = band
     cdef const real *corner
+    cdef const real *pixel[MAX_POSITIONS]
     memset(band, 0, s.in_pitch * sizeof(real))
     band += s.in_pitch
     for t in range(first, last):
@@ -55,8 +56,9 @@ cdef void transform_unit(
                     left - problem.pad_w, rows, columns, band, row, s.in_pitch)
         x, view = band, View(top, left, rows, columns, row, s.in_pitch)
     for t in range(first, last):
-        transform_input(tiling, &view, x, zeros, top, tiling.across_origin[t], s.in_pitch,
-                        v + (t - first) * s.in_pitch, s.in_position, coefficient_h, coefficient_w)
+        tile_pixels(tiling, &view, x, zeros, top, tiling.across_origin[t], pixel)
+        transform_input(tiling, 1, pixel, s.in_pitch, v + (t - first) * s.in_pitch, s.in_position,
+                        coefficient_h, coefficient_w)
     columns = right - left + (tiling.outputs_w - 1) * tiling.dilation_w + 1
     row = columns * s.out_pitch
     for i in range(tiling.outputs_h):
@@ -139,10 +141,10 @@ def weight_grad_winograd(
     cdef Py_ssize_t in_blocks, out_blocks, item
     in_blocks, out_blocks, s.chunks = cuts
     (s.tiling.pairs_h, s.tiling.pairs_w), (s.tiling.outputs_h, s.tiling.outputs_w) = form
-    s.tiling.dilation_h, s.tiling.dilation_w = problem.dilation_h, problem.dilation_w
+    set_spacing(&s.tiling, &problem)
     s.tiling.line_origin, s.tiling.across_origin = &line_origin[0], &across_origin[0]
     s.tiling.across = across_origin.shape[0]
-    s.tiling.points_h, s.tiling.points_w, s.capacity = matrix_h.shape[0], matrix_w.shape[0], capacity
+    s.capacity = capacity
     s.tiling.positions = s.tiling.points_h * s.tiling.points_w
     cdef Py_ssize_t parts = partial.shape[0], lines = line_origin.shape[0]
     cdef Py_ssize_t count = x.shape[0] * x.shape[1] * lines * s.chunks

@@ -1,6 +1,6 @@
 /* Winograd's transforms of one tile, vectors over channels; microkernel.h includes this once for each element type.
  *
- *   winograd_input    V = Bᵀ d B, from the addresses of the tile's pixels
+ *   winograd_input    V = Bᵀ d B, from the addresses of tiles' pixels
  *   winograd_output   Y = Aᵀ M A, with bias, the residual and activation
  *   winograd_weight   U = G_h g G_wᵀ, in float64
  *
@@ -111,7 +111,7 @@ ALWAYS_INLINE void TYPED(winograd_output_sized)(
         TYPED(winograd_input_sized)(pairs, lines, vectors, source, offset, NULL, v, v_step, v_next,        \
                                     coefficient);                                                           \
         return;
-static void TYPED(winograd_input_first)(
+ALWAYS_INLINE void TYPED(winograd_input_first)(
     int pairs, ptrdiff_t lines, ptrdiff_t vectors, const REAL *const *source, ptrdiff_t offset, REAL *v,
     ptrdiff_t v_step, ptrdiff_t v_next, const REAL *coefficient)
 {
@@ -125,7 +125,7 @@ static void TYPED(winograd_input_first)(
     case pairs:                                                                                             \
         TYPED(winograd_input_sized)(pairs, lines, vectors, NULL, 0, half, v, v_step, v_next, coefficient); \
         return;
-static void TYPED(winograd_input_second)(
+ALWAYS_INLINE void TYPED(winograd_input_second)(
     int pairs, ptrdiff_t lines, ptrdiff_t vectors, const REAL *half, REAL *v, ptrdiff_t v_step,
     ptrdiff_t v_next, const REAL *coefficient)
 {
@@ -151,50 +151,56 @@ static void TYPED(winograd_output_lines)(
 }
 #undef CASE
 
-/* One tile of V. pixel[i · n_w + j] is the address of pixel (i, j) of the tile. Without pairs an axis has one
- * point and is left as it is; one axis at least has some. `channels` counts whole vectors. */
+/* Some tiles of V, `channels` apart. pixel[(tile · n_h + i) · n_w + j] is the address of pixel (i, j) of a tile.
+ * Without pairs an axis has one point and is left as it is; one axis at least has some. `channels` counts whole
+ * vectors. */
 static void TYPED(winograd_input)(
-    int pairs_h, int pairs_w, const REAL *const *pixel, ptrdiff_t channels, REAL *v,
+    int pairs_h, int pairs_w, ptrdiff_t tiles, const REAL *const *pixel, ptrdiff_t channels, REAL *v,
     ptrdiff_t position_stride, const REAL *coefficient_h, const REAL *coefficient_w)
 {
     const int n_h = 2 * pairs_h + 2, n_w = 2 * pairs_w + 2;
     REAL half[WINOGRAD_MAX_POSITIONS * WINOGRAD_PITCH] __attribute__((aligned(VECTOR_BYTES)));
     if (pairs_h == 0 || pairs_w == 0) {
-        TYPED(winograd_input_first)(pairs_h + pairs_w, 1, channels / LANES, pixel, 0, v, position_stride, 0,
-                                    pairs_h ? coefficient_h : coefficient_w);
+        TYPED(winograd_input_first)(pairs_h + pairs_w, tiles, channels / LANES, pixel, 0, v, position_stride,
+                                    channels, pairs_h ? coefficient_h : coefficient_w);
         return;
     }
-    for (ptrdiff_t c = 0; c < channels; c += WINOGRAD_PITCH) {
-        const ptrdiff_t vectors = (channels - c < WINOGRAD_PITCH ? channels - c : WINOGRAD_PITCH) / LANES;
-        TYPED(winograd_input_first)(pairs_w, n_h, vectors, pixel, c, half, n_h * WINOGRAD_PITCH,
-                                    WINOGRAD_PITCH, coefficient_w);
-        TYPED(winograd_input_second)(pairs_h, n_w, vectors, half, v + c, n_w * position_stride,
-                                     position_stride, coefficient_h);
-    }
+    for (ptrdiff_t tile = 0; tile < tiles; tile++, pixel += n_h * n_w, v += channels)
+        for (ptrdiff_t c = 0; c < channels; c += WINOGRAD_PITCH) {
+            const ptrdiff_t vectors = (channels - c < WINOGRAD_PITCH ? channels - c : WINOGRAD_PITCH) / LANES;
+            TYPED(winograd_input_first)(pairs_w, n_h, vectors, pixel, c, half, n_h * WINOGRAD_PITCH,
+                                        WINOGRAD_PITCH, coefficient_w);
+            TYPED(winograd_input_second)(pairs_h, n_w, vectors, half, v + c, n_w * position_stride,
+                                         position_stride, coefficient_h);
+        }
 }
 
-/* One tile of Y: `columns` counts whole vectors, at most two, in m, in y and in bias. */
+/* Some tiles of Y, from each to the next m_next and y_next: `columns` counts whole vectors, at most two, in m,
+ * in y and in bias. */
 static void TYPED(winograd_output)(
-    int pairs_h, int outputs_h, int pairs_w, int outputs_w, const REAL *m, ptrdiff_t position_stride,
-    int columns, REAL *y, ptrdiff_t row_pitch, ptrdiff_t pixel_pitch, const REAL *coefficient_h,
-    const REAL *coefficient_w, const REAL *bias, int accumulate, int rectified)
+    int pairs_h, int outputs_h, int pairs_w, int outputs_w, ptrdiff_t tiles, const REAL *m,
+    ptrdiff_t position_stride, ptrdiff_t m_next, int columns, REAL *y, ptrdiff_t row_pitch,
+    ptrdiff_t pixel_pitch, ptrdiff_t y_next, const REAL *coefficient_h, const REAL *coefficient_w,
+    const REAL *bias, int accumulate, int rectified)
 {
     const int n_h = 2 * pairs_h + 2, n_w = 2 * pairs_w + 2;
     const ptrdiff_t vectors = columns / LANES;
     REAL half[WINOGRAD_MAX_POSITIONS * 2 * LANES] __attribute__((aligned(VECTOR_BYTES)));
     if (pairs_h == 0)
-        TYPED(winograd_output_lines)(pairs_w, outputs_w, 1, vectors, m, position_stride, 0, y, pixel_pitch, 0,
-                                     coefficient_w, bias, accumulate, rectified);
+        TYPED(winograd_output_lines)(pairs_w, outputs_w, tiles, vectors, m, position_stride, m_next, y,
+                                     pixel_pitch, y_next, coefficient_w, bias, accumulate, rectified);
     else if (pairs_w == 0)
-        TYPED(winograd_output_lines)(pairs_h, outputs_h, 1, vectors, m, position_stride, 0, y, row_pitch, 0,
-                                     coefficient_h, bias, accumulate, rectified);
-    else {
-        TYPED(winograd_output_lines)(pairs_w, outputs_w, n_h, vectors, m, position_stride,
-                                     n_w * position_stride, half, n_h * columns, columns, coefficient_w,
-                                     NULL, 0, 0);
-        TYPED(winograd_output_lines)(pairs_h, outputs_h, outputs_w, vectors, half, columns, n_h * columns, y,
-                                     row_pitch, pixel_pitch, coefficient_h, bias, accumulate, rectified);
-    }
+        TYPED(winograd_output_lines)(pairs_h, outputs_h, tiles, vectors, m, position_stride, m_next, y,
+                                     row_pitch, y_next, coefficient_h, bias, accumulate, rectified);
+    else
+        for (ptrdiff_t tile = 0; tile < tiles; tile++, m += m_next, y += y_next) {
+            TYPED(winograd_output_lines)(pairs_w, outputs_w, n_h, vectors, m, position_stride,
+                                         n_w * position_stride, half, n_h * columns, columns, coefficient_w,
+                                         NULL, 0, 0);
+            TYPED(winograd_output_lines)(pairs_h, outputs_h, outputs_w, vectors, half, columns,
+                                         n_h * columns, y, row_pitch, pixel_pitch, coefficient_h, bias,
+                                         accumulate, rectified);
+        }
 }
 
 /* points × columns of sums of `taps` rows: target[i][j] = Σ_k matrix[i][k] source[k][j], for one vector's worth of

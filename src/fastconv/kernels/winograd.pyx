@@ -1,26 +1,39 @@
-# Winograd convolution F(m_h×m_w, k_h×k_w): with n = m + k − 1 points on each axis, for each tile of outputs
+# Winograd convolution F(m_h×m_w, r_h×r_w): with n = m + r − 1 points on each axis, for each tile of outputs
 #
-#     Y = A_hᵀ [ Σ_c (G_h g G_wᵀ) ⊙ (B_hᵀ d B_w) ] A_w
+#     Y = A_hᵀ [ Σ_b Σ_c (G_h g_b G_wᵀ) ⊙ (B_hᵀ d_b B_w) ] A_w
 #
-# An axis of one tap has one point and is left as it is. The sum over channels is n_h·n_w independent
-# matrix products, one a position of the transformed tile. The transformed input V of a block of tiles is
-# made once; then panel by panel of weights the products M are made, position after position, and
-# transformed back while they are in cache.
+# A kernel is a sum of blocks b of r_h × r_w taps, each with a tile d_b of its own: the runs of a long axis,
+# and for a stride s its s phases, taps a, a + s, a + 2s, … on every s-th pixel. A block that lacks its last
+# tap has no weight at the point ∞, and no product there. An axis of one tap a block has one point and is
+# left as it is. The sum over blocks and channels is n_h·n_w independent matrix products, one a position of
+# the transformed tile. The transformed input V of some tiles is made once; then panel by panel of weights
+# the products M are made, position after position, and transformed back while they are in cache.
 #
 # Where the input is channels-last, transforms read its pixels in place, and zeros for what lies outside;
 # other layouts are copied band by band first.
 #
 # Tiles lie on a grid of lines × across, numbered line by line; line_origin and across_origin give the
 # output pixel each begins at. A kernel dilated by d is d interleaved problems without dilation (its
-# polyphase components), whose tiles are just further lines: a tile then reads and writes every d-th pixel.
+# polyphase components), whose tiles are just further lines: a tile then writes every d-th pixel, and with
+# stride s reads every (s·d)-th.
 from cython.parallel cimport prange, threadid
+
+# The most positions of a tile, and the most blocks of a kernel.
+cdef enum:
+    MAX_POSITIONS = 64
+    MAX_BLOCKS = 16
 
 
 cdef struct Tiling:
     int pairs_h, pairs_w, outputs_h, outputs_w, points_h, points_w
-    Py_ssize_t positions, dilation_h, dilation_w, across, panels, depth
+    # step: input pixels from one of a tile to the next.
+    Py_ssize_t positions, stride_h, stride_w, dilation_h, dilation_w, step_h, step_w
+    Py_ssize_t across, panels, depth, blocks
     const Py_ssize_t *line_origin
     const Py_ssize_t *across_origin
+    const Py_ssize_t *corner
+    const Py_ssize_t *product_start
+    const Py_ssize_t *product_block
     bint rectified, accumulate
 
 
@@ -29,45 +42,52 @@ cdef struct View:
     Py_ssize_t top, left, rows, columns, row_stride, pixel_stride
 
 
-cdef inline void transform_input(
+cdef inline void tile_pixels(
     const Tiling *tiling, const View *view, const real *image, const real *zeros, Py_ssize_t y, Py_ssize_t x,
-    Py_ssize_t channels, real *v, Py_ssize_t position_stride, const real *coefficient_h,
-    const real *coefficient_w
+    const real **pixel
 ) noexcept nogil:
-    """One tile of V, whose window begins at pixel (y, x) of the padded input."""
-    cdef const real *pixel[64]
+    """The addresses of a tile's pixels; its window begins at pixel (y, x) of the padded input."""
     cdef const real *row
     cdef Py_ssize_t i, j, line, column, at = 0
     for i in range(tiling.points_h):
-        line = y - view.top + i * tiling.dilation_h
+        line = y - view.top + i * tiling.step_h
         row = image + line * view.row_stride if 0 <= line < view.rows else NULL
         for j in range(tiling.points_w):
-            column = x - view.left + j * tiling.dilation_w
+            column = x - view.left + j * tiling.step_w
             if row and 0 <= column < view.columns:
                 pixel[at] = row + column * view.pixel_stride
             else:
                 pixel[at] = zeros
             at += 1
+
+
+cdef inline void transform_input(
+    const Tiling *tiling, Py_ssize_t tiles, const real **pixel, Py_ssize_t channels, real *v,
+    Py_ssize_t position_stride, const real *coefficient_h, const real *coefficient_w
+) noexcept nogil:
+    """Some tiles of V from the addresses of their pixels."""
     if real is float:
-        winograd_input_f32(tiling.pairs_h, tiling.pairs_w, pixel, channels, v, position_stride, coefficient_h,
-                           coefficient_w)
+        winograd_input_f32(tiling.pairs_h, tiling.pairs_w, tiles, pixel, channels, v, position_stride,
+                           coefficient_h, coefficient_w)
     else:
-        winograd_input_f64(tiling.pairs_h, tiling.pairs_w, pixel, channels, v, position_stride, coefficient_h,
-                           coefficient_w)
+        winograd_input_f64(tiling.pairs_h, tiling.pairs_w, tiles, pixel, channels, v, position_stride,
+                           coefficient_h, coefficient_w)
 
 
 cdef inline void transform_output(
-    const Tiling *tiling, const real *m, Py_ssize_t position_stride, int columns, real *y,
+    const Tiling *tiling, Py_ssize_t tiles, const real *m, Py_ssize_t position_stride, int columns, real *y,
     Py_ssize_t row_pitch, Py_ssize_t pixel_pitch, const real *coefficient_h, const real *coefficient_w,
     const real *bias
 ) noexcept nogil:
+    """Tiles side by side."""
+    cdef Py_ssize_t width = panel_width(m), y_next = tiling.outputs_w * pixel_pitch
     if real is float:
-        winograd_output_f32(tiling.pairs_h, tiling.outputs_h, tiling.pairs_w, tiling.outputs_w, m,
-                            position_stride, columns, y, row_pitch, pixel_pitch, coefficient_h,
+        winograd_output_f32(tiling.pairs_h, tiling.outputs_h, tiling.pairs_w, tiling.outputs_w, tiles, m,
+                            position_stride, width, columns, y, row_pitch, pixel_pitch, y_next, coefficient_h,
                             coefficient_w, bias, tiling.accumulate, tiling.rectified)
     else:
-        winograd_output_f64(tiling.pairs_h, tiling.outputs_h, tiling.pairs_w, tiling.outputs_w, m,
-                            position_stride, columns, y, row_pitch, pixel_pitch, coefficient_h,
+        winograd_output_f64(tiling.pairs_h, tiling.outputs_h, tiling.pairs_w, tiling.outputs_w, tiles, m,
+                            position_stride, width, columns, y, row_pitch, pixel_pitch, y_next, coefficient_h,
                             coefficient_w, bias, tiling.accumulate, tiling.rectified)
 
 
@@ -78,24 +98,47 @@ cdef inline Py_ssize_t padded_position(Py_ssize_t elements, const real *unused) 
     return ((elements + line - 1) // line | 1) * line
 
 
+cdef void winograd_inputs(
+    const Tiling *tiling, const View *view, const real *image, const real *zeros, Py_ssize_t first,
+    Py_ssize_t last, Py_ssize_t channels, real *v, Py_ssize_t position_stride, const real *coefficient_h,
+    const real *coefficient_w
+) noexcept nogil:
+    """V of tiles first … last: at each position the tiles of block after block."""
+    cdef const real *pixel[MAX_POSITIONS]
+    cdef Py_ssize_t b, t, i, y, x, run, at_once = MAX_POSITIONS // tiling.positions
+    for b in range(tiling.blocks):
+        for t from first <= t < last by at_once:
+            run = min(at_once, last - t)
+            for i in range(run):
+                y = tiling.line_origin[(t + i) // tiling.across] * tiling.stride_h
+                x = tiling.across_origin[(t + i) % tiling.across] * tiling.stride_w
+                tile_pixels(tiling, view, image, zeros, y + tiling.corner[2 * b],
+                            x + tiling.corner[2 * b + 1], pixel + i * tiling.positions)
+            transform_input(tiling, run, pixel, channels, v, position_stride, coefficient_h, coefficient_w)
+            v += run * channels
+
+
 cdef void winograd_outputs(
     const Tiling *tiling, const real *products, Py_ssize_t position_stride, Py_ssize_t first, Py_ssize_t last,
     Py_ssize_t channels, const real *coefficient_h, const real *coefficient_w, const real *bias,
     real *out, const Py_ssize_t *out_stride, Py_ssize_t rows, Py_ssize_t columns, real *block
 ) noexcept nogil:
     """Transform tiles first … last of one panel back and store the part of them that is in the image."""
-    cdef Py_ssize_t width = panel_width(bias), t = first, i, y, x, run, high, wide, row_pitch, pixel_pitch
+    cdef Py_ssize_t width = panel_width(bias), t = first, y, x, run, high, wide, row_pitch, pixel_pitch
     cdef Py_ssize_t whole = width // 2 if channels <= width // 2 else width
     cdef Py_ssize_t step = tiling.outputs_w * tiling.dilation_w
     cdef Py_ssize_t[3] stride = [out_stride[0] * tiling.dilation_h, out_stride[1] * tiling.dilation_w,
                                  out_stride[2]]
+    cdef bint lines = tiling.pairs_h == 0 or tiling.pairs_w == 0
     cdef real *corner
     cdef real *target
     while t < last:
         y, x = tiling.line_origin[t // tiling.across], tiling.across_origin[t % tiling.across]
         run = 1
-        # Where pixels are not channels-last, tiles side by side are stored together, in longer runs.
-        while (stride[2] != 1 and t + run < last and (t + run) % tiling.across
+        # Tiles side by side are stored together, in longer runs, where pixels are not channels-last; else
+        # whole tiles of one axis, each of which is little work.
+        while (t + run < last and (stride[2] != 1 or (lines and x + (run + 1) * step <= columns))
+               and (t + run) % tiling.across
                and tiling.across_origin[(t + run) % tiling.across] == x + run * step):
             run = run + 1
         high = min(<Py_ssize_t>tiling.outputs_h, (rows - y + tiling.dilation_h - 1) // tiling.dilation_h)
@@ -108,10 +151,8 @@ cdef void winograd_outputs(
         elif tiling.accumulate:
             gather_band(<const real *>corner, stride, high, wide, channels, 0, 0, high, wide, block,
                         row_pitch, pixel_pitch)
-        for i in range(run):
-            transform_output(tiling, products + (t - first + i) * width, position_stride, whole,
-                             target + i * tiling.outputs_w * pixel_pitch, row_pitch, pixel_pitch,
-                             coefficient_h, coefficient_w, bias)
+        transform_output(tiling, run, products + (t - first) * width, position_stride, whole, target,
+                         row_pitch, pixel_pitch, coefficient_h, coefficient_w, bias)
         if target == block:
             scatter_rows(block, row_pitch, pixel_pitch, high, wide, channels, corner, stride)
         t += run
@@ -121,21 +162,33 @@ cdef void winograd_products(
     const Tiling *tiling, Py_ssize_t tiles, const real *v, Py_ssize_t v_position, Py_ssize_t v_tile,
     Py_ssize_t channels, const real *panel, Py_ssize_t columns, real *products, Py_ssize_t m_position
 ) noexcept nogil:
-    """M of one panel: a product for each position and run of channels.
+    """M of one panel: a product for each position and run of channels, in several blocks where these are few.
 
     Each meets its weights for the first time, and they come from far: two tiles fetch half of the next
     product's each, so that memory is as busy as the processor.
     """
-    cdef Py_ssize_t width = panel_width(panel), q, k, run, zero = 0
-    cdef const real *weights
+    cdef Py_ssize_t width = panel_width(panel), q, b, s, k, run, segments
+    cdef Py_ssize_t at_once = max(<Py_ssize_t>1, tiling.depth // channels)
+    cdef Py_ssize_t[MAX_BLOCKS] offset
+    cdef Py_ssize_t[MAX_BLOCKS] length
+    cdef const Py_ssize_t *block
+    cdef int start
     for q in range(tiling.positions):
-        for k from 0 <= k < channels by tiling.depth:
-            run = min(tiling.depth, channels - k)
-            weights = panel + (q * channels + k) * width
-            gemm_rows_ahead(
-                tiles, columns, v + q * v_position + k, v_tile, 1, &zero, &run, weights, width,
-                products + q * m_position, width, START_ZERO if k == 0 else START_OUTPUT, NULL, False,
-                weights + run * width, run * width // 2)
+        start = START_ZERO
+        block = tiling.product_block
+        for b from tiling.product_start[q] <= b < tiling.product_start[q + 1] by at_once:
+            segments = min(at_once, tiling.product_start[q + 1] - b)
+            for k from 0 <= k < channels by tiling.depth:
+                run = min(tiling.depth, channels - k)
+                for s in range(segments):
+                    offset[s] = block[b + s] * tiles * v_tile + k
+                    length[s] = run
+                gemm_rows_ahead(
+                    tiles, columns, v + q * v_position, v_tile, segments, offset, length, panel, width,
+                    products + q * m_position, width, start, NULL, False, panel + segments * run * width,
+                    segments * run * width // 2)
+                panel += segments * run * width
+                start = START_OUTPUT
 
 
 cdef void winograd_block(
@@ -145,24 +198,21 @@ cdef void winograd_block(
     const Py_ssize_t *out_stride, Py_ssize_t rows, Py_ssize_t columns, real *scratch
 ) noexcept nogil:
     """Tiles first … last; `scratch` begins with a pixel of zeros."""
-    cdef Py_ssize_t width = panel_width(packed), panels = tiling.panels, t, g, p, channels
-    cdef Py_ssize_t tiles = last - first
-    cdef Py_ssize_t v_position = padded_position(tiles * pixel_pitch, packed)
+    cdef Py_ssize_t width = panel_width(packed), panels = tiling.panels, g, p, channels
+    cdef Py_ssize_t tiles = last - first, weights = tiling.product_start[tiling.positions] * problem.group_in
+    cdef Py_ssize_t v_position = padded_position(tiling.blocks * tiles * pixel_pitch, packed)
     cdef Py_ssize_t m_position = padded_position(tiles * width, packed)
     cdef const real *zeros = scratch
     cdef real *v = scratch + pixel_pitch
     cdef real *products = v + tiling.positions * v_position
-    for t in range(first, last):
-        transform_input(
-            tiling, view, image, zeros, tiling.line_origin[t // tiling.across],
-            tiling.across_origin[t % tiling.across], pixel_pitch, v + (t - first) * pixel_pitch, v_position,
-            coefficient_h, coefficient_w)
+    winograd_inputs(tiling, view, image, zeros, first, last, pixel_pitch, v, v_position, coefficient_h,
+                    coefficient_w)
     for g in range(problem.groups):
         for p in range(first_panel, last_panel):
             channels = min(width, problem.group_out - p * width)
             winograd_products(
                 tiling, tiles, v + g * problem.group_in, v_position, pixel_pitch, problem.group_in,
-                packed + (g * panels + p) * tiling.positions * problem.group_in * width,
+                packed + (g * panels + p) * weights * width,
                 width // 2 if channels <= width // 2 else width, products, m_position)
             winograd_outputs(
                 tiling, products, m_position, first, last, channels, coefficient_h, coefficient_w,
@@ -171,25 +221,40 @@ cdef void winograd_block(
                 products + tiling.positions * m_position)
 
 
+cdef void set_spacing(Tiling *tiling, const Problem *problem) noexcept:
+    """A tile's points, and the distances of its pixels, from its pairs and the problem."""
+    tiling.points_h = 2 * tiling.pairs_h + 2 if tiling.pairs_h else 1
+    tiling.points_w = 2 * tiling.pairs_w + 2 if tiling.pairs_w else 1
+    tiling.stride_h, tiling.stride_w = problem.stride_h, problem.stride_w
+    tiling.dilation_h, tiling.dilation_w = problem.dilation_h, problem.dilation_w
+    tiling.step_h = problem.stride_h * problem.dilation_h
+    tiling.step_w = problem.stride_w * problem.dilation_w
+
+
 def winograd(
     const real[:, :, :, :] x, const real[:, :, :, :, ::1] packed, const real[::1] bias, geometry, form,
-    const real[::1] coefficient_h, const real[::1] coefficient_w, const Py_ssize_t[::1] line_origin,
-    const Py_ssize_t[::1] across_origin, Py_ssize_t bands, Py_ssize_t panel_parts, Py_ssize_t block,
-    Py_ssize_t pixel_pitch, Py_ssize_t depth, bint rectified, bint accumulate,
-    real[:, :, :, :] out, real[::1] workspace, Py_ssize_t per_thread, int num_threads
+    const real[::1] coefficient_h, const real[::1] coefficient_w, const Py_ssize_t[:, ::1] corner,
+    const Py_ssize_t[::1] product_start, const Py_ssize_t[::1] product_block,
+    const Py_ssize_t[::1] line_origin, const Py_ssize_t[::1] across_origin, Py_ssize_t bands,
+    Py_ssize_t panel_parts, Py_ssize_t block, Py_ssize_t pixel_pitch, Py_ssize_t depth, bint rectified,
+    bint accumulate, real[:, :, :, :] out, real[::1] workspace, Py_ssize_t per_thread, int num_threads
 ):
-    """Winograd convolution F(m_h×m_w, k_h×k_w), stride 1.
+    """Winograd convolution F(m_h×m_w, r_h×r_w), summed over blocks of taps.
 
     Parameters
     ----------
     x : (N, H, W, C_in), IN
-    packed : (groups, panels, n_h·n_w, C_in/groups, PANEL), IN
-        The weights transformed, G_h g G_wᵀ.
+    packed : (groups, panels, products, C_in/groups, PANEL), IN
+        The weights transformed, G_h g_b G_wᵀ: for each position those of its blocks.
     bias : (groups · panels · PANEL), IN
     form : ((pairs_h, pairs_w), (m_h, m_w))
         Pairs of points and outputs of a tile on each axis; 0 pairs leave an axis as it is.
     coefficient_h, coefficient_w : IN
         The constants of the one-dimensional transforms, as winograd.h lists them.
+    corner : (blocks, 2), IN
+        The pixel of padded input that each block's tile of outputs (0, 0) begins at.
+    product_start : (n_h·n_w + 1), product_block : (products), IN
+        Position q has products with the blocks product_block[product_start[q]] … [product_start[q + 1] − 1].
     line_origin, across_origin : IN
         The output row each line of tiles begins at, ascending, and the column of each tile of a line.
     bands, panel_parts : parts the lines of tiles of an image and the panels are cut into
@@ -204,16 +269,19 @@ def winograd(
     cdef Tiling tiling
     cdef View view
     (tiling.pairs_h, tiling.pairs_w), (tiling.outputs_h, tiling.outputs_w) = form
-    tiling.points_h = tiling.outputs_h + problem.kernel_h - 1
-    tiling.points_w = tiling.outputs_w + problem.kernel_w - 1
-    tiling.dilation_h, tiling.dilation_w = problem.dilation_h, problem.dilation_w
-    tiling.positions, tiling.panels = packed.shape[2], packed.shape[1]
+    set_spacing(&tiling, &problem)
+    tiling.positions, tiling.panels = product_start.shape[0] - 1, packed.shape[1]
+    tiling.blocks, tiling.corner = corner.shape[0], &corner[0, 0]
+    tiling.product_start, tiling.product_block = &product_start[0], &product_block[0]
     tiling.line_origin, tiling.across_origin, tiling.across = (
         &line_origin[0], &across_origin[0], across_origin.shape[0])
     tiling.depth, tiling.rectified, tiling.accumulate = depth, rectified, accumulate
     cdef Py_ssize_t item, items = x.shape[0] * bands * panel_parts, part, n, first, last, top, in_rows, parts
     cdef Py_ssize_t i, tiles, lines = line_origin.shape[0], size = sizeof(real)
-    cdef Py_ssize_t in_columns = max(across_origin) + (tiling.points_w - 1) * problem.dilation_w + 1
+    # Padded input that the tiles of one output, at every block, reach over.
+    cdef Py_ssize_t reach_h = (tiling.points_h - 1) * tiling.step_h + corner[corner.shape[0] - 1, 0] + 1
+    cdef Py_ssize_t reach_w = (tiling.points_w - 1) * tiling.step_w + corner[corner.shape[0] - 1, 1] + 1
+    cdef Py_ssize_t in_columns = max(across_origin) * problem.stride_w + reach_w
     cdef Py_ssize_t[3] x_stride = [x.strides[1] // size, x.strides[2] // size, x.strides[3] // size]
     cdef Py_ssize_t[3] out_stride = [out.strides[1] // size, out.strides[2] // size, out.strides[3] // size]
     cdef bint in_place = x_stride[2] == 1 and x.shape[3] == pixel_pitch
@@ -228,8 +296,8 @@ def winograd(
         image = &x[n, 0, 0, 0]
         view = View(problem.pad_h, problem.pad_w, x.shape[1], x.shape[2], x_stride[0], x_stride[1])
         if not in_place:
-            top = line_origin[first]
-            in_rows = line_origin[last - 1] - top + (tiling.points_h - 1) * problem.dilation_h + 1
+            top = line_origin[first] * problem.stride_h
+            in_rows = line_origin[last - 1] * problem.stride_h - top + reach_h
             gather_band(
                 image, x_stride, x.shape[1], x.shape[2], x.shape[3], top - problem.pad_h, -problem.pad_w,
                 in_rows, in_columns, scratch, in_columns * pixel_pitch, pixel_pitch)
