@@ -49,11 +49,14 @@ enum { NARROW_PLAIN, NARROW_SHUFFLED, NARROW_BROADCAST };
 
 /* A depthwise or narrow-group problem on channels-last pixels; strides and pitches count elements. */
 struct narrow {
-    ptrdiff_t kernel_h, kernel_w, stride_w, dilation_w, pad_w, group_in, width, columns;
+    ptrdiff_t kernel_h, kernel_w, stride_h, stride_w, dilation_h, dilation_w, pad_w, group_in;
+    ptrdiff_t height, width, columns;
     ptrdiff_t interior_begin, interior_end; /* the output columns whose whole window lies in the input */
     ptrdiff_t a_row, a_pixel, w_stride, y_row, y_pixel; /* a_row: from one kernel row to the next */
+    ptrdiff_t a_step;                                   /* from one output row to the next */
     ptrdiff_t out_channels, vectors; /* the last vector of output channels may overlap the one before */
     const ptrdiff_t *base;
+    int sized, pairs; /* whether tiles are made for this kernel, and tiles of two rows */
     int mode, rectified, accumulate;
 };
 
