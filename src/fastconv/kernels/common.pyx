@@ -54,7 +54,7 @@ cdef extern from "microkernel.h" nogil:
         bint sized, pairs, rectified, accumulate
     struct planes:
         Py_ssize_t taps, stride_w, pad_w, phase_pitch, columns
-        Py_ssize_t a_row, w_stride, y_plane, y_row
+        Py_ssize_t a_row, a_line, w_stride, y_plane, y_row, square_step
         bint rectified, accumulate
     bint narrow_sized_f32(const narrow *s) noexcept
     bint narrow_sized_f64(const narrow *s) noexcept

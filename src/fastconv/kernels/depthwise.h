@@ -1,9 +1,8 @@
 /* Depthwise and narrow-group convolution in registers; microkernel.h includes this once for each element type.
  *
  *   narrow_rows   rows of outputs on channels-last pixels, vectors over output channels
- *   plane_rows    a few output channels of planes (channels first), a vector along the row
  *
- * Both sum a group's products in the order (kernel row, input channel, kernel column) onto the bias, so
+ * As planes.h does, it sums a group's products in the order (kernel row, input channel, kernel column) onto the bias, so
  * that the layout of the input never changes a bit of the result. */
 
 /* Output pixels of a register tile: with two rows, 14 sums, 6 weights (of 3×3) and an input. At stride 2 a tile of
@@ -11,11 +10,9 @@
 #if defined(__AVX512F__)
 #define NARROW_PIXELS 7
 #define NARROW_MOST(step) ((step) == 1 ? 7 : 5)
-#define PLANE_ROWS 4
 #else
 #define NARROW_PIXELS 4
 #define NARROW_MOST(step) 4
-#define PLANE_ROWS 2
 #endif
 
 /* Without this GCC loads an input again for every product it is part of. */
@@ -445,128 +442,6 @@ static void TYPED(narrow_rows)(
                             lanes, y + r * s->y_row);
 }
 
-/* target[r][phase][...] = a row of a plane with its zero halo; column x lies in phase (x + pad) mod stride. */
-static void TYPED(plane_row)(
-    const struct planes *s, const REAL *source, ptrdiff_t width, ptrdiff_t readable, REAL *target)
-{
-    const ptrdiff_t pitch = s->stride_w * s->phase_pitch, pad = s->pad_w;
-    if (s->stride_w == 1) {
-        ptrdiff_t i = 0;
-        for (; i < pad; i += LANES)
-            TYPED(store)(target + i, (vec){0});
-        for (i = 0; i + LANES <= readable && i < width; i += LANES)
-            TYPED(store)(target + pad + i, TYPED(load)(source + i));
-        if (i < width && width >= LANES)
-            TYPED(store)(target + pad + width - LANES, TYPED(load)(source + width - LANES));
-        else
-            for (; i < width; i++)
-                target[pad + i] = source[i];
-        for (i = pad + width; i < pitch; i += LANES)
-            TYPED(store)(target + i, (vec){0});
-        return;
-    }
-    for (ptrdiff_t i = 0; i < pitch; i += LANES)
-        TYPED(store)(target + i, (vec){0});
-    ptrdiff_t i = 0;
-    if (s->stride_w == 2) {
-        vec_mask even;
-        for (int l = 0; l < LANES; l++)
-            even[l] = 2 * l;
-        REAL *first = target + pad % 2 * s->phase_pitch + pad / 2;
-        REAL *second = target + (pad + 1) % 2 * s->phase_pitch + (pad + 1) / 2;
-        for (; i + 1 < width && width >= 2 * LANES; i += 2 * LANES) {
-            i = i + 2 * LANES <= width ? i : (width - 2 * LANES) / 2 * 2; /* the last ones overlap */
-            const vec low = TYPED(load)(source + i), high = TYPED(load)(source + i + LANES);
-            TYPED(store)(first + i / 2, __builtin_shuffle(low, high, even));
-            TYPED(store)(second + i / 2, __builtin_shuffle(low, high, even + 1));
-        }
-        i = i < width || width % 2 == 0 ? i : width - 1;
-    }
-    ptrdiff_t phase = (pad + i) % s->stride_w, at = (pad + i) / s->stride_w;
-    for (; i < width; i++) {
-        target[phase * s->phase_pitch + at] = source[i];
-        phase++;
-        if (phase == s->stride_w)
-            phase = 0, at++;
-    }
-}
-
-/* Store the first `valid` lanes, or all where `room` elements may be overwritten by what is not yet a result. */
-ALWAYS_INLINE void TYPED(plane_store)(
-    const struct planes *s, REAL *at, vec sum, ptrdiff_t valid, ptrdiff_t room)
-{
-    int whole = valid >= LANES || room >= LANES;
-    if (s->accumulate) {
-        vec old = {0};
-        whole = valid >= LANES;
-        memcpy(&old, at, whole ? sizeof old : valid * sizeof(REAL));
-        sum += old;
-    }
-    if (s->rectified)
-        sum = TYPED(rectify)(sum);
-    if (whole)
-        TYPED(store)(at, sum);
-    else
-        memcpy(at, &sum, valid * sizeof(REAL));
-}
-
-ALWAYS_INLINE void TYPED(plane_tile)(
-    const int outs, const int rows, const struct planes *s, const REAL *a, const ptrdiff_t *offset,
-    const REAL *w, const REAL *bias, REAL *y, ptrdiff_t valid, ptrdiff_t room)
-{
-    vec sum[4][8];
-    _Pragma("GCC unroll 4") for (int o = 0; o < outs; o++)
-        _Pragma("GCC unroll 8") for (int r = 0; r < rows; r++) sum[o][r] = TYPED(broadcast)(bias[o]);
-    for (ptrdiff_t t = 0; t < s->taps; t++) {
-        const REAL *at = a + offset[t];
-        vec v[8];
-        _Pragma("GCC unroll 8") for (int r = 0; r < rows; r++)
-        {
-            v[r] = TYPED(load)(at + r * s->a_row);
-            if (outs > 1)
-                KEEP_IN_REGISTER(v[r]);
-        }
-        _Pragma("GCC unroll 4") for (int o = 0; o < outs; o++)
-        {
-            const vec weight = TYPED(broadcast)(w[t * s->w_stride + o]);
-            _Pragma("GCC unroll 8") for (int r = 0; r < rows; r++) sum[o][r] += v[r] * weight;
-        }
-    }
-    /* Whatever lies beyond the row's end is the start of the next row, which is stored later. */
-    _Pragma("GCC unroll 4") for (int o = 0; o < outs; o++)
-        _Pragma("GCC unroll 8") for (int r = 0; r < rows; r++)
-            TYPED(plane_store)(s, y + o * s->y_plane + r * s->y_row, sum[o][r], valid, room - r * s->y_row);
-}
-
-/* `rows` rows of `outs` output channels from the planes of their group; vectors go from right to left. */
-ALWAYS_INLINE void TYPED(plane_rows_sized)(
-    const int outs, const int most, const struct planes *s, ptrdiff_t rows, const REAL *a,
-    const ptrdiff_t *offset, const REAL *w, const REAL *bias, REAL *y)
-{
-    const ptrdiff_t start = (s->columns - 1) / LANES * LANES;
-    ptrdiff_t done = 0;
-#define ROWS(count)                                                                                       \
-    for (; count <= most && rows - done >= count; done += count)                                          \
-        for (ptrdiff_t x = start; x >= 0; x -= LANES)                                                     \
-            TYPED(plane_tile)(outs, count, s, a + done * s->a_row + x, offset, w, bias,                    \
-                              y + done * s->y_row + x, s->columns - x,                                    \
-                              s->y_row == s->columns ? (rows - done) * s->y_row - x : 0);
-    ROWS(8) ROWS(4) ROWS(2) ROWS(1)
-#undef ROWS
-}
-
-static void TYPED(plane_rows)(
-    const struct planes *s, ptrdiff_t outs, ptrdiff_t rows, const REAL *a, const ptrdiff_t *offset,
-    const REAL *w, const REAL *bias, REAL *y)
-{
-    for (; outs >= 4; outs -= 4, w += 4, bias += 4, y += 4 * s->y_plane)
-        TYPED(plane_rows_sized)(4, PLANE_ROWS, s, rows, a, offset, w, bias, y);
-    for (; outs > 0; outs--, w++, bias++, y += s->y_plane)
-        TYPED(plane_rows_sized)(1, 8, s, rows, a, offset, w, bias, y);
-}
-
-#undef KEEP_IN_REGISTER
 #undef COLUMN_IS_INSIDE
 #undef NARROW_PIXELS
 #undef NARROW_MOST
-#undef PLANE_ROWS

@@ -6,7 +6,8 @@
  *
  *   transpose         between channels-last and planar pixels
  *   gemm_tile         C[rows × columns]  (+)=  A[rows × K] · B[K × columns]   in registers
- *   depthwise.h       depthwise and narrow groups
+ *   depthwise.h       depthwise and narrow groups on channels-last pixels
+ *   planes.h          the same on planes
  *   gradients.h       the weight gradient's products
  *   spectral.h        complex products in the frequency domain
  *   pooling.h         the largest, and the weighted sum, of a few pixels
@@ -68,7 +69,8 @@ struct inside {
 /* The same on planes: rows of the gathered input are cut into stride_w phases. */
 struct planes {
     ptrdiff_t taps, stride_w, pad_w, phase_pitch, columns;
-    ptrdiff_t a_row, w_stride, y_plane, y_row; /* a_row: from one output row to the next */
+    ptrdiff_t a_row, a_line, w_stride, y_plane, y_row; /* a_row: from one output row to the next, a_line: in a */
+    ptrdiff_t square_step; /* the stride of both axes of an undilated depthwise square kernel; else 0 */
     int rectified, accumulate;
 };
 
@@ -296,6 +298,7 @@ static void TYPED(gemm_tile)(
 }
 
 #include "depthwise.h"
+#include "planes.h"
 #include "normalization.h"
 #include "pooling.h"
 #include "spectral.h"
