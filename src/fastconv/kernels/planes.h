@@ -122,6 +122,13 @@ ALWAYS_INLINE void TYPED(plane_rows_sized)(
 #undef ROWS
 }
 
+/* plane_store out of line, so that its calls of memcpy do not keep a tile's sums out of registers. */
+__attribute__((noinline, cold)) static void TYPED(plane_store_part)(
+    const struct planes *s, REAL *at, const vec *sum, ptrdiff_t valid, ptrdiff_t room)
+{
+    TYPED(plane_store)(s, at, *sum, valid, room);
+}
+
 /* A tile of rows × wide vectors of one output channel of a square kernel with equal strides: each vector of the
  * input is multiplied into all rows that it is part of. `column` holds where the taps of a row lie. */
 ALWAYS_INLINE void TYPED(square_tile)(
@@ -148,9 +155,20 @@ ALWAYS_INLINE void TYPED(square_tile)(
         __asm__("" : "+r"(a));
     }
     _Pragma("GCC unroll 8") for (int r = 0; r < rows; r++)
+    {
+        const ptrdiff_t behind = room - r * s->y_row - (wide - 1) * LANES;
+        const int whole = !s->accumulate && (valid >= wide * LANES || behind >= LANES);
         _Pragma("GCC unroll 2") for (int x = wide - 1; x >= 0; x--)
-            TYPED(plane_store)(s, y + r * s->y_row + x * LANES, sum[r][x], valid - x * LANES,
-                               room - r * s->y_row - x * LANES);
+        {
+            REAL *at = y + r * s->y_row + x * LANES;
+            if (whole) {
+                TYPED(store)(at, s->rectified ? TYPED(rectify)(sum[r][x]) : sum[r][x]);
+            } else {
+                const vec part = sum[r][x];
+                TYPED(plane_store_part)(s, at, &part, valid - x * LANES, room - r * s->y_row - x * LANES);
+            }
+        }
+    }
 }
 
 /* `rows` rows of one output channel; vectors go from right to left, as each may spill over the row's end. */
