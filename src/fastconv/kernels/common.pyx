@@ -62,8 +62,8 @@ cdef extern from "microkernel.h" nogil:
         const narrow *s, Py_ssize_t rows, Py_ssize_t top, const float *a, const float *w, const float *bias,
         const int32_t *lanes, float *y) noexcept
     void narrow_rows_f64(
-        const narrow *s, Py_ssize_t rows, Py_ssize_t top, const double *a, const double *w, const double *bias,
-        const int64_t *lanes, double *y) noexcept
+        const narrow *s, Py_ssize_t rows, Py_ssize_t top, const double *a, const double *w,
+        const double *bias, const int64_t *lanes, double *y) noexcept
     void plane_row_f32(
         const planes *s, const float *source, Py_ssize_t width, Py_ssize_t readable, float *target) noexcept
     void plane_row_f64(

@@ -27,8 +27,8 @@ cdef inline bint narrow_sized(const narrow *s, const real *unused) noexcept nogi
 
 
 cdef void narrow_band(
-    narrow *s, Py_ssize_t top, const real *x, const real *w, const real *bias, const void *lanes, Py_ssize_t rows,
-    real *out, const Py_ssize_t *out_stride, real *block
+    narrow *s, Py_ssize_t top, const real *x, const real *w, const real *bias, const void *lanes,
+    Py_ssize_t rows, real *out, const Py_ssize_t *out_stride, real *block
 ) noexcept nogil:
     """A band of rows; `block` holds two rows where `out` cannot take whole vectors of channels.
 
@@ -48,7 +48,8 @@ cdef void narrow_band(
             gather_band(out + y * out_stride[0], out_stride, count, s.columns, s.out_channels, 0, 0, count,
                         s.columns, block, s.y_row, s.y_pixel)
         narrow_rows(s, count, top + y * s.stride_h, x + y * s.a_step, w, bias, lanes, block)
-        scatter_rows(block, s.y_row, s.y_pixel, count, s.columns, s.out_channels, out + y * out_stride[0], out_stride)
+        scatter_rows(block, s.y_row, s.y_pixel, count, s.columns, s.out_channels, out + y * out_stride[0],
+                     out_stride)
 
 
 cdef void narrow_item(
@@ -118,7 +119,8 @@ def depthwise(
     cdef Problem problem = problem_of(geometry)
     cdef Py_ssize_t item, items = x.shape[0] * bands, size = sizeof(real), n, first, last
     # Bands of an even number of rows need no tile of one row.
-    cdef Py_ssize_t unit = 1 if (out.shape[1] + 1) // 2 % bands else 2, units = (out.shape[1] + unit - 1) // unit
+    cdef Py_ssize_t unit = 1 if (out.shape[1] + 1) // 2 % bands else 2
+    cdef Py_ssize_t units = (out.shape[1] + unit - 1) // unit
     cdef Py_ssize_t[3] x_stride = [x.strides[1] // size, x.strides[2] // size, x.strides[3] // size]
     cdef Py_ssize_t[3] out_stride = [out.strides[1] // size, out.strides[2] // size, out.strides[3] // size]
     for item in prange(items, nogil=True, num_threads=num_threads, schedule="static"):

@@ -53,7 +53,8 @@ def pack_narrow(const real[:, :, :, ::1] weight, real[:, ::1] packed):
     bool
         Whether all weights are finite.
     """
-    cdef Py_ssize_t channels = weight.shape[1], kernel_h = weight.shape[2], run = weight.shape[3], c, i, m, lane
+    cdef Py_ssize_t channels = weight.shape[1], kernel_h = weight.shape[2], run = weight.shape[3]
+    cdef Py_ssize_t c, i, m, lane
     cdef Py_ssize_t taps = kernel_h * run, reduction = channels * taps, pitch = packed.shape[1], at
     cdef Py_ssize_t count = weight.shape[0], lanes = VECTOR_BYTES // <Py_ssize_t>sizeof(real)
     cdef const real *source = &weight[0, 0, 0, 0]
