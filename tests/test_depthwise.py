@@ -107,7 +107,7 @@ def off_a_cache_line(array, by):
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("kernel", [3, 5, 7])
 def test_every_number_of_rows_and_columns(kernel, stride, level):
-    """Tiles of any number of rows and of columns, with whole vectors and parts of them, as planes and as pixels.
+    """Tiles of any number of rows and columns, whole vectors and parts of them, as planes and as pixels.
 
     128 float64 channels lie 1 KiB apart: their vectors do not go down the rows.
     """
