@@ -105,6 +105,33 @@ def off_a_cache_line(array, by):
 
 
 @pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("kernel", [3, 5, 7])
+def test_every_number_of_rows_and_columns(kernel, stride, level):
+    """Tiles of any number of rows and columns, whole vectors and parts of them, as planes and as pixels.
+
+    128 float64 channels lie 1 KiB apart: their vectors do not go down the rows.
+    """
+    rng = np.random.default_rng(2)
+    for size in (1, 2, 3, 4, 5, 6, 7, 8, 13, 14, 17, 29, 33):
+        height, channels = (size * 7) % 18 + 1, 128 if size == 8 else 17
+        case = strategies.Case(
+            (1, channels, height, size), (channels, 1, kernel, kernel), groups=channels,
+            stride=(stride, stride), padding=((kernel // 2, kernel // 2),) * 2,
+        )  # fmt: skip
+        for dtype in DTYPES:
+            x, weight, bias = case.integers(dtype)
+            expected = expected_conv2d(case, x, weight, bias)
+            for view in (x, off_a_cache_line(x, int(rng.integers(16))).transpose(0, 3, 1, 2)):
+                for threads in (1, 2):
+                    with kernels.use(level):
+                        y = fc.conv2d(
+                            view, weight, bias, algorithm="direct", num_threads=threads, **case.keywords
+                        )
+                    np.testing.assert_array_equal(y, expected)
+
+
+@pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("name", NARROW_CASES)
 def test_accumulate_touches_each_output_once(name, level):
     case = NARROW_CASES[name]

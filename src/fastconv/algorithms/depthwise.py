@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from functools import lru_cache
 from types import ModuleType
 from typing import NamedTuple
@@ -66,6 +65,7 @@ def fits(geometry: ConvGeometry, kernels: ModuleType) -> bool:
 
 class _Blocking(NamedTuple):
     bands: int
+    shares: int
     plane_bands: int
     phase_pitch: int
     offset: np.ndarray
@@ -98,6 +98,7 @@ def _blocking(geometry: ConvGeometry, num_threads: int, kernels: ModuleType) -> 
     planes = group_in * plane_rows * plane_row + 2 * lanes
     return _Blocking(
         bands,
+        base.count_bands(geometry, rows, 1, num_threads),
         plane_bands,
         phase_pitch,
         _plane_offsets(geometry, plane_rows * plane_row, phase_pitch),
@@ -129,17 +130,11 @@ def pack(weight, bias, geometry: ConvGeometry, kernels: ModuleType) -> Packed:
     """Weights as (k_h·C_in/groups·k_w, C_out in whole vectors)."""
     channels = geometry.out_channels
     pitch = base.round_up(channels, kernels.vector_bytes() // geometry.dtype.itemsize)
-    packed_weight = aligned_empty((geometry.reduction, pitch), geometry.dtype)
-    packed_weight[:, channels:] = 0
-    taps = packed_weight[:, :channels].reshape(
-        geometry.kernel_size[0], -1, geometry.kernel_size[1], channels, copy=False
-    )
-    taps[...] = weight.transpose(2, 1, 3, 0)
-    packed_bias = aligned_empty((pitch,), geometry.dtype)
+    packed = aligned_empty((geometry.reduction + 1, pitch), geometry.dtype)
+    packed_weight, packed_bias = packed[:-1], packed[-1]
+    finite = kernels.pack_narrow(weight, packed_weight)
     packed_bias[channels:] = 0
     packed_bias[:channels] = 0 if bias is None else bias
-    # An overflow of the sum of squares only costs time: the halo is copied where it need not be.
-    finite = math.isfinite(np.vdot(packed_weight, packed_weight))
     return Packed(kernels, geometry, packed_weight, packed_bias, finite=finite)
 
 
@@ -157,7 +152,14 @@ def run(x, packed: Packed, out, epilogue: Epilogue, workspace, num_threads: int)
             blocking.plane_bands, *epilogue, out, workspace, blocking.per_thread, num_threads,
         )  # fmt: skip
         return
+    # What lies in whole vectors of channels is read where it lies, and only threads need bands.
+    copied = (
+        not packed.finite
+        or x.strides[3] != x.itemsize
+        or geometry.in_channels * x.itemsize < kernels.vector_bytes()
+    )
     kernels.depthwise(
-        x, packed.weight, packed.bias, geometry, *vectors(geometry, kernels), blocking.bands,
-        not packed.finite, *epilogue, out, workspace, blocking.per_thread, num_threads,
+        x, packed.weight, packed.bias, geometry, *vectors(geometry, kernels),
+        blocking.bands if copied else blocking.shares, copied, *epilogue, out, workspace, blocking.per_thread,
+        num_threads,
     )  # fmt: skip

@@ -50,23 +50,23 @@ cdef extern from "microkernel.h" nogil:
         const double *matrix_w, const double *g, Py_ssize_t tap_stride, double *u,
         Py_ssize_t position_stride) noexcept
     struct narrow:
-        Py_ssize_t kernel_h, kernel_w, stride_w, dilation_w, pad_w, group_in, width, columns
-        Py_ssize_t interior_begin, interior_end
-        Py_ssize_t a_row, a_pixel, w_stride, y_row, y_pixel, out_channels, vectors
+        Py_ssize_t kernel_h, kernel_w, stride_h, stride_w, dilation_h, dilation_w, pad_w, group_in
+        Py_ssize_t height, width, columns, interior_begin, interior_end
+        Py_ssize_t a_row, a_pixel, w_stride, y_row, y_pixel, a_step, out_channels, vectors
         const Py_ssize_t *base
         int mode
-        bint rectified, accumulate
+        bint sized, pairs, rectified, accumulate
     struct planes:
         Py_ssize_t taps, stride_w, pad_w, phase_pitch, columns
-        Py_ssize_t a_row, w_stride, y_plane, y_row
+        Py_ssize_t a_row, a_line, w_stride, y_plane, y_row, square_step
         bint rectified, accumulate
     bint narrow_sized_f32(const narrow *s) noexcept
     bint narrow_sized_f64(const narrow *s) noexcept
     void narrow_rows_f32(
-        const narrow *s, int rows, Py_ssize_t first, Py_ssize_t last, const float *a, const float *w,
-        const float *bias, const int32_t *lanes, float *y) noexcept
+        const narrow *s, Py_ssize_t rows, Py_ssize_t top, const float *a, const float *w, const float *bias,
+        const int32_t *lanes, float *y) noexcept
     void narrow_rows_f64(
-        const narrow *s, int rows, Py_ssize_t first, Py_ssize_t last, const double *a, const double *w,
+        const narrow *s, Py_ssize_t rows, Py_ssize_t top, const double *a, const double *w,
         const double *bias, const int64_t *lanes, double *y) noexcept
     void plane_row_f32(
         const planes *s, const float *source, Py_ssize_t width, Py_ssize_t readable, float *target) noexcept

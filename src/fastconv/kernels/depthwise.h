@@ -1,9 +1,8 @@
 /* Depthwise and narrow-group convolution in registers; microkernel.h includes this once for each element type.
  *
- *   narrow_rows   one or two rows of outputs on channels-last pixels, vectors over output channels
- *   plane_rows    a few output channels of planes (channels first), a vector along the row
+ *   narrow_rows   rows of outputs on channels-last pixels, vectors over output channels
  *
- * Both sum a group's products in the order (kernel row, input channel, kernel column) onto the bias, so
+ * As planes.h does, it sums a group's products in the order (kernel row, input channel, kernel column) onto the bias, so
  * that the layout of the input never changes a bit of the result. */
 
 /* Output pixels of a register tile: with two rows, 14 sums, 6 weights (of 3×3) and an input. At stride 2 a tile of
@@ -11,11 +10,9 @@
 #if defined(__AVX512F__)
 #define NARROW_PIXELS 7
 #define NARROW_MOST(step) ((step) == 1 ? 7 : 5)
-#define PLANE_ROWS 4
 #else
 #define NARROW_PIXELS 4
 #define NARROW_MOST(step) 4
-#define PLANE_ROWS 2
 #endif
 
 /* Without this GCC loads an input again for every product it is part of. */
@@ -53,6 +50,11 @@ ALWAYS_INLINE void TYPED(narrow_store)(const struct narrow *s, REAL *y, vec sum,
     TYPED(store)(y, sum);
 }
 
+/* Whether column q of the input of a tile lies in the image: begin ≤ q < end. In a sized problem the first
+ * window ends and the last one begins in the image, so that only columns at the tile's ends need a test. */
+#define COLUMN_IS_INSIDE(q) \
+    (((q) >= taps - 1 || (q) >= begin) && ((q) <= (pixels - 1) * step || (q) < end))
+
 /* One row of the input, whose kernel row is `i` for the first row of sums and `i − step` for the second: every
  * input vector is loaded once and multiplied into all sums that it is part of. */
 ALWAYS_INLINE void TYPED(narrow_input_row)(
@@ -76,7 +78,7 @@ ALWAYS_INLINE void TYPED(narrow_input_row)(
         }
         _Pragma("GCC unroll 32") for (int q = 0; q < (pixels - 1) * step + taps; q++)
         {
-            if (q >= begin && q < end) {
+            if (COLUMN_IS_INSIDE(q)) {
                 vec v = TYPED(narrow_load)(mode, at, lanes);
                 KEEP_IN_REGISTER(v);
                 _Pragma("GCC unroll 7") for (int p = 0; p < pixels; p++)
@@ -179,8 +181,9 @@ NARROW_RUNS(narrow_broadcast_3, 3, NARROW_BROADCAST)
 /* Whether tiles are made for this kernel width, stride and dilation; all other problems are `any`. */
 static int TYPED(narrow_sized)(const struct narrow *s)
 {
+    const ptrdiff_t last = (s->columns - 1) * s->stride_w - s->pad_w; /* where the last window begins */
     return s->dilation_w == 1 && s->stride_w <= 2 && s->kernel_w % 2 == 1 && s->kernel_w >= 3 &&
-           s->kernel_w <= (s->mode == NARROW_PLAIN ? 7 : 3);
+           s->kernel_w <= (s->mode == NARROW_PLAIN ? 7 : 3) && s->pad_w < s->kernel_w && last < s->width;
 }
 
 typedef void TYPED(narrow_run)(
@@ -197,6 +200,111 @@ static TYPED(narrow_run) * TYPED(narrow_run_for)(const struct narrow *s, int row
     const int kind = s->mode == NARROW_PLAIN ? (int)s->kernel_w / 2 - 1 : s->mode == NARROW_SHUFFLED ? 3 : 4;
     return runs[kind][2 * (s->stride_w - 1) + rows - 1];
 }
+
+/* One row of the input of a strip: a column of row sums meets it with every step-th kernel row from `phase` on, the
+ * newest with the first. Only sums first ≤ k < last are of the image, where not all are. */
+ALWAYS_INLINE void TYPED(strip_input_row)(
+    const int pixels, const int step, const int phase, const int all, ptrdiff_t first, ptrdiff_t last,
+    ptrdiff_t begin, ptrdiff_t end, const REAL *at, ptrdiff_t a_pixel, const vec (*weight)[3],
+    vec (*sum)[NARROW_PIXELS])
+{
+    const int taps = 3;
+    _Pragma("GCC unroll 32") for (int q = 0; q < (pixels - 1) * step + taps; q++)
+    {
+        if (COLUMN_IS_INSIDE(q)) {
+            vec v = TYPED(load)(at);
+            KEEP_IN_REGISTER(v);
+            _Pragma("GCC unroll 3") for (int k = 0; k * step + phase < taps; k++)
+            {
+                if (!all && (k < first || k >= last))
+                    continue;
+                _Pragma("GCC unroll 7") for (int p = 0; p < pixels; p++)
+                {
+                    const int j = q - p * step;
+                    if (j >= 0 && j < taps)
+                        sum[k][p] += v * weight[k * step + phase][j];
+                }
+            }
+        }
+        at += a_pixel;
+        __asm__("" : "+r"(at));
+    }
+}
+
+/* All rows of a tile of a 3×3 kernel: every input vector is loaded once, the weights and the sums of the (at most
+ * three) rows that are not yet complete stay in registers. `a` is where the first row's window begins. */
+ALWAYS_INLINE void TYPED(strip)(
+    const int pixels, const int step, const struct narrow *s, ptrdiff_t rows, ptrdiff_t top, ptrdiff_t begin,
+    ptrdiff_t end, const REAL *a, const REAL *w, const REAL *bias, ptrdiff_t kept, REAL *y)
+{
+    const int slots = (2 + step) / step, as_it_is = !s->accumulate && !s->rectified;
+    vec sum[3][NARROW_PIXELS] = {{{0}}}, weight[3][3];
+    _Pragma("GCC unroll 3") for (int i = 0; i < 3; i++)
+        _Pragma("GCC unroll 3") for (int j = 0; j < 3; j++)
+        {
+            weight[i][j] = TYPED(load)(w + (i * 3 + j) * s->w_stride);
+            KEEP_IN_REGISTER(weight[i][j]);
+        }
+    for (ptrdiff_t n = 0; n < rows + slots - 1; n++, top += step, a += step * s->a_row) {
+        _Pragma("GCC unroll 7") for (int p = 0; p < pixels; p++) sum[0][p] = TYPED(load)(bias);
+        const ptrdiff_t first = n - rows + 1, last = n + 1;
+#define INPUT_ROW(all)                                                                                     \
+    TYPED(strip_input_row)(pixels, step, phase, all, first, last, begin, end, a + phase * s->a_row,        \
+                           s->a_pixel, weight, sum)
+        _Pragma("GCC unroll 2") for (int phase = 0; phase < step; phase++)
+        {
+            if (top + phase < 0 || top + phase >= s->height)
+                continue;
+            if (first <= 0 && last >= slots)
+                INPUT_ROW(1);
+            else
+                INPUT_ROW(0);
+        }
+#undef INPUT_ROW
+        if (last >= slots) {
+            _Pragma("GCC unroll 7") for (int p = 0; p < pixels; p++)
+            {
+                if (as_it_is)
+                    TYPED(store)(y + p * s->y_pixel, sum[slots - 1][p]);
+                else
+                    TYPED(narrow_store)(s, y + p * s->y_pixel, sum[slots - 1][p], kept);
+            }
+            y += s->y_row;
+        }
+        _Pragma("GCC unroll 2") for (int k = slots - 1; k > 0; k--)
+            _Pragma("GCC unroll 7") for (int p = 0; p < pixels; p++) sum[k][p] = sum[k - 1][p];
+    }
+}
+
+typedef void TYPED(strip_run)(
+    const struct narrow *, ptrdiff_t, ptrdiff_t, ptrdiff_t, ptrdiff_t, ptrdiff_t, const REAL *, const REAL *,
+    const REAL *, ptrdiff_t, REAL *);
+
+#define STRIP_CASE(pixels, step)                                                                   \
+    case pixels:                                                                                   \
+        TYPED(strip)(pixels, step, s, rows, top, begin, end, a, w, bias, kept, y);                 \
+        break;
+#define STRIP_RUN(step)                                                                            \
+    static void TYPED(strip_s##step)(                                                              \
+        const struct narrow *s, ptrdiff_t pixels, ptrdiff_t rows, ptrdiff_t top, ptrdiff_t begin,  \
+        ptrdiff_t end, const REAL *a, const REAL *w, const REAL *bias, ptrdiff_t kept, REAL *y)    \
+    {                                                                                              \
+        switch (pixels) {                                                                          \
+            STRIP_CASE(1, step)                                                                    \
+            STRIP_CASE(2, step)                                                                    \
+            STRIP_CASE(3, step)                                                                    \
+            STRIP_CASE(4, step)                                                                    \
+            STRIP_CASE(5, step)                                                                    \
+            STRIP_CASE(6, step)                                                                    \
+            STRIP_CASE(7, step)                                                                    \
+        }                                                                                          \
+    }
+#if NARROW_PIXELS == 7
+STRIP_RUN(1)
+STRIP_RUN(2)
+#endif
+#undef STRIP_RUN
+#undef STRIP_CASE
 
 /* Any kernel, dilation and stride: a row of pixels, whose kernel columns first_j ≤ j < last_j lie inside. */
 ALWAYS_INLINE void TYPED(narrow_any_tile)(
@@ -250,32 +358,71 @@ ALWAYS_INLINE ptrdiff_t TYPED(narrow_start)(const struct narrow *s, ptrdiff_t v)
     return last < 0 ? 0 : start < last ? start : last;
 }
 
-/* All output channels of `rows` ≤ 2 rows of outputs, a tile of pixels at a time, so that the input lines which a
- * vector shares with the next one are read while they are in the L1 cache.
- *
- * `a` is where kernel row 0 of the first output row would begin at column 0 of the input, of whose kernel
- * rows only first ≤ i < last lie in the input; two rows only where tiles of them are made. Vector v is
- * made from the LANES input channels from base[v] on (its own channels, where there is no base); lanes[v] has
- * group_in shuffles. */
-static void TYPED(narrow_rows)(
-    const struct narrow *s, int rows, ptrdiff_t first, ptrdiff_t last, const REAL *a, const REAL *w,
-    const REAL *bias, const MASK *lanes, REAL *y)
+/* Whether a vector goes down all rows before the next one: what the rows share is then read from the L1 cache.
+ * Where pixels lie a multiple of 1 KiB apart, their lines fall into too few sets of that cache for it. */
+ALWAYS_INLINE int TYPED(narrow_in_strips)(const struct narrow *s)
 {
-    const int sized = TYPED(narrow_sized)(s);
-    TYPED(narrow_run) *run = sized ? TYPED(narrow_run_for)(s, rows) : NULL;
-    const ptrdiff_t most = sized ? NARROW_MOST(s->stride_w) : NARROW_PIXELS, d = s->dilation_w;
+    const ptrdiff_t few = 1024 / sizeof(REAL);
+    return NARROW_PIXELS == 7 && s->pairs && s->mode == NARROW_PLAIN && s->a_pixel * s->stride_w % few != 0 &&
+           s->y_pixel % few != 0;
+}
+
+/* The rows of input, counted from row `top` in steps of the dilation, and the columns from column `left` on that
+ * are of the image. */
+ALWAYS_INLINE struct inside TYPED(narrow_inside)(const struct narrow *s, ptrdiff_t top, ptrdiff_t left)
+{
+    const ptrdiff_t e = s->dilation_h, below = top < s->height ? s->height - top : 0;
+    /* A division costs as much as 20 products. */
+    return (struct inside){top < 0 ? (e - 1 - top) / e : 0, e == 1 ? below : (below + e - 1) / e, -left,
+                           s->width - left};
+}
+
+/* `count` rows of a tile, two where they are pairs, of one vector of output channels. */
+ALWAYS_INLINE void TYPED(narrow_rows_of_tile)(
+    const struct narrow *s, TYPED(narrow_run) *run, const struct inside *in, ptrdiff_t pixels, const REAL *a,
+    const REAL *w, const REAL *bias, const vec_mask *index, ptrdiff_t kept, REAL *y)
+{
+    if (run) {
+        run(s, pixels, in, a, w, bias, index, kept, y);
+        return;
+    }
+    const ptrdiff_t d = s->dilation_w, left = -in->first_column;
+    const ptrdiff_t last = in->last_row < s->kernel_h ? in->last_row : s->kernel_h;
+    const ptrdiff_t first_j = left < 0 ? (d - 1 - left) / d : 0;
+    ptrdiff_t last_j = left < s->width ? (s->width - left + d - 1) / d : 0;
+    last_j = last_j < s->kernel_w ? last_j : s->kernel_w;
+    TYPED(narrow_any)(s, pixels, in->first_row, last, first_j, last_j, a, w, bias, index, kept, y);
+}
+
+/* All output channels of a few rows of outputs, a tile of pixels at a time, so that the input lines which a vector
+ * shares with the next one are read while they are in the L1 cache.
+ *
+ * `a` is where kernel row 0 of the first output row, which is row `top` of the input, would begin at column 0.
+ * Vector v is made from the LANES input channels from base[v] on (its own channels, where there is no base);
+ * lanes[v] has group_in shuffles. */
+static void TYPED(narrow_tiles)(
+    const struct narrow *s, ptrdiff_t rows, ptrdiff_t top, const REAL *a, const REAL *w, const REAL *bias,
+    const MASK *lanes, REAL *y)
+{
+    ptrdiff_t most = s->sized ? NARROW_MOST(s->stride_w) : NARROW_PIXELS, pixels;
+    TYPED(strip_run) *strip = NULL;
+#if NARROW_PIXELS == 7
+    if (rows > 2 && s->kernel_w == 3 && s->mode == NARROW_PLAIN) {
+        strip = s->stride_w == 1 ? TYPED(strip_s1) : TYPED(strip_s2);
+        most = NARROW_PIXELS;
+    }
+#endif
+    const ptrdiff_t step = s->pairs ? 2 : 1;
+    TYPED(narrow_run) *one = s->sized ? TYPED(narrow_run_for)(s, 1) : NULL;
+    TYPED(narrow_run) *two = s->pairs ? TYPED(narrow_run_for)(s, 2) : one;
     vec_mask index[LANES];
-    ptrdiff_t pixels;
     for (ptrdiff_t x = 0; x < s->columns; x += pixels) {
         const ptrdiff_t left = x * s->stride_w - s->pad_w;
+        const struct inside in = TYPED(narrow_inside)(s, top, left);
         const int interior = x >= s->interior_begin && x < s->interior_end;
-        const ptrdiff_t run_end = sized ? s->columns : interior ? s->interior_end : x + 1;
+        const ptrdiff_t run_end = s->sized ? s->columns : interior ? s->interior_end : x + 1;
         const ptrdiff_t tiles = (run_end - x + most - 1) / most;
         pixels = (run_end - x + tiles - 1) / tiles;
-        const struct inside in = {first, last, -left, s->width - left};
-        ptrdiff_t first_j = left < 0 ? (d - 1 - left) / d : 0;
-        ptrdiff_t last_j = left < s->width ? (s->width - left + d - 1) / d : 0;
-        last_j = last_j < s->kernel_w ? last_j : s->kernel_w;
         for (ptrdiff_t v = 0; v < s->vectors; v++) {
             const ptrdiff_t c = TYPED(narrow_start)(s, v);
             const ptrdiff_t kept = v > 0 ? TYPED(narrow_start)(s, v - 1) + LANES - c : 0;
@@ -283,136 +430,31 @@ static void TYPED(narrow_rows)(
             REAL *to = y + x * s->y_pixel + c;
             if (s->mode == NARROW_SHUFFLED)
                 memcpy(index, lanes + v * s->group_in * LANES, s->group_in * sizeof(vec_mask));
-            if (sized)
-                run(s, pixels, &in, at, w + c, bias + c, index, kept, to);
-            else
-                TYPED(narrow_any)(s, pixels, first, last < s->kernel_h ? last : s->kernel_h, first_j, last_j, at,
-                                  w + c, bias + c, index, kept, to);
+            if (strip) {
+                strip(s, pixels, rows, top, -left, s->width - left, at, w + c, bias + c, kept, to);
+                continue;
+            }
+            TYPED(narrow_rows_of_tile)(s, rows > 1 ? two : one, &in, pixels, at, w + c, bias + c, index, kept, to);
+            for (ptrdiff_t r = step; r < rows; r += step) { /* down the rows, where more than a pair are asked for */
+                const struct inside next = TYPED(narrow_inside)(s, top + r * s->stride_h, left);
+                TYPED(narrow_rows_of_tile)(s, r + 1 < rows ? two : one, &next, pixels, at + r * s->a_step, w + c,
+                                           bias + c, index, kept, to + r * s->y_row);
+            }
         }
     }
 }
 
-/* target[r][phase][...] = a row of a plane with its zero halo; column x lies in phase (x + pad) mod stride. */
-static void TYPED(plane_row)(
-    const struct planes *s, const REAL *source, ptrdiff_t width, ptrdiff_t readable, REAL *target)
+/* narrow_tiles for any number of rows. */
+static void TYPED(narrow_rows)(
+    const struct narrow *s, ptrdiff_t rows, ptrdiff_t top, const REAL *a, const REAL *w, const REAL *bias,
+    const MASK *lanes, REAL *y)
 {
-    const ptrdiff_t pitch = s->stride_w * s->phase_pitch, pad = s->pad_w;
-    if (s->stride_w == 1) {
-        ptrdiff_t i = 0;
-        for (; i < pad; i += LANES)
-            TYPED(store)(target + i, (vec){0});
-        for (i = 0; i + LANES <= readable && i < width; i += LANES)
-            TYPED(store)(target + pad + i, TYPED(load)(source + i));
-        if (i < width && width >= LANES)
-            TYPED(store)(target + pad + width - LANES, TYPED(load)(source + width - LANES));
-        else
-            for (; i < width; i++)
-                target[pad + i] = source[i];
-        for (i = pad + width; i < pitch; i += LANES)
-            TYPED(store)(target + i, (vec){0});
-        return;
-    }
-    for (ptrdiff_t i = 0; i < pitch; i += LANES)
-        TYPED(store)(target + i, (vec){0});
-    ptrdiff_t i = 0;
-    if (s->stride_w == 2) {
-        vec_mask even;
-        for (int l = 0; l < LANES; l++)
-            even[l] = 2 * l;
-        REAL *first = target + pad % 2 * s->phase_pitch + pad / 2;
-        REAL *second = target + (pad + 1) % 2 * s->phase_pitch + (pad + 1) / 2;
-        for (; i + 1 < width && width >= 2 * LANES; i += 2 * LANES) {
-            i = i + 2 * LANES <= width ? i : (width - 2 * LANES) / 2 * 2; /* the last ones overlap */
-            const vec low = TYPED(load)(source + i), high = TYPED(load)(source + i + LANES);
-            TYPED(store)(first + i / 2, __builtin_shuffle(low, high, even));
-            TYPED(store)(second + i / 2, __builtin_shuffle(low, high, even + 1));
-        }
-        i = i < width || width % 2 == 0 ? i : width - 1;
-    }
-    ptrdiff_t phase = (pad + i) % s->stride_w, at = (pad + i) / s->stride_w;
-    for (; i < width; i++) {
-        target[phase * s->phase_pitch + at] = source[i];
-        phase++;
-        if (phase == s->stride_w)
-            phase = 0, at++;
-    }
+    const ptrdiff_t most = TYPED(narrow_in_strips)(s) ? rows : s->pairs ? 2 : 1;
+    for (ptrdiff_t r = 0; r < rows; r += most)
+        TYPED(narrow_tiles)(s, r + most < rows ? most : rows - r, top + r * s->stride_h, a + r * s->a_step, w, bias,
+                            lanes, y + r * s->y_row);
 }
 
-/* Store the first `valid` lanes, or all where `room` elements may be overwritten by what is not yet a result. */
-ALWAYS_INLINE void TYPED(plane_store)(
-    const struct planes *s, REAL *at, vec sum, ptrdiff_t valid, ptrdiff_t room)
-{
-    int whole = valid >= LANES || room >= LANES;
-    if (s->accumulate) {
-        vec old = {0};
-        whole = valid >= LANES;
-        memcpy(&old, at, whole ? sizeof old : valid * sizeof(REAL));
-        sum += old;
-    }
-    if (s->rectified)
-        sum = TYPED(rectify)(sum);
-    if (whole)
-        TYPED(store)(at, sum);
-    else
-        memcpy(at, &sum, valid * sizeof(REAL));
-}
-
-ALWAYS_INLINE void TYPED(plane_tile)(
-    const int outs, const int rows, const struct planes *s, const REAL *a, const ptrdiff_t *offset,
-    const REAL *w, const REAL *bias, REAL *y, ptrdiff_t valid, ptrdiff_t room)
-{
-    vec sum[4][8];
-    _Pragma("GCC unroll 4") for (int o = 0; o < outs; o++)
-        _Pragma("GCC unroll 8") for (int r = 0; r < rows; r++) sum[o][r] = TYPED(broadcast)(bias[o]);
-    for (ptrdiff_t t = 0; t < s->taps; t++) {
-        const REAL *at = a + offset[t];
-        vec v[8];
-        _Pragma("GCC unroll 8") for (int r = 0; r < rows; r++)
-        {
-            v[r] = TYPED(load)(at + r * s->a_row);
-            if (outs > 1)
-                KEEP_IN_REGISTER(v[r]);
-        }
-        _Pragma("GCC unroll 4") for (int o = 0; o < outs; o++)
-        {
-            const vec weight = TYPED(broadcast)(w[t * s->w_stride + o]);
-            _Pragma("GCC unroll 8") for (int r = 0; r < rows; r++) sum[o][r] += v[r] * weight;
-        }
-    }
-    /* Whatever lies beyond the row's end is the start of the next row, which is stored later. */
-    _Pragma("GCC unroll 4") for (int o = 0; o < outs; o++)
-        _Pragma("GCC unroll 8") for (int r = 0; r < rows; r++)
-            TYPED(plane_store)(s, y + o * s->y_plane + r * s->y_row, sum[o][r], valid, room - r * s->y_row);
-}
-
-/* `rows` rows of `outs` output channels from the planes of their group; vectors go from right to left. */
-ALWAYS_INLINE void TYPED(plane_rows_sized)(
-    const int outs, const int most, const struct planes *s, ptrdiff_t rows, const REAL *a,
-    const ptrdiff_t *offset, const REAL *w, const REAL *bias, REAL *y)
-{
-    const ptrdiff_t start = (s->columns - 1) / LANES * LANES;
-    ptrdiff_t done = 0;
-#define ROWS(count)                                                                                       \
-    for (; count <= most && rows - done >= count; done += count)                                          \
-        for (ptrdiff_t x = start; x >= 0; x -= LANES)                                                     \
-            TYPED(plane_tile)(outs, count, s, a + done * s->a_row + x, offset, w, bias,                    \
-                              y + done * s->y_row + x, s->columns - x,                                    \
-                              s->y_row == s->columns ? (rows - done) * s->y_row - x : 0);
-    ROWS(8) ROWS(4) ROWS(2) ROWS(1)
-#undef ROWS
-}
-
-static void TYPED(plane_rows)(
-    const struct planes *s, ptrdiff_t outs, ptrdiff_t rows, const REAL *a, const ptrdiff_t *offset,
-    const REAL *w, const REAL *bias, REAL *y)
-{
-    for (; outs >= 4; outs -= 4, w += 4, bias += 4, y += 4 * s->y_plane)
-        TYPED(plane_rows_sized)(4, PLANE_ROWS, s, rows, a, offset, w, bias, y);
-    for (; outs > 0; outs--, w++, bias++, y += s->y_plane)
-        TYPED(plane_rows_sized)(1, 8, s, rows, a, offset, w, bias, y);
-}
-
-#undef KEEP_IN_REGISTER
+#undef COLUMN_IS_INSIDE
 #undef NARROW_PIXELS
 #undef NARROW_MOST
-#undef PLANE_ROWS

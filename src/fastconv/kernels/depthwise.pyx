@@ -10,13 +10,13 @@ from cython.parallel cimport prange, threadid
 
 
 cdef inline void narrow_rows(
-    const narrow *s, int rows, Py_ssize_t first, Py_ssize_t last, const real *a, const real *w,
-    const real *bias, const void *lanes, real *y
+    const narrow *s, Py_ssize_t rows, Py_ssize_t top, const real *a, const real *w, const real *bias,
+    const void *lanes, real *y
 ) noexcept nogil:
     if real is float:
-        narrow_rows_f32(s, rows, first, last, a, w, bias, <const int32_t *>lanes, y)
+        narrow_rows_f32(s, rows, top, a, w, bias, <const int32_t *>lanes, y)
     else:
-        narrow_rows_f64(s, rows, first, last, a, w, bias, <const int64_t *>lanes, y)
+        narrow_rows_f64(s, rows, top, a, w, bias, <const int64_t *>lanes, y)
 
 
 cdef inline bint narrow_sized(const narrow *s, const real *unused) noexcept nogil:
@@ -26,38 +26,30 @@ cdef inline bint narrow_sized(const narrow *s, const real *unused) noexcept nogi
         return narrow_sized_f64(s)
 
 
-cdef struct Source:
-    # Where the input of a band lies: row `top` of output row 0's window, and how far the rows go.
-    Py_ssize_t top, height, row_pitch
-
-
 cdef void narrow_band(
-    const Problem *problem, narrow *s, const Source *source, const real *x, const real *w, const real *bias,
-    const void *lanes, Py_ssize_t channels, Py_ssize_t rows, real *out, const Py_ssize_t *out_stride,
-    real *block
+    narrow *s, Py_ssize_t top, const real *x, const real *w, const real *bias, const void *lanes,
+    Py_ssize_t rows, real *out, const Py_ssize_t *out_stride, real *block
 ) noexcept nogil:
-    """A band of rows; `block` holds two rows where `out` cannot take whole vectors of channels."""
-    cdef Py_ssize_t width = VECTOR_BYTES // <Py_ssize_t>sizeof(real), y = 0, top, first, last, count
-    cdef Py_ssize_t d = problem.dilation_h
-    cdef bint in_place = out_stride[2] == 1 and channels >= width
-    cdef bint square = problem.kernel_h == s.kernel_w and problem.stride_h == s.stride_w
-    cdef bint pairs = square and d == 1 and narrow_sized(s, x)
-    s.y_pixel = out_stride[1] if in_place else max(width, channels)
-    s.y_row = out_stride[0] if in_place else s.columns * s.y_pixel
-    while y < rows:
-        top = source.top + y * problem.stride_h
-        first = (d - 1 - top) // d if top < 0 else 0
-        last = (source.height - top + d - 1) // d if top < source.height else 0
-        count = 2 if pairs and y + 1 < rows else 1
-        if s.accumulate and not in_place:
-            gather_band(out + y * out_stride[0], out_stride, count, s.columns, channels, 0, 0, count,
+    """A band of rows; `block` holds two rows where `out` cannot take whole vectors of channels.
+
+    Its first row's window begins in row `top` of the input, whose row 0 is at `x`.
+    """
+    cdef Py_ssize_t width = VECTOR_BYTES // <Py_ssize_t>sizeof(real), y = 0, count
+    s.y_pixel, s.y_row = out_stride[1], out_stride[0]
+    x = x + top * (s.a_step // s.stride_h)
+    if out_stride[2] == 1 and s.out_channels >= width:
+        narrow_rows(s, rows, top, x, w, bias, lanes, out)
+        return
+    s.y_pixel = max(width, s.out_channels)
+    s.y_row = s.columns * s.y_pixel
+    for y from 0 <= y < rows by 2:
+        count = min(2, rows - y)
+        if s.accumulate:
+            gather_band(out + y * out_stride[0], out_stride, count, s.columns, s.out_channels, 0, 0, count,
                         s.columns, block, s.y_row, s.y_pixel)
-        narrow_rows(s, count, first, last, x + top * source.row_pitch, w, bias, lanes,
-                    out + y * out_stride[0] if in_place else block)
-        if not in_place:
-            scatter_rows(block, s.y_row, s.y_pixel, count, s.columns, channels, out + y * out_stride[0],
-                         out_stride)
-        y = y + count
+        narrow_rows(s, count, top + y * s.stride_h, x + y * s.a_step, w, bias, lanes, block)
+        scatter_rows(block, s.y_row, s.y_pixel, count, s.columns, s.out_channels, out + y * out_stride[0],
+                     out_stride)
 
 
 cdef void narrow_item(
@@ -70,11 +62,11 @@ cdef void narrow_item(
     cdef Py_ssize_t width = VECTOR_BYTES // <Py_ssize_t>sizeof(real), left
     cdef Py_ssize_t in_rows = covered(last - first, problem.stride_h, problem.kernel_h, problem.dilation_h)
     cdef Py_ssize_t in_columns = covered(out_shape[1], problem.stride_w, problem.kernel_w, problem.dilation_w)
-    cdef Source source = Source(
-        first * problem.stride_h - problem.pad_h, x_shape[0], x_stride[0])
+    cdef Py_ssize_t row_pitch = x_stride[0], top = first * problem.stride_h - problem.pad_h
     cdef narrow s
     s.kernel_h, s.kernel_w = problem.kernel_h, problem.kernel_w
-    s.stride_w, s.dilation_w, s.group_in = problem.stride_w, problem.dilation_w, problem.group_in
+    s.stride_h, s.stride_w = problem.stride_h, problem.stride_w
+    s.dilation_h, s.dilation_w, s.group_in = problem.dilation_h, problem.dilation_w, problem.group_in
     s.mode, s.base, s.rectified, s.accumulate = NARROW_SHUFFLED, base, rectified, accumulate
     if problem.group_in * problem.group_out == 1:
         s.mode, s.base = NARROW_PLAIN, NULL
@@ -82,21 +74,23 @@ cdef void narrow_item(
         s.mode = NARROW_BROADCAST
     s.columns, s.w_stride = out_shape[1], w_stride
     s.out_channels = out_shape[2]
-    s.width, s.pad_w, s.a_pixel = x_shape[1], problem.pad_w, x_stride[1]
+    s.height, s.width, s.pad_w, s.a_pixel = x_shape[0], x_shape[1], problem.pad_w, x_stride[1]
     if copy_band or x_stride[2] != 1 or x_shape[2] < width:
-        s.width, s.pad_w, s.a_pixel = in_columns, 0, max(width, x_shape[2])
-        gather_band(x, x_stride, x_shape[0], x_shape[1], x_shape[2], source.top, -problem.pad_w, in_rows,
-                    in_columns, scratch, in_columns * s.a_pixel, s.a_pixel)
-        x = scratch
-        source = Source(0, in_rows, in_columns * s.a_pixel)
-        scratch = scratch + in_rows * source.row_pitch
+        s.a_pixel = max(width, x_shape[2])
+        row_pitch = in_columns * s.a_pixel
+        gather_band(x, x_stride, x_shape[0], x_shape[1], x_shape[2], top, -problem.pad_w, in_rows, in_columns,
+                    scratch, row_pitch, s.a_pixel)
+        s.height, s.width, s.pad_w, x, top = in_rows, in_columns, 0, scratch, 0
+        scratch = scratch + in_rows * row_pitch
     s.vectors = (s.out_channels + width - 1) // width
-    s.a_row = problem.dilation_h * source.row_pitch
+    s.a_row, s.a_step = s.dilation_h * row_pitch, s.stride_h * row_pitch
     left = s.width + s.pad_w - (problem.kernel_w - 1) * problem.dilation_w  # one more than the last start
     s.interior_begin = min((s.pad_w + s.stride_w - 1) // s.stride_w, s.columns)
     s.interior_end = (left + s.stride_w - 1) // s.stride_w if left > 0 else 0
     s.interior_end = max(s.interior_begin, min(s.interior_end, s.columns))
-    narrow_band(problem, &s, &source, x, w, bias, lanes, out_shape[2], last - first, out, out_stride, scratch)
+    s.sized = narrow_sized(&s, x)
+    s.pairs = s.sized and s.kernel_h == s.kernel_w and s.stride_h == s.stride_w and s.dilation_h == 1
+    narrow_band(&s, top, x, w, bias, lanes, last - first, out, out_stride, scratch)
 
 
 def depthwise(
@@ -124,13 +118,15 @@ def depthwise(
     """
     cdef Problem problem = problem_of(geometry)
     cdef Py_ssize_t item, items = x.shape[0] * bands, size = sizeof(real), n, first, last
-    cdef Py_ssize_t pairs = (out.shape[1] + 1) // 2  # bands of an even number of rows need no tile of one
+    # Bands of an even number of rows need no tile of one row.
+    cdef Py_ssize_t unit = 1 if (out.shape[1] + 1) // 2 % bands else 2
+    cdef Py_ssize_t units = (out.shape[1] + unit - 1) // unit
     cdef Py_ssize_t[3] x_stride = [x.strides[1] // size, x.strides[2] // size, x.strides[3] // size]
     cdef Py_ssize_t[3] out_stride = [out.strides[1] // size, out.strides[2] // size, out.strides[3] // size]
     for item in prange(items, nogil=True, num_threads=num_threads, schedule="static"):
         n = item // bands
-        first = 2 * share(pairs, bands, item % bands)
-        last = min(out.shape[1], 2 * share(pairs, bands, item % bands + 1))
+        first = unit * share(units, bands, item % bands)
+        last = min(out.shape[1], unit * share(units, bands, item % bands + 1))
         if first < last:
             narrow_item(
                 &problem, &x[n, 0, 0, 0], &x.shape[1], x_stride, &packed[0, 0], packed.shape[1], &bias[0],

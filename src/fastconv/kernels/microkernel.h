@@ -6,7 +6,8 @@
  *
  *   transpose         between channels-last and planar pixels
  *   gemm_tile         C[rows × columns]  (+)=  A[rows × K] · B[K × columns]   in registers
- *   depthwise.h       depthwise and narrow groups
+ *   depthwise.h       depthwise and narrow groups on channels-last pixels
+ *   planes.h          the same on planes
  *   gradients.h       the weight gradient's products
  *   spectral.h        complex products in the frequency domain
  *   pooling.h         the largest, and the weighted sum, of a few pixels; pooling_planes.h, along a row
@@ -49,11 +50,14 @@ enum { NARROW_PLAIN, NARROW_SHUFFLED, NARROW_BROADCAST };
 
 /* A depthwise or narrow-group problem on channels-last pixels; strides and pitches count elements. */
 struct narrow {
-    ptrdiff_t kernel_h, kernel_w, stride_w, dilation_w, pad_w, group_in, width, columns;
+    ptrdiff_t kernel_h, kernel_w, stride_h, stride_w, dilation_h, dilation_w, pad_w, group_in;
+    ptrdiff_t height, width, columns;
     ptrdiff_t interior_begin, interior_end; /* the output columns whose whole window lies in the input */
     ptrdiff_t a_row, a_pixel, w_stride, y_row, y_pixel; /* a_row: from one kernel row to the next */
+    ptrdiff_t a_step;                                   /* from one output row to the next */
     ptrdiff_t out_channels, vectors; /* the last vector of output channels may overlap the one before */
     const ptrdiff_t *base;
+    int sized, pairs; /* whether tiles are made for this kernel, and tiles of two rows */
     int mode, rectified, accumulate;
 };
 
@@ -65,7 +69,8 @@ struct inside {
 /* The same on planes: rows of the gathered input are cut into stride_w phases. */
 struct planes {
     ptrdiff_t taps, stride_w, pad_w, phase_pitch, columns;
-    ptrdiff_t a_row, w_stride, y_plane, y_row; /* a_row: from one output row to the next */
+    ptrdiff_t a_row, a_line, w_stride, y_plane, y_row; /* a_row: from one output row to the next, a_line: in a */
+    ptrdiff_t square_step; /* the stride of both axes of an undilated depthwise square kernel; else 0 */
     int rectified, accumulate;
 };
 
@@ -300,6 +305,7 @@ static void TYPED(gemm_tile)(
 }
 
 #include "depthwise.h"
+#include "planes.h"
 #include "normalization.h"
 #include "pooling.h"
 #include "pooling_planes.h"

@@ -48,6 +48,47 @@ def pack_weight(const real[:, :, :, ::1] weight, real[:, :, :, ::1] panels, int 
                           weight.shape[2], weight.shape[3], &panels[g, p, 0, 0])
 
 
+def pack_narrow(const real[:, :, :, ::1] weight, real[:, ::1] packed):
+    """Pack the weights of narrow groups: packed[(i, c, j), m] = weight[m, c, i, j], zero beyond C_out.
+
+    Parameters
+    ----------
+    weight : (C_out, C_in/groups, k_h, k_w), IN
+    packed : (k_h·C_in/groups·k_w, C_out in whole vectors), OUT
+
+    Returns
+    -------
+    bool
+        Whether all weights are finite.
+    """
+    cdef Py_ssize_t channels = weight.shape[1], kernel_h = weight.shape[2], run = weight.shape[3]
+    cdef Py_ssize_t c, i, m, lane
+    cdef Py_ssize_t taps = kernel_h * run, reduction = channels * taps, pitch = packed.shape[1], at
+    cdef Py_ssize_t count = weight.shape[0], lanes = VECTOR_BYTES // <Py_ssize_t>sizeof(real)
+    cdef const real *source = &weight[0, 0, 0, 0]
+    cdef real *target = &packed[0, 0]
+    cdef real[16] zero  # a NaN where a weight is not finite; AVX-512 float32 has the most lanes
+    cdef bint finite = True
+    with nogil:
+        memset(zero, 0, sizeof(zero))
+        if channels == 1:
+            kernel_h, run = 1, taps  # the taps are in order as they are
+        for i in range(kernel_h):
+            for c in range(channels):
+                at = (c * kernel_h + i) * run
+                transpose(source + at, reduction, count, run, count * reduction - at,
+                          target + (i * channels + c) * run * pitch, pitch)
+        for i in range(reduction):
+            for m in range(count, pitch):
+                target[i * pitch + m] = 0
+        for m from 0 <= m < reduction * pitch by lanes:
+            for lane in range(lanes):
+                zero[lane] += 0 * target[m + lane]
+        for lane in range(lanes):
+            finite = finite and zero[lane] == 0
+    return finite
+
+
 cdef inline void transform_weight(
     const double[:, ::1] matrix_h, const double[:, ::1] matrix_w, const real *g, Py_ssize_t tap_stride,
     real *u, Py_ssize_t position_stride

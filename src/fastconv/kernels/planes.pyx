@@ -68,6 +68,10 @@ def depthwise_planes(
     s.columns, s.a_row, s.w_stride = columns, problem.stride_h * row_pitch, packed.shape[1]
     s.y_plane, s.y_row, s.rectified = out.strides[3] // size, out.strides[1] // size, rectified
     s.accumulate = accumulate
+    s.a_line, s.square_step = row_pitch, 0
+    if (problem.group_in == 1 and problem.dilation_h == 1 and problem.dilation_w == 1
+            and problem.kernel_h == problem.kernel_w and problem.stride_h == problem.stride_w):
+        s.square_step = problem.stride_h
     for item in prange(items, nogil=True, num_threads=num_threads, schedule="static"):
         n = item // bands // problem.groups
         g = item // bands % problem.groups
