@@ -56,19 +56,20 @@ class _Blocking(NamedTuple):
 
 
 @lru_cache(maxsize=1024)
-def _blocking(geometry: ConvGeometry, num_threads: int, kernels: ModuleType) -> _Blocking:
+def _blocking(geometry: ConvGeometry, in_place: bool, num_threads: int, kernels: ModuleType) -> _Blocking:
+    """How to cut the problem. Unless outputs are stored ``in_place``, those of a band and panel wait in scratch."""
     rows, columns = geometry.output_size
     itemsize = geometry.dtype.itemsize
     width = base.panel_width(kernels, geometry.dtype)
     row_pitch = base.in_columns(geometry) * geometry.in_channels
-    # A band's input is copied, and a panel's outputs wait to be stored, where they are not channels-last.
-    row_size = max(geometry.stride[0] * row_pitch, columns * width)
+    row_size = geometry.stride[0] * row_pitch
+    row_size = row_size if in_place else max(row_size, columns * width)
     bands = base.count_bands(geometry, rows, row_size * itemsize, num_threads)
     band_rows = base.ceil_div(rows, bands)
     panels = base.ceil_div(geometry.out_channels // geometry.groups, width)
     items = bands * max(geometry.batch, 1)
     panel_parts = min(panels, base.ceil_div(num_threads, items))
-    block = band_rows * columns * width
+    block = 0 if in_place else band_rows * columns * width
     block += base.scatter_slack(kernels, geometry.dtype, width)
     per_thread = base.in_rows(geometry, band_rows) * row_pitch + block
     if pointwise.fits(geometry):
@@ -89,7 +90,10 @@ class Direct(Algorithm):
     def workspace_bytes(self, geometry: ConvGeometry, num_threads: int, kernels: ModuleType) -> int:
         if depthwise.fits(geometry, kernels):
             return depthwise.workspace_bytes(geometry, num_threads, kernels)
-        return _blocking(geometry, num_threads, kernels).per_thread * num_threads * geometry.dtype.itemsize
+        per_thread = max(
+            _blocking(geometry, where, num_threads, kernels).per_thread for where in (True, False)
+        )
+        return per_thread * num_threads * geometry.dtype.itemsize
 
     def error_bound(self, geometry: ConvGeometry) -> float:
         block = depthwise.summed_at_once(geometry)
@@ -108,7 +112,7 @@ class Direct(Algorithm):
         if depthwise.fits(geometry, kernels):
             depthwise.run(x, packed, out, epilogue, workspace, num_threads)
             return
-        blocking = _blocking(geometry, num_threads, kernels)
+        blocking = _blocking(geometry, out.strides[3] == out.itemsize, num_threads, kernels)
         weight = packed.weight
         if pointwise.fits(geometry):
             if pointwise.is_planar(x) and pointwise.is_planar(out):

@@ -2,8 +2,8 @@
  *
  *   narrow_rows   rows of outputs on channels-last pixels, vectors over output channels
  *
- * As planes.h does, it sums a group's products in the order (kernel row, input channel, kernel column) onto the bias, so
- * that the layout of the input never changes a bit of the result. */
+ * As planes.h does, it sums a group's products in the order (kernel row, input channel, kernel column) onto the
+ * bias, so that the layout of the input never changes a bit of the result. */
 
 /* Output pixels of a register tile: with two rows, 14 sums, 6 weights (of 3×3) and an input. At stride 2 a tile of
  * five reads as many input columns, and more would not stay in the L1 cache. */
@@ -435,7 +435,7 @@ static void TYPED(narrow_tiles)(
                 continue;
             }
             TYPED(narrow_rows_of_tile)(s, rows > 1 ? two : one, &in, pixels, at, w + c, bias + c, index, kept, to);
-            for (ptrdiff_t r = step; r < rows; r += step) { /* down the rows, where more than a pair are asked for */
+            for (ptrdiff_t r = step; r < rows; r += step) {
                 const struct inside next = TYPED(narrow_inside)(s, top + r * s->stride_h, left);
                 TYPED(narrow_rows_of_tile)(s, r + 1 < rows ? two : one, &next, pixels, at + r * s->a_step, w + c,
                                            bias + c, index, kept, to + r * s->y_row);

@@ -220,7 +220,10 @@ typedef void TYPED(square_run)(
 static TYPED(square_run) * TYPED(square_for)(const struct planes *s)
 {
     if (s->square_step == 1)
-        return s->taps == 9 ? TYPED(square_3_s1) : s->taps == 25 ? TYPED(square_5_s1) : s->taps == 49 ? TYPED(square_7_s1) : NULL;
+        return s->taps == 9    ? TYPED(square_3_s1)
+               : s->taps == 25 ? TYPED(square_5_s1)
+               : s->taps == 49 ? TYPED(square_7_s1)
+                               : NULL;
     if (s->square_step == 2)
         return s->taps == 9 ? TYPED(square_3_s2) : s->taps == 25 ? TYPED(square_5_s2) : NULL;
     return NULL;
