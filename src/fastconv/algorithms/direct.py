@@ -57,7 +57,7 @@ class _Blocking(NamedTuple):
 
 @lru_cache(maxsize=1024)
 def _blocking(geometry: ConvGeometry, in_place: bool, num_threads: int, kernels: ModuleType) -> _Blocking:
-    """How to cut the problem. Unless outputs are stored ``in_place``, those of a band and panel wait in scratch."""
+    """How to cut the problem. Unless outputs are stored ``in_place``, they wait in scratch by panels."""
     rows, columns = geometry.output_size
     itemsize = geometry.dtype.itemsize
     width = base.panel_width(kernels, geometry.dtype)
