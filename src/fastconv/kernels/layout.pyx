@@ -46,8 +46,8 @@ cdef void gather_band(
         elif stride[1] == 1 and stride[0] >= 0:
             transpose(source, stride[2], channels, last - first, end - (source - x), target, pixel_pitch)
         else:
-            for i in range(last - first):
-                for c in range(channels):
+            for c in range(channels):  # planes outermost: what is read of a channel lies in one page, or a few
+                for i in range(last - first):
                     target[i * pixel_pitch + c] = source[i * stride[1] + c * stride[2]]
 
 
@@ -69,8 +69,8 @@ cdef void scatter_rows(
         elif stride[1] == 1:
             transpose(block, pixel_pitch, pixels, channels, (pixels + lanes) * pixel_pitch, out, stride[2])
         else:
-            for i in range(pixels):
-                for c in range(channels):
+            for c in range(channels):
+                for i in range(pixels):
                     out[i * stride[1] + c * stride[2]] = block[i * pixel_pitch + c]
         block += row_pitch
         out += stride[0]
