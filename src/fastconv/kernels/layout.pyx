@@ -46,7 +46,7 @@ cdef void gather_band(
         elif stride[1] == 1 and stride[0] >= 0:
             transpose(source, stride[2], channels, last - first, end - (source - x), target, pixel_pitch)
         else:
-            for c in range(channels):  # planes outermost: what is read of a channel lies in one page, or a few
+            for c in range(channels):  # planes outermost: what a channel has there lies in a few pages
                 for i in range(last - first):
                     target[i * pixel_pitch + c] = source[i * stride[1] + c * stride[2]]
 
