@@ -43,7 +43,7 @@ def give_back(array: np.ndarray) -> None:
     if isinstance(array.base, _Block) and array.base.nbytes >= _SMALLEST:
         _kept.append(array.base)
         while sum(block.nbytes for block in _kept.copy()) > _MOST:
-            _kept.pop(0)
+            del _kept[:1]  # not pop, which fails where other threads took the rest meanwhile
 
 
 def _kept_block(size: int) -> _Block | None:

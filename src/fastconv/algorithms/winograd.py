@@ -17,7 +17,7 @@ import numpy as np
 from fastconv.algorithms import base
 from fastconv.algorithms.base import Algorithm, Epilogue, Packed
 from fastconv.geometry import ConvGeometry
-from fastconv.memory import aligned_empty
+from fastconv.memory import aligned_empty, give_back
 
 # Interpolation points ±a beside 0 and ∞, by their number of pairs. They are within 3 % of those that
 # minimise the growth of rounding errors (the amplification Σ_q A_iq² |B_q|² |G_q|² of Barabasz et al., arXiv
@@ -402,6 +402,7 @@ class Winograd(Algorithm):
         matrices = [transforms(*axis).weight for axis in zip(form.outputs, form.taps, strict=True)]
         workspace = aligned_empty((num_threads, math.prod(blocks.shape[2:]), width), geometry.dtype)
         kernels.pack_winograd(blocks, *matrices, _products(form).place, transformed, workspace, num_threads)
+        give_back(workspace)
         return Packed(kernels, geometry, transformed, base.pack_bias(bias, geometry, kernels))
 
     def run(self, x, packed: Packed, out, epilogue: Epilogue, workspace, num_threads: int) -> None:

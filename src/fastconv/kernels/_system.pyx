@@ -48,10 +48,11 @@ cdef extern from *:
     static void fastconv_spread(int count)
     {
         const int cpu = sched_getcpu();
-        if ((cpu == fastconv_caller_cpu && count <= fastconv_team_size) || cpu < 0 || count < 2)
-            return;
+        const int known = cpu == fastconv_caller_cpu && count <= fastconv_team_size;
         fastconv_caller_cpu = cpu;
-        fastconv_team_size = count;
+        fastconv_team_size = count; /* a smaller team ends the others, which are new when it grows again */
+        if (known || cpu < 0)
+            return;
         cpu_set_t others;
         if (omp_get_proc_bind() != omp_proc_bind_false)
             return;
