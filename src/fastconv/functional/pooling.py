@@ -33,15 +33,27 @@ def _planes(array: np.ndarray) -> np.ndarray:
     return array.reshape(-1, *taps.three_axes(array.shape[2:], 1))
 
 
-def _plane_workspace(columns: taps.Taps, dtype: np.dtype) -> np.ndarray:
-    """Scratch memory for a kernel for planes: four vectors for each tap of each vector of outputs."""
-    lanes = kernels.active().vector_bytes() // dtype.itemsize
-    most = max(1, int(np.diff(columns.start).max()))
-    return aligned_empty((4 * most * (len(columns.divisor) + lanes),), dtype)
+def _pooled_planes(
+    x: np.ndarray, y: np.ndarray, indices: np.ndarray | None, axes: taps.Axes, divisor: float | None, count: int
+) -> bool:
+    """Pool the planes of ``x`` to those of ``y``; False, and nothing done, where ``axes`` are not for planes.
+
+    The largest pixels, without a ``divisor``.
+    """
+    lanes = kernels.active().vector_bytes() // x.itemsize
+    # Lines, and their taps, four vectors for each and one of divisors.
+    per_thread = 4 * (max(x.shape[-1], 2 * lanes) + lanes)
+    columns = (4 * axes.most + 1) * (axes.columns + lanes)
+    return kernels.active().pool_planes(
+        _planes(x), _planes(y), None if indices is None else _planes(indices), axes, divisor is None,
+        divisor or 0, aligned_empty((columns + count * per_thread,), x.dtype), per_thread, count,
+    )  # fmt: skip
 
 
-def _largest(x: np.ndarray, size: Sequence[int], axes: tuple, return_indices: bool, num_threads: int | None):
-    """Max pooling to ``size`` by Taps."""
+def _largest(
+    x: np.ndarray, size: Sequence[int], axes: taps.Axes, return_indices: bool, num_threads: int | None
+):
+    """Max pooling to ``size``."""
     dtype = checks.float_dtype("x", x.dtype)
     if return_indices and math.prod(x.shape[2:]) > _LARGEST_IMAGE:
         raise ValueError(f"x must have at most 2³¹ − 1 pixels a channel, got shape {x.shape}")
@@ -49,10 +61,7 @@ def _largest(x: np.ndarray, size: Sequence[int], axes: tuple, return_indices: bo
     if is_planar(x, dtype):
         y = aligned_empty((*x.shape[:2], *size), dtype)
         indices = np.empty(y.shape, np.int64) if return_indices else None
-        if kernels.active().pool_planes(
-            _planes(x), _planes(y), _planes(indices) if return_indices else None, axes, True, 0,
-            _plane_workspace(axes[2], dtype), count,
-        ):  # fmt: skip
+        if _pooled_planes(x, y, indices, axes, None, count):
             return (y, indices) if return_indices else y
     y = aligned_empty((x.shape[0], *size, x.shape[1]), dtype)
     indices = np.empty(y.shape, np.int64) if return_indices else None
@@ -68,21 +77,22 @@ def _largest(x: np.ndarray, size: Sequence[int], axes: tuple, return_indices: bo
 
 
 def resampled(
-    x: np.ndarray, size: Sequence[int], axes: tuple, divisor: float, num_threads: int | None
+    x: np.ndarray, size: Sequence[int], axes: taps.Axes, divisor: float, num_threads: int | None
 ) -> np.ndarray:
-    """The weighted sums of Taps: ``x`` (N, C, ...) resampled to ``size``, in its memory format."""
+    """The weighted sums of ``axes``: ``x`` (N, C, ...) resampled to ``size``, in its memory format."""
     dtype = checks.float_dtype("x", x.dtype)
     shape = (*x.shape[:2], *size)
     count = threads.for_elements(num_threads, max(x.size, math.prod(shape)))
     if is_planar(x, dtype):
         y = aligned_empty(shape, dtype)
-        workspace = _plane_workspace(axes[2], dtype)
-        if kernels.active().pool_planes(_planes(x), _planes(y), None, axes, False, divisor, workspace, count):
+        if _pooled_planes(x, y, None, axes, divisor, count):
             return y
-    y = aligned_empty((x.shape[0], *size, x.shape[1]), dtype)
+    y = aligned_empty((shape[0], *size, shape[1]), dtype)
+    image = _five_axes(channels_last(x, dtype, num_threads))
     kernels.active().resample(
-        _five_axes(channels_last(x, dtype, num_threads)), _five_axes(y), axes, divisor, count
-    )
+        image, _five_axes(y), axes, divisor, np.empty(4 * axes.columns, np.int64),
+        aligned_empty((count * image.shape[3] * image.shape[4],), dtype), count,
+    )  # fmt: skip
     return like(y, x, num_threads)
 
 
@@ -99,7 +109,7 @@ def _max_pool(rank, x, kernel_size, stride, padding, dilation, ceil_mode, return
     window = Window.create(rank, kernel_size, stride, padding, dilation, ceil_mode)
     size = window.output_size(x.shape[2:])
     return _largest(
-        x, size, window.taps(x.shape[2:]), checks.boolean("return_indices", return_indices), num_threads
+        x, size, window.axes(x.shape[2:]), checks.boolean("return_indices", return_indices), num_threads
     )
 
 
@@ -253,7 +263,7 @@ def _avg_pool(rank, x, *arguments, num_threads):
     x = _image(rank, x)
     window, counted, divisor = _avg_window(rank, *arguments)
     size = window.output_size(x.shape[2:])
-    return resampled(x, size, window.taps(x.shape[2:], counted), divisor, num_threads)
+    return resampled(x, size, window.axes(x.shape[2:], counted), divisor, num_threads)
 
 
 def avg_pool2d(
@@ -363,7 +373,7 @@ def avg_pool_grad(
         len(size), kernel_size, stride, padding, dilation, ceil_mode, count_include_pad, divisor_override
     )
     grad = gradient("grad_output", grad_output, (batch, channels, *window.output_size(size)))
-    return resampled(grad, size, window.taps(size, counted, transpose=True), divisor, num_threads)
+    return resampled(grad, size, window.axes(size, counted, transpose=True), divisor, num_threads)
 
 
 def adaptive_size(output_size: object, size: Sequence[int]) -> tuple[int, ...]:
@@ -380,16 +390,14 @@ def adaptive_size(output_size: object, size: Sequence[int]) -> tuple[int, ...]:
     return checks.per_axis("output_size", filled, rank, 1)
 
 
-def _adaptive_taps(size, output_size, transpose=False):
-    pairs = zip(size, output_size, strict=True)
-    items = [taps.transposed(taps.adaptive, *pair) if transpose else taps.adaptive(*pair) for pair in pairs]
-    return taps.three_axes(items, taps.ONE)
+def _adaptive_axes(size, output_size, transpose=False):
+    return taps.axes(taps.adaptive, tuple(zip(size, output_size, strict=True)), transpose)
 
 
 def _adaptive_avg_pool(rank, x, output_size, num_threads):
     x = _image(rank, x)
     size = adaptive_size(output_size, x.shape[2:])
-    return resampled(x, size, _adaptive_taps(x.shape[2:], size), 0, num_threads)
+    return resampled(x, size, _adaptive_axes(x.shape[2:], size), 0, num_threads)
 
 
 def adaptive_avg_pool2d(x, output_size, *, num_threads=None):
@@ -450,13 +458,13 @@ def adaptive_avg_pool_grad(grad_output, input_shape, *, num_threads=None):
     grad = checks.float_array("grad_output", grad_output, len(size) + 2, SHAPES[len(size)])
     outputs = adaptive_size(grad.shape[2:], size)
     gradient("grad_output", grad, (batch, channels, *outputs))
-    return resampled(grad, size, _adaptive_taps(size, outputs, transpose=True), 0, num_threads)
+    return resampled(grad, size, _adaptive_axes(size, outputs, transpose=True), 0, num_threads)
 
 
 def _adaptive_max_pool(rank, x, output_size, return_indices, num_threads):
     x = _image(rank, x)
     size = adaptive_size(output_size, x.shape[2:])
-    axes = _adaptive_taps(x.shape[2:], size)
+    axes = _adaptive_axes(x.shape[2:], size)
     return _largest(x, size, axes, checks.boolean("return_indices", return_indices), num_threads)
 
 

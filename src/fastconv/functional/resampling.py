@@ -134,18 +134,17 @@ class Resampling(NamedTuple):
             )
         return outputs
 
-    def taps(self, size: Sequence[int], transpose: bool = False) -> tuple[taps.Taps, ...]:
-        """The Taps of D, H and W for an image of this size."""
+    def axes(self, size: Sequence[int], transpose: bool = False) -> taps.Axes:
+        """The Axes for an image of this size."""
         scales = self.scale_factor or (None,) * len(size)
         outputs = self.output_size(size)
         if len(size) == 2 and self.mode in _NEAREST:  # where PyTorch copies an axis that keeps its size
             scales = [None if n == out else s for n, out, s in zip(size, outputs, scales, strict=True)]
-        axes = [
+        items = [
             (n, out, self.mode, self.align_corners, scale)
             for n, out, scale in zip(size, outputs, scales, strict=True)
         ]
-        items = [taps.transposed(_interpolation, *a) if transpose else _interpolation(*a) for a in axes]
-        return taps.three_axes(items, taps.ONE)
+        return taps.axes(_interpolation, tuple(items), transpose)
 
 
 def _factors(scale_factor: object, rank: int) -> tuple[float, ...]:
@@ -200,7 +199,7 @@ def interpolate(x, size=None, scale_factor=None, mode="nearest", align_corners=N
     rank = len(image_shape(x.shape)) - 2
     resampling = Resampling.create(rank, size, scale_factor, mode, align_corners)
     outputs = resampling.output_size(x.shape[2:])
-    return resampled(x, outputs, resampling.taps(x.shape[2:]), 0, num_threads)
+    return resampled(x, outputs, resampling.axes(x.shape[2:]), 0, num_threads)
 
 
 def interpolate_grad(
@@ -235,4 +234,4 @@ def interpolate_grad(
     resampling = Resampling.create(len(shape) - 2, size, scale_factor, mode, align_corners)
     outputs = resampling.output_size(shape[2:])
     grad = gradient("grad_output", grad_output, (*shape[:2], *outputs))
-    return resampled(grad, shape[2:], resampling.taps(shape[2:], transpose=True), 0, num_threads)
+    return resampled(grad, shape[2:], resampling.axes(shape[2:], transpose=True), 0, num_threads)

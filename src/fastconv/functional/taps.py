@@ -39,6 +39,27 @@ class Taps(NamedTuple):
     divisor: np.ndarray
 
 
+class Axes(NamedTuple):
+    """The Taps of D, H and W, one after the other, as the kernels read them.
+
+    Attributes
+    ----------
+    positions : ndarray of int64
+        Of each: ``size``, the number of outputs, ``start``, ``source``.
+    factors : ndarray of float64
+        Of each: ``divisor``, ``weight``.
+    columns : int
+        Outputs of W.
+    most : int
+        Entries of an output of W, at least 1.
+    """
+
+    positions: np.ndarray
+    factors: np.ndarray
+    columns: int
+    most: int
+
+
 def make(size: int, counts: np.ndarray, source: np.ndarray, weight=1.0, divisor=1.0) -> Taps:
     """Taps from how many entries each output has, and the entries."""
     start = np.zeros(len(counts) + 1, np.int64)
@@ -54,12 +75,29 @@ def make(size: int, counts: np.ndarray, source: np.ndarray, weight=1.0, divisor=
     return Taps(size, *arrays)
 
 
-ONE = make(1, np.ones(1, np.int64), np.zeros(1, np.int64))
+_ONE = make(1, np.ones(1, np.int64), np.zeros(1, np.int64))
 
 
 def three_axes(items: Sequence, other: object) -> tuple:
     """One item for each of D, H and W from those of one to three axes; threads share out D and H."""
     return (other, items[0], other) if len(items) == 1 else (other,) * (3 - len(items)) + tuple(items)
+
+
+@lru_cache(maxsize=1024)
+def axes(taps_of, arguments: tuple, transpose: bool = False) -> Axes:
+    """The Axes of ``taps_of(*arguments[i])``, one for each spatial axis, or of their transposes."""
+    items = [transposed(taps_of, *a) if transpose else taps_of(*a) for a in arguments]
+    three = three_axes(items, _ONE)
+    positions = [part for t in three for part in ((t.size, len(t.divisor)), t.start, t.source)]
+    factors = [part for t in three for part in (t.divisor, t.weight)]
+    result = Axes(
+        np.concatenate(positions, dtype=np.int64),
+        np.concatenate(factors, dtype=np.float64),
+        len(three[2].divisor),
+        max(1, int(np.diff(three[2].start).max())),
+    )
+    result.positions.flags.writeable = result.factors.flags.writeable = False
+    return result
 
 
 @lru_cache(maxsize=1024)
@@ -175,10 +213,7 @@ class Window(NamedTuple):
                 f" on spatial axis {axis} of size {size}"
             )
 
-    def taps(
-        self, size: Sequence[int], counted: str = "nothing", transpose: bool = False
-    ) -> tuple[Taps, ...]:
-        """The Taps of D, H and W for an image of this size."""
-        items = zip(size, self.output_size(size), *self[:4], strict=True)
-        axes = [(n, out, k, s, pair, d, counted) for n, out, k, s, pair, d in items]
-        return three_axes([transposed(window, *a) if transpose else window(*a) for a in axes], ONE)
+    def axes(self, size: Sequence[int], counted: str = "nothing", transpose: bool = False) -> Axes:
+        """The Axes for an image of this size."""
+        items = zip(size, self.output_size(size), *self[:4], (counted,) * len(size), strict=True)
+        return axes(window, tuple(items), transpose)

@@ -81,14 +81,16 @@ struct taps {
     const double *weight, *divisor;
 };
 
-/* The taps of vectors of outputs, each the same number of them: where it reads from, and lanes of what is there. */
+/* The taps of vectors of outputs, each the same number of them: where it reads from, `reach` vectors at most, and
+ * lanes of what is there. */
 struct plane_taps {
-    ptrdiff_t blocks, most;
+    ptrdiff_t blocks, most, reach;
     ptrdiff_t *base;
-    void *lane, *valid, *weight;
+    void *lane, *valid, *weight, *divisor;
 };
 
 #define POOL_TAPS 9 /* of a 3 × 3 window; longer lists come in parts */
+#define PLANE_LINES 4
 
 #define ALWAYS_INLINE static inline __attribute__((always_inline))
 

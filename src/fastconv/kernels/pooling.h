@@ -1,11 +1,11 @@
 /* One row of output pixels from a few rows of input pixels, vectors over channels; microkernel.h includes this
  * once for each element type.
  *
- *   max_row        out[k][c] = max over rows r and taps s of k of row[r][s][c], and where that was
- *   resample_row   out[k][c] = Σ row_weight[r] · weight[s] · row[r][s][c]
- *   divide_row     out[k][c] = out[k][c] / (divisor · divisor[k])
+ *   max_row      out[k][c] = max over rows r and taps s of k of row[r][s][c], and where that was
+ *   join_rows    line[i]   = Σ_r weight[r] · row[r][i], or the largest of row[r][i]
+ *   sum_pixels   out[k][c] = Σ_s weight[s] · line[s][c] / (divisor · divisor[k])
  *
- * Rows may come in parts: with `first` false the parts before are in `out`. The number of taps is a
+ * Rows may come in parts: with `first` false the parts before are in the result. The number of taps is a
  * constant in each copy of the loop over channels, which GCC vectorises itself, so that the running value of
  * a vector of channels stays in a register. */
 
@@ -165,67 +165,60 @@ static void TYPED(max_row)(
     }
 }
 
-ALWAYS_INLINE void TYPED(sum_square)(
-    const int size, const REAL *const *row, const REAL *row_weight, const int64_t *source,
-    const double *weight, REAL *out, ptrdiff_t channels)
+static void TYPED(join_rows)(
+    int largest, ptrdiff_t rows, const REAL *const *row, const REAL *weight, int first, REAL *line, ptrdiff_t count)
 {
-    const REAL *tap[POOL_TAPS];
-    REAL product[POOL_TAPS];
-    _Pragma("GCC unroll 3") for (int r = 0; r < size; r++)
-        _Pragma("GCC unroll 3") for (int s = 0; s < size; s++)
-        {
-            tap[r * size + s] = row[r] + source[s] * channels;
-            product[r * size + s] = row_weight[r] * (REAL)weight[s];
-        }
-    TYPED(sum_of)(size * size, 1, tap, product, out, channels);
-}
-
-static void TYPED(sum_any)(
-    int first, int rows, ptrdiff_t count, const REAL *const *row, const REAL *row_weight,
-    const int64_t *source, const double *weight, REAL *out, ptrdiff_t channels)
-{
-    const REAL *tap[POOL_TAPS];
-    REAL product[POOL_TAPS];
-    int taps = 0;
-    if (first && rows * count == 0)
-        memset(out, 0, channels * sizeof(REAL));
-    for (int r = 0; r < rows; r++)
-        for (ptrdiff_t s = 0; s < count; s++) {
-            tap[taps] = row[r] + source[s] * channels;
-            product[taps++] = row_weight[r] * (REAL)weight[s];
-            if (taps == POOL_TAPS) {
-                TYPED(sum_taps)(taps, first, tap, product, out, channels);
-                first = taps = 0;
-            }
-        }
-    TYPED(sum_taps)(taps, first, tap, product, out, channels);
-}
-
-static void TYPED(resample_row)(
-    int first, int rows, const REAL *const *row, const REAL *row_weight, const struct taps *w, REAL *out,
-    ptrdiff_t channels)
-{
-    for (ptrdiff_t k = 0; k < w->out_size; k++, out += channels) {
-        const int64_t *source = w->source + w->start[k];
-        const double *weight = w->weight + w->start[k];
-        const ptrdiff_t count = w->start[k + 1] - w->start[k];
-        if (first && IS_SQUARE(1))
-            TYPED(sum_square)(1, row, row_weight, source, weight, out, channels);
-        else if (first && IS_SQUARE(2))
-            TYPED(sum_square)(2, row, row_weight, source, weight, out, channels);
-        else if (first && IS_SQUARE(3))
-            TYPED(sum_square)(3, row, row_weight, source, weight, out, channels);
+    for (ptrdiff_t r = 0; r < rows; r += POOL_TAPS, first = 0) {
+        const int taps = rows - r < POOL_TAPS ? (int)(rows - r) : POOL_TAPS;
+        if (largest)
+            TYPED(max_taps)(taps, first, row + r, NULL, line, NULL, count);
         else
-            TYPED(sum_any)(first, rows, count, row, row_weight, source, weight, out, channels);
+            TYPED(sum_taps)(taps, first, row + r, weight + r, line, count);
     }
 }
 
-static void TYPED(divide_row)(double divisor, const struct taps *w, int each, REAL *out, ptrdiff_t channels)
+ALWAYS_INLINE void TYPED(sum_pixel)(
+    const int taps, const int first, const REAL *line, const int64_t *source, const double *weight,
+    REAL divisor, REAL *out, ptrdiff_t channels)
 {
-    for (ptrdiff_t k = 0; k < w->out_size; k++, out += channels) {
-        const REAL by = (REAL)(each ? divisor * w->divisor[k] : divisor);
-        if (by != 1)
-            _Pragma("GCC ivdep") for (ptrdiff_t c = 0; c < channels; c++) out[c] /= by;
+    const REAL *p[POOL_TAPS];
+    REAL w[POOL_TAPS];
+    ptrdiff_t c = 0;
+    _Pragma("GCC unroll 9") for (int t = 0; t < taps; t++)
+    {
+        p[t] = line + source[t] * channels;
+        w[t] = (REAL)weight[t];
+    }
+    for (; c + LANES <= channels; c += LANES) {
+        vec sum = first ? w[0] * TYPED(load)(p[0] + c) : TYPED(load)(out + c);
+        _Pragma("GCC unroll 9") for (int t = first; t < taps; t++) sum += w[t] * TYPED(load)(p[t] + c);
+        TYPED(store)(out + c, divisor == 1 ? sum : sum / divisor);
+    }
+    for (; c < channels; c++) {
+        REAL sum = first ? w[0] * p[0][c] : out[c];
+        _Pragma("GCC unroll 9") for (int t = first; t < taps; t++) sum += w[t] * p[t][c];
+        out[c] = sum / divisor;
+    }
+}
+
+/* Outputs `begin` to `end` of a row; pixel 0 of the line is the axis's position 0. */
+static void TYPED(sum_pixels)(
+    const REAL *line, const struct taps *w, ptrdiff_t begin, ptrdiff_t end, double divisor, REAL *out,
+    ptrdiff_t channels)
+{
+    for (ptrdiff_t k = begin; k < end; k++) {
+        const REAL by = (REAL)(divisor * w->divisor[k]);
+        REAL *to = out + k * channels;
+        ptrdiff_t at = w->start[k], left = w->start[k + 1] - at;
+        int first = 1;
+        if (left == 0)
+            memset(to, 0, channels * sizeof(REAL));
+        for (; left > 0; left -= POOL_TAPS, at += POOL_TAPS, first = 0) {
+#define SUM(n, start) \
+    TYPED(sum_pixel)(n, start, line, w->source + at, w->weight + at, left > n ? 1 : by, to, channels)
+            FOR_TAPS(left < POOL_TAPS ? left : POOL_TAPS, SUM)
+#undef SUM
+        }
     }
 }
 

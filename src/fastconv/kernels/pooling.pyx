@@ -30,37 +30,48 @@ cdef extern from "microkernel.h" nogil:
     void max_row_f64(
         bint first, int rows, const double **row, const Py_ssize_t *row_pixel, const taps *w, double *out,
         int64_t *index, Py_ssize_t channels) noexcept
-    void resample_row_f32(
-        bint first, int rows, const float **row, const float *row_weight, const taps *w, float *out,
+    void join_rows_f32(
+        bint largest, Py_ssize_t rows, const float **row, const float *weight, bint first, float *line,
+        Py_ssize_t count) noexcept
+    void join_rows_f64(
+        bint largest, Py_ssize_t rows, const double **row, const double *weight, bint first, double *line,
+        Py_ssize_t count) noexcept
+    void sum_pixels_f32(
+        const float *line, const taps *w, Py_ssize_t begin, Py_ssize_t end, double divisor, float *out,
         Py_ssize_t channels) noexcept
-    void resample_row_f64(
-        bint first, int rows, const double **row, const double *row_weight, const taps *w, double *out,
+    void sum_pixels_f64(
+        const double *line, const taps *w, Py_ssize_t begin, Py_ssize_t end, double divisor, double *out,
         Py_ssize_t channels) noexcept
-    void divide_row_f32(
-        double divisor, const taps *w, bint each, float *out, Py_ssize_t channels) noexcept
-    void divide_row_f64(
-        double divisor, const taps *w, bint each, double *out, Py_ssize_t channels) noexcept
 
 cdef enum:
     # Rows of input handed over at a time.
     ROWS = 16
     # One 64-byte cache line of float32: no two threads of max_pool_grad write into the same line often.
     CHANNEL_BLOCK = 16
+    # Bytes of a line of sums over rows: in the L1 cache beside the rows.
+    LINE_BYTES = 16384
 
 
-cdef taps taps_of(table):
-    """The pointers of a Taps, whose arrays the caller keeps alive."""
-    cdef const int64_t[::1] start = table.start, source = table.source
-    cdef const double[::1] weight = table.weight, divisor = table.divisor
-    cdef taps result
-    result.size = table.size
-    result.out_size = start.shape[0] - 1
-    result.start = &start[0]
-    # Empty where no output reads anything.
-    result.source = &source[0] if source.shape[0] else NULL
-    result.weight = &weight[0] if weight.shape[0] else NULL
-    result.divisor = &divisor[0] if divisor.shape[0] else NULL
-    return result
+cdef struct Span:
+    # Neighbouring outputs of a row, and the columns they read.
+    Py_ssize_t begin, end, low, high
+
+
+cdef void axes_of(tables, taps *axes) except *:
+    """The pointers of an Axes, whose arrays the caller keeps alive, as the Taps of D, H and W."""
+    cdef const int64_t[::1] positions = tables.positions
+    cdef const double[::1] factors = tables.factors
+    cdef const int64_t *at = &positions[0]
+    cdef const double *factor = &factors[0]
+    cdef int axis
+    for axis in range(3):
+        axes[axis].size, axes[axis].out_size = at[0], at[1]
+        axes[axis].start = at + 2
+        axes[axis].source = axes[axis].start + at[1] + 1
+        axes[axis].divisor = factor
+        axes[axis].weight = factor + at[1]
+        factor = axes[axis].weight + axes[axis].start[at[1]]
+        at = axes[axis].source + axes[axis].start[at[1]]
 
 
 cdef inline bint same_taps(const taps *axis, Py_ssize_t j) noexcept nogil:
@@ -103,51 +114,91 @@ cdef void max_pool_row(
             count = 0
 
 
-cdef void resample_row(
-    const real *image,      # IN   (D, H, W, C)
-    real *out,              # OUT  (W_out, C)
-    const taps *axes, Py_ssize_t i, Py_ssize_t j, Py_ssize_t channels, double divisor,
+cdef Py_ssize_t spans_of(const taps *w, Py_ssize_t most, Span *span) noexcept nogil:
+    """Cut a row of outputs into spans that read `most` neighbouring columns, or one output whatever it reads."""
+    cdef Py_ssize_t count = 0, k, a, low, high
+    for k in range(w.out_size):
+        low, high = w.size, 0
+        for a in range(w.start[k], w.start[k + 1]):
+            low = min(low, w.source[a])
+            high = max(high, w.source[a] + 1)
+        if count and (
+            low >= high or low <= span[count - 1].high
+            and max(high, span[count - 1].high) - min(low, span[count - 1].low) <= most
+        ):
+            span[count - 1].low = min(low, span[count - 1].low)
+            span[count - 1].high = max(high, span[count - 1].high)
+        else:
+            span[count].begin, span[count].low, span[count].high = k, low, high
+            count += 1
+        span[count - 1].end = k + 1
+    return count
+
+
+cdef inline void join_rows(
+    bint largest, Py_ssize_t rows, const real **row, const real *weight, bint first, real *line,
+    Py_ssize_t count
 ) noexcept nogil:
+    if real is float:
+        join_rows_f32(largest, rows, row, weight, first, line, count)
+    else:
+        join_rows_f64(largest, rows, row, weight, first, line, count)
+
+
+cdef const real *joined_rows(
+    const real *image,      # IN   (D, H, W, `step`): a pixel is `step` elements
+    const taps *axes, Py_ssize_t i, Py_ssize_t j, bint largest, Py_ssize_t low, Py_ssize_t high,
+    Py_ssize_t step, bint copied, real *line,
+) noexcept nogil:
+    """Pixels `low` to `high` of the sum of the rows that row (i, j) of the output reads, or of the largest
+    of them: in `line`, or, unless they are to be `copied`, where they lie. Where pixel 0 would be."""
     cdef const taps *d = axes
     cdef const taps *h = axes + 1
-    cdef const taps *w = axes + 2
     cdef const real *row[ROWS]
     cdef real weight[ROWS]
-    cdef int count = 0
+    cdef Py_ssize_t a, b, count = 0, last = d.start[i + 1] - 1, width = axes[2].size * step
     cdef bint first = True
-    cdef Py_ssize_t a, b, last = d.start[i + 1] - 1
-    if d.start[i] > last or h.start[j] == h.start[j + 1]:
-        memset(out, 0, w.out_size * channels * sizeof(real))
+    if high <= low:
+        return line
     for a in range(d.start[i], d.start[i + 1]):
         for b in range(h.start[j], h.start[j + 1]):
-            row[count] = image + (d.source[a] * h.size + h.source[b]) * w.size * channels
+            row[count] = image + (d.source[a] * h.size + h.source[b]) * width + low * step
             weight[count] = <real>(d.weight[a] * h.weight[b])
             count += 1
             if count < ROWS and (a != last or b + 1 != h.start[j + 1]):
                 continue
-            if real is float:
-                resample_row_f32(first, count, row, weight, w, out, channels)
-            else:
-                resample_row_f64(first, count, row, weight, w, out, channels)
+            if first and count == 1 and weight[0] == 1 and not copied and a == last and b + 1 == h.start[j + 1]:
+                return row[0] - low * step
+            join_rows(largest, count, row, weight, first, line, (high - low) * step)
             first = False
             count = 0
-    if real is float:
-        divide_row_f32(divisor or d.divisor[i] * h.divisor[j], w, divisor == 0, out, channels)
-    else:
-        divide_row_f64(divisor or d.divisor[i] * h.divisor[j], w, divisor == 0, out, channels)
+    if first:
+        memset(line, 0, (high - low) * step * sizeof(real))
+    return line - low * step
 
 
 cdef void resample_rows(
-    const real *image, real *out, const taps *axes, Py_ssize_t i, Py_ssize_t first, Py_ssize_t last,
-    Py_ssize_t channels, double divisor,
+    const real *x, real *out, const taps *axes, const Span *span, Py_ssize_t spans, Py_ssize_t first,
+    Py_ssize_t last, Py_ssize_t channels, double divisor, real *line,
 ) noexcept nogil:
-    """Rows of one depth of the output; one that reads what the last one did is its copy."""
-    cdef Py_ssize_t row = axes[2].out_size * channels, j
-    for j in range(first, last):
-        if j > first and same_taps(&axes[1], j):
-            memcpy(out + j * row, out + (j - 1) * row, row * sizeof(real))
-        else:
-            resample_row(image, out + j * row, axes, i, j, channels, divisor)
+    """Rows `first` to `last` of all images' outputs; one that reads what the last one did is its copy."""
+    cdef Py_ssize_t heights = axes[1].out_size, rows = axes[0].out_size * heights, row, i, j, s
+    cdef Py_ssize_t pixels = axes[0].size * axes[1].size * axes[2].size, pitch = axes[2].out_size * channels
+    cdef const real *at
+    cdef double by
+    for row in range(first, last):
+        i, j = row % rows // heights, row % heights
+        if row > first and j > 0 and same_taps(&axes[1], j):
+            memcpy(out + row * pitch, out + (row - 1) * pitch, pitch * sizeof(real))
+            continue
+        by = divisor or axes[0].divisor[i] * axes[1].divisor[j]
+        for s in range(spans):
+            at = joined_rows(x + row // rows * pixels * channels, axes, i, j, False, span[s].low,
+                             span[s].high, channels, False, line)
+            if real is float:
+                sum_pixels_f32(at, &axes[2], span[s].begin, span[s].end, by, out + row * pitch, channels)
+            else:
+                sum_pixels_f64(at, &axes[2], span[s].begin, span[s].end, by, out + row * pitch, channels)
 
 
 cdef void scatter_channels(
@@ -170,13 +221,13 @@ def max_pool(
     int64_t[:, :, :, :, ::1] indices,       # OUT  (N, D_out, H_out, W_out, C), or None: (d·H + h)·W + w
     tables, int num_threads,
 ):
-    """`tables` holds a Taps for each of D, H and W; every output reads at least one pixel."""
+    """`tables` is an Axes; every output reads at least one pixel."""
     cdef taps axes[3]
     cdef Py_ssize_t row, n, rows = out.shape[1] * out.shape[2], channels = out.shape[4]
     cdef bint with_indices = indices is not None
     if out.shape[0] == 0 or channels == 0:
         return
-    axes[0], axes[1], axes[2] = taps_of(tables[0]), taps_of(tables[1]), taps_of(tables[2])
+    axes_of(tables, axes)
     for row in prange(out.shape[0] * rows, nogil=True, schedule="static", num_threads=num_threads):
         n = row // rows
         max_pool_row(
@@ -212,22 +263,21 @@ def max_pool_grad(
 def resample(
     const real[:, :, :, :, ::1] x,      # IN   (N, D, H, W, C)
     real[:, :, :, :, ::1] out,          # OUT  (N, D_out, H_out, W_out, C)
-    tables, double divisor, int num_threads,
+    tables, double divisor,
+    int64_t[::1] spans,                 # scratch, four for each column of the output
+    real[::1] workspace,                # scratch, a row of x for each thread
+    int num_threads,
 ):
-    """`tables` holds a Taps for each of D, H and W. A `divisor` of 0 stands for the product of theirs."""
+    """`tables` is an Axes. A `divisor` of 0 stands for the product of those of the Taps."""
     cdef taps axes[3]
-    cdef Py_ssize_t task, n, i, channels = out.shape[4], depths = out.shape[1], heights = out.shape[2]
-    cdef Py_ssize_t bands
+    cdef Py_ssize_t task, channels = out.shape[4], rows = out.shape[0] * out.shape[1] * out.shape[2], count
+    cdef Span *span = <Span *>&spans[0]
     if out.shape[0] == 0 or channels == 0:
         return
-    axes[0], axes[1], axes[2] = taps_of(tables[0]), taps_of(tables[1]), taps_of(tables[2])
-    bands = min(heights, 1 + 4 * num_threads // (out.shape[0] * depths))
-    for task in prange(
-        out.shape[0] * depths * bands, nogil=True, schedule="static", num_threads=num_threads
-    ):
-        n = task // (depths * bands)
-        i = task // bands % depths
+    axes_of(tables, axes)
+    count = spans_of(&axes[2], LINE_BYTES // (channels * <Py_ssize_t>sizeof(real)), span)
+    for task in prange(num_threads, nogil=True, schedule="static", num_threads=num_threads):
         resample_rows(
-            &x[n, 0, 0, 0, 0], &out[n, i, 0, 0, 0], axes, i, share(heights, bands, task % bands),
-            share(heights, bands, task % bands + 1), channels, divisor,
+            &x[0, 0, 0, 0, 0], &out[0, 0, 0, 0, 0], axes, span, count, share(rows, num_threads, task),
+            share(rows, num_threads, task + 1), channels, divisor, &workspace[task * x.shape[3] * channels],
         )
