@@ -16,10 +16,10 @@
 #define IS_SQUARE(size) (rows == (size) && count == (size))
 
 ALWAYS_INLINE void TYPED(max_of)(
-    const int taps, const int first, const REAL *const *tap, REAL *out, ptrdiff_t channels)
+    const int taps, const int first, const REAL *const *tap, ptrdiff_t shift, REAL *out, ptrdiff_t channels)
 {
     const REAL *p[POOL_TAPS];
-    memcpy(p, tap, taps * sizeof *p);
+    _Pragma("GCC unroll 9") for (int t = 0; t < taps; t++) p[t] = tap[t] + shift;
     _Pragma("GCC ivdep") for (ptrdiff_t c = 0; c < channels; c++)
     {
         REAL best = first ? p[0][c] : out[c];
@@ -52,18 +52,36 @@ ALWAYS_INLINE void TYPED(max_index_of)(
     }
 }
 
+ALWAYS_INLINE vec TYPED(sum_vector)(
+    const int taps, const int first, const REAL *const *p, const REAL *w, const REAL *out, ptrdiff_t c)
+{
+    vec sum = first ? w[0] * TYPED(load)(p[0] + c) : TYPED(load)(out + c);
+    _Pragma("GCC unroll 9") for (int t = first; t < taps; t++) sum += w[t] * TYPED(load)(p[t] + c);
+    return sum;
+}
+
+/* The last vector overlaps the one before, unless sums are continued: the same values are stored twice. */
 ALWAYS_INLINE void TYPED(sum_of)(
-    const int taps, const int first, const REAL *const *tap, const REAL *weight, REAL *out, ptrdiff_t channels)
+    const int taps, const int first, const REAL *const *tap, ptrdiff_t shift, const REAL *weight, REAL divisor,
+    REAL *out, ptrdiff_t channels)
 {
     const REAL *p[POOL_TAPS];
     REAL w[POOL_TAPS];
-    memcpy(p, tap, taps * sizeof *p);
-    memcpy(w, weight, taps * sizeof *w);
-    _Pragma("GCC ivdep") for (ptrdiff_t c = 0; c < channels; c++)
-    {
+    ptrdiff_t c = 0;
+    _Pragma("GCC unroll 9") for (int t = 0; t < taps; t++) p[t] = tap[t] + shift, w[t] = weight[t];
+    for (; c + LANES <= channels; c += LANES) {
+        const vec sum = TYPED(sum_vector)(taps, first, p, w, out, c);
+        TYPED(store)(out + c, divisor == 1 ? sum : sum / divisor);
+    }
+    if (c < channels && first && channels >= LANES) {
+        const vec sum = TYPED(sum_vector)(taps, 1, p, w, out, channels - LANES);
+        TYPED(store)(out + channels - LANES, divisor == 1 ? sum : sum / divisor);
+        return;
+    }
+    for (; c < channels; c++) {
         REAL sum = first ? w[0] * p[0][c] : out[c];
         _Pragma("GCC unroll 9") for (int t = first; t < taps; t++) sum += w[t] * p[t][c];
-        out[c] = sum;
+        out[c] = sum / divisor;
     }
 }
 
@@ -92,7 +110,7 @@ static void TYPED(max_taps)(
     int taps, int first, const REAL *const *tap, const MASK *pixel, REAL *out, int64_t *index,
     ptrdiff_t channels)
 {
-#define MAX(n, start) TYPED(max_of)(n, start, tap, out, channels)
+#define MAX(n, start) TYPED(max_of)(n, start, tap, 0, out, channels)
 #define MAX_INDEX(n, start) TYPED(max_index_of)(n, start, tap, pixel, out, index, channels)
     if (index)
         FOR_TAPS(taps, MAX_INDEX)
@@ -100,14 +118,6 @@ static void TYPED(max_taps)(
         FOR_TAPS(taps, MAX)
 #undef MAX
 #undef MAX_INDEX
-}
-
-static void TYPED(sum_taps)(
-    int taps, int first, const REAL *const *tap, const REAL *weight, REAL *out, ptrdiff_t channels)
-{
-#define SUM(n, start) TYPED(sum_of)(n, start, tap, weight, out, channels)
-    FOR_TAPS(taps, SUM)
-#undef SUM
 }
 
 ALWAYS_INLINE void TYPED(max_square)(
@@ -125,7 +135,7 @@ ALWAYS_INLINE void TYPED(max_square)(
     if (index)
         TYPED(max_index_of)(size * size, 1, tap, pixel, out, index, channels);
     else
-        TYPED(max_of)(size * size, 1, tap, out, channels);
+        TYPED(max_of)(size * size, 1, tap, 0, out, channels);
 }
 
 static void TYPED(max_any)(
@@ -165,15 +175,25 @@ static void TYPED(max_row)(
     }
 }
 
+/* A few lines, `pitch` apart, whose rows are `step` apart. */
 static void TYPED(join_rows)(
-    int largest, ptrdiff_t rows, const REAL *const *row, const REAL *weight, int first, REAL *line, ptrdiff_t count)
+    int largest, ptrdiff_t rows, const REAL *const *row, const REAL *weight, int first, ptrdiff_t lines,
+    ptrdiff_t step, REAL *line, ptrdiff_t pitch, ptrdiff_t count)
 {
     for (ptrdiff_t r = 0; r < rows; r += POOL_TAPS, first = 0) {
-        const int taps = rows - r < POOL_TAPS ? (int)(rows - r) : POOL_TAPS;
+#define MAX(n, start)                                                                                        \
+    for (ptrdiff_t l = 0; l < lines; l++)                                                                    \
+    TYPED(max_of)(n, start, row + r, l * step, line + l * pitch, count)
+#define SUM(n, start)                                                                                        \
+    for (ptrdiff_t l = 0; l < lines; l++)                                                                    \
+    TYPED(sum_of)(n, start, row + r, l * step, weight + r, 1, line + l * pitch, count)
+        const ptrdiff_t left = rows - r;
         if (largest)
-            TYPED(max_taps)(taps, first, row + r, NULL, line, NULL, count);
+            FOR_TAPS(left < POOL_TAPS ? left : POOL_TAPS, MAX)
         else
-            TYPED(sum_taps)(taps, first, row + r, weight + r, line, count);
+            FOR_TAPS(left < POOL_TAPS ? left : POOL_TAPS, SUM)
+#undef MAX
+#undef SUM
     }
 }
 
@@ -181,24 +201,23 @@ ALWAYS_INLINE void TYPED(sum_pixel)(
     const int taps, const int first, const REAL *line, const int64_t *source, const double *weight,
     REAL divisor, REAL *out, ptrdiff_t channels)
 {
-    const REAL *p[POOL_TAPS];
+    const REAL *tap[POOL_TAPS];
     REAL w[POOL_TAPS];
-    ptrdiff_t c = 0;
     _Pragma("GCC unroll 9") for (int t = 0; t < taps; t++)
-    {
-        p[t] = line + source[t] * channels;
-        w[t] = (REAL)weight[t];
-    }
-    for (; c + LANES <= channels; c += LANES) {
-        vec sum = first ? w[0] * TYPED(load)(p[0] + c) : TYPED(load)(out + c);
-        _Pragma("GCC unroll 9") for (int t = first; t < taps; t++) sum += w[t] * TYPED(load)(p[t] + c);
-        TYPED(store)(out + c, divisor == 1 ? sum : sum / divisor);
-    }
-    for (; c < channels; c++) {
-        REAL sum = first ? w[0] * p[0][c] : out[c];
-        _Pragma("GCC unroll 9") for (int t = first; t < taps; t++) sum += w[t] * p[t][c];
-        out[c] = sum / divisor;
-    }
+        tap[t] = line + source[t] * channels, w[t] = (REAL)weight[t];
+    TYPED(sum_of)(taps, first, tap, 0, w, divisor, out, channels);
+}
+
+/* Outputs from k on, while they have so many taps; the first that has not. */
+ALWAYS_INLINE ptrdiff_t TYPED(sum_run)(
+    const int taps, const REAL *line, const struct taps *w, ptrdiff_t k, ptrdiff_t end, double divisor, REAL *out,
+    ptrdiff_t channels)
+{
+    ptrdiff_t at = w->start[k];
+    for (; k < end && w->start[k + 1] - at == taps; k++, at += taps)
+        TYPED(sum_pixel)(taps, 1, line, w->source + at, w->weight + at, (REAL)(divisor * w->divisor[k]),
+                         out + k * channels, channels);
+    return k;
 }
 
 /* Outputs `begin` to `end` of a row; pixel 0 of the line is the axis's position 0. */
@@ -206,18 +225,22 @@ static void TYPED(sum_pixels)(
     const REAL *line, const struct taps *w, ptrdiff_t begin, ptrdiff_t end, double divisor, REAL *out,
     ptrdiff_t channels)
 {
-    for (ptrdiff_t k = begin; k < end; k++) {
-        const REAL by = (REAL)(divisor * w->divisor[k]);
-        REAL *to = out + k * channels;
+    for (ptrdiff_t k = begin; k < end;) {
         ptrdiff_t at = w->start[k], left = w->start[k + 1] - at;
-        int first = 1;
-        if (left == 0)
-            memset(to, 0, channels * sizeof(REAL));
-        for (; left > 0; left -= POOL_TAPS, at += POOL_TAPS, first = 0) {
-#define SUM(n, start) \
-    TYPED(sum_pixel)(n, start, line, w->source + at, w->weight + at, left > n ? 1 : by, to, channels)
-            FOR_TAPS(left < POOL_TAPS ? left : POOL_TAPS, SUM)
+        REAL *to = out + k * channels;
+        switch (left) {
+        case 0: memset(out + k++ * channels, 0, channels * sizeof(REAL)); break;
+        case 1: k = TYPED(sum_run)(1, line, w, k, end, divisor, out, channels); break;
+        case 2: k = TYPED(sum_run)(2, line, w, k, end, divisor, out, channels); break;
+        case 3: k = TYPED(sum_run)(3, line, w, k, end, divisor, out, channels); break;
+        default:
+            for (int first = 1; left > 0; left -= POOL_TAPS, at += POOL_TAPS, first = 0) {
+                const REAL by = left > POOL_TAPS ? 1 : (REAL)(divisor * w->divisor[k]);
+#define SUM(n, start) TYPED(sum_pixel)(n, start, line, w->source + at, w->weight + at, by, to, channels)
+                FOR_TAPS(left < POOL_TAPS ? left : POOL_TAPS, SUM)
 #undef SUM
+            }
+            k++;
         }
     }
 }
@@ -225,4 +248,3 @@ static void TYPED(sum_pixels)(
 #undef FOR_TAPS
 #undef CASE
 #undef IS_SQUARE
-#undef LARGER

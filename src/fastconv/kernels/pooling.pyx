@@ -31,11 +31,11 @@ cdef extern from "microkernel.h" nogil:
         bint first, int rows, const double **row, const Py_ssize_t *row_pixel, const taps *w, double *out,
         int64_t *index, Py_ssize_t channels) noexcept
     void join_rows_f32(
-        bint largest, Py_ssize_t rows, const float **row, const float *weight, bint first, float *line,
-        Py_ssize_t count) noexcept
+        bint largest, Py_ssize_t rows, const float **row, const float *weight, bint first, Py_ssize_t lines,
+        Py_ssize_t step, float *line, Py_ssize_t pitch, Py_ssize_t count) noexcept
     void join_rows_f64(
-        bint largest, Py_ssize_t rows, const double **row, const double *weight, bint first, double *line,
-        Py_ssize_t count) noexcept
+        bint largest, Py_ssize_t rows, const double **row, const double *weight, bint first, Py_ssize_t lines,
+        Py_ssize_t step, double *line, Py_ssize_t pitch, Py_ssize_t count) noexcept
     void sum_pixels_f32(
         const float *line, const taps *w, Py_ssize_t begin, Py_ssize_t end, double divisor, float *out,
         Py_ssize_t channels) noexcept
@@ -135,31 +135,20 @@ cdef Py_ssize_t spans_of(const taps *w, Py_ssize_t most, Span *span) noexcept no
     return count
 
 
-cdef inline void join_rows(
-    bint largest, Py_ssize_t rows, const real **row, const real *weight, bint first, real *line,
-    Py_ssize_t count
-) noexcept nogil:
-    if real is float:
-        join_rows_f32(largest, rows, row, weight, first, line, count)
-    else:
-        join_rows_f64(largest, rows, row, weight, first, line, count)
-
-
-cdef const real *joined_rows(
-    const real *image,      # IN   (D, H, W, `step`): a pixel is `step` elements
+cdef inline const real *joined_rows(
+    const real *image,      # IN   (D, H, W, `step`): a pixel is `step` elements; the first of `lines` images
     const taps *axes, Py_ssize_t i, Py_ssize_t j, bint largest, Py_ssize_t low, Py_ssize_t high,
-    Py_ssize_t step, bint copied, real *line,
+    Py_ssize_t step, Py_ssize_t lines, real *line, Py_ssize_t pitch, bint copied
 ) noexcept nogil:
-    """Pixels `low` to `high` of the sum of the rows that row (i, j) of the output reads, or of the largest
-    of them: in `line`, or, unless they are to be `copied`, where they lie. Where pixel 0 would be."""
+    """Pixels `low` to `high` of the sum of the rows that row (i, j) of the output reads, or of the largest of
+    them: in lines `pitch` apart, or, where it is one row that need not be `copied`, that row. Returns where
+    pixel 0 would be."""
     cdef const taps *d = axes
     cdef const taps *h = axes + 1
     cdef const real *row[ROWS]
     cdef real weight[ROWS]
     cdef Py_ssize_t a, b, count = 0, last = d.start[i + 1] - 1, width = axes[2].size * step
     cdef bint first = True
-    if high <= low:
-        return line
     for a in range(d.start[i], d.start[i + 1]):
         for b in range(h.start[j], h.start[j + 1]):
             row[count] = image + (d.source[a] * h.size + h.source[b]) * width + low * step
@@ -167,13 +156,18 @@ cdef const real *joined_rows(
             count += 1
             if count < ROWS and (a != last or b + 1 != h.start[j + 1]):
                 continue
-            if first and count == 1 and weight[0] == 1 and not copied and a == last and b + 1 == h.start[j + 1]:
+            if first and count == 1 and weight[0] == 1 and not copied:
                 return row[0] - low * step
-            join_rows(largest, count, row, weight, first, line, (high - low) * step)
+            if real is float:
+                join_rows_f32(largest, count, row, weight, first, lines, h.size * d.size * width, line, pitch,
+                              (high - low) * step)
+            else:
+                join_rows_f64(largest, count, row, weight, first, lines, h.size * d.size * width, line, pitch,
+                              (high - low) * step)
             first = False
             count = 0
     if first:
-        memset(line, 0, (high - low) * step * sizeof(real))
+        memset(line, 0, lines * pitch * sizeof(real))
     return line - low * step
 
 
@@ -182,19 +176,26 @@ cdef void resample_rows(
     Py_ssize_t last, Py_ssize_t channels, double divisor, real *line,
 ) noexcept nogil:
     """Rows `first` to `last` of all images' outputs; one that reads what the last one did is its copy."""
-    cdef Py_ssize_t heights = axes[1].out_size, rows = axes[0].out_size * heights, row, i, j, s
+    cdef Py_ssize_t heights = axes[1].out_size, depths = axes[0].out_size, row, i, j, s
     cdef Py_ssize_t pixels = axes[0].size * axes[1].size * axes[2].size, pitch = axes[2].out_size * channels
     cdef const real *at
     cdef double by
+    # Of the row before the first one: divisions take as long as a row of some places.
+    i, j = first // heights % depths, first % heights - 1
+    x += first // (heights * depths) * pixels * channels
     for row in range(first, last):
-        i, j = row % rows // heights, row % heights
+        j += 1
+        if j == heights:
+            i, j = i + 1, 0
+        if i == depths:
+            i, x = 0, x + pixels * channels
         if row > first and j > 0 and same_taps(&axes[1], j):
             memcpy(out + row * pitch, out + (row - 1) * pitch, pitch * sizeof(real))
             continue
         by = divisor or axes[0].divisor[i] * axes[1].divisor[j]
         for s in range(spans):
-            at = joined_rows(x + row // rows * pixels * channels, axes, i, j, False, span[s].low,
-                             span[s].high, channels, False, line)
+            at = joined_rows(x, axes, i, j, False, span[s].low, span[s].high, channels, 1, line,
+                             axes[2].size * channels, False)
             if real is float:
                 sum_pixels_f32(at, &axes[2], span[s].begin, span[s].end, by, out + row * pitch, channels)
             else:

@@ -57,10 +57,9 @@ ALWAYS_INLINE vec TYPED(plane_window)(const int reach, const REAL *row, vec_mask
     return __builtin_shuffle(TYPED(load)(row), TYPED(load)(row + LANES), lane);
 }
 
-/* a NaN is larger than everything, a later NaN than an earlier one. */
-ALWAYS_INLINE vec_mask TYPED(plane_larger)(vec pixel, vec than) { return (pixel > than) | (pixel != pixel); }
+ALWAYS_INLINE vec_mask TYPED(larger)(vec value, vec than) { return LARGER(value, than); }
 
-ALWAYS_INLINE vec TYPED(plane_choose)(vec_mask which, vec one, vec other)
+ALWAYS_INLINE vec TYPED(choose)(vec_mask which, vec one, vec other)
 {
     return (vec)((which & (vec_mask)one) | (~which & (vec_mask)other));
 }
@@ -87,7 +86,7 @@ ALWAYS_INLINE void TYPED(plane_keep)(REAL *to, vec value, ptrdiff_t count)
 
 ALWAYS_INLINE void TYPED(plane_lines_sized)(
     const int largest, const int most, const int reach, const int lines, const REAL *line, ptrdiff_t pitch,
-    const struct plane_taps *t, ptrdiff_t columns, const REAL *divisor, REAL *const *out)
+    const struct plane_taps *t, ptrdiff_t columns, REAL divisor, REAL *out, ptrdiff_t out_pitch)
 {
     const vec_mask *lane = t->lane, *valid = t->valid;
     const vec *weight = t->weight, *divisors = t->divisor;
@@ -102,35 +101,36 @@ ALWAYS_INLINE void TYPED(plane_lines_sized)(
             {
                 const vec pixel = TYPED(plane_window)(reach, line + r * pitch + base[s], lane[s]);
                 if (largest)
-                    value[r] = TYPED(plane_choose)(TYPED(plane_larger)(pixel, value[r]), pixel, value[r]);
+                    value[r] = TYPED(choose)(TYPED(larger)(pixel, value[r]), pixel, value[r]);
                 else
                     value[r] += weight[s] * (vec)((vec_mask)pixel & valid[s]);
             }
         _Pragma("GCC unroll 4") for (int r = 0; r < lines; r++)
         {
             if (divisor)
-                value[r] /= divisor[r] * divisors[b];
-            TYPED(plane_keep)(out[r] + k, value[r], columns - k);
+                value[r] /= divisor * divisors[b];
+            TYPED(plane_keep)(out + r * out_pitch + k, value[r], columns - k);
         }
         lane += most, valid += most, weight += most, base += most;
     }
 }
 
-/* `lines` rows of outputs, at most PLANE_LINES of them, each from a line of its own; without a `divisor` there
- * is nothing to divide by. */
+/* `lines` rows of outputs, at most PLANE_LINES of them, each from a line of its own. A divisor of 0 stands for
+ * nothing to divide by. */
 static void TYPED(plane_lines)(
     int any_largest, int lines, const REAL *line, ptrdiff_t pitch, const struct plane_taps *t,
-    ptrdiff_t columns, const REAL *divisor, REAL *const *out)
+    ptrdiff_t columns, REAL divisor, REAL *out, ptrdiff_t out_pitch)
 {
 #define SIZED(largest, count, reach)                                                                         \
     do {                                                                                                     \
         if (lines == PLANE_LINES)                                                                            \
-            TYPED(plane_lines_sized)(largest, count, reach, PLANE_LINES, line, pitch, t, columns, divisor, out); \
+            TYPED(plane_lines_sized)(largest, count, reach, PLANE_LINES, line, pitch, t, columns, divisor,   \
+                                     out, out_pitch);                                                        \
         else                                                                                                 \
             for (int r = 0; r < lines; r++)                                                                  \
                 TYPED(plane_lines_sized)(                                                                    \
-                    largest, count, reach, 1, line + r * pitch, pitch, t, columns,                           \
-                    divisor ? divisor + r : NULL, out + r);                                                  \
+                    largest, count, reach, 1, line + r * pitch, pitch, t, columns, divisor,                  \
+                    out + r * out_pitch, out_pitch);                                                         \
     } while (0)
 #define CASE(largest, count)                                                                                 \
     case (largest)*4 + (count):                                                                              \
@@ -167,8 +167,8 @@ static void TYPED(plane_max)(
         for (int r = 0; r < rows; r++)
             for (int s = 0; s < t->most; s++) {
                 const vec pixel = TYPED(plane_window)(2, row[r] + base[s], lane[s]);
-                const vec_mask larger = TYPED(plane_larger)(pixel, best);
-                best = TYPED(plane_choose)(larger, pixel, best);
+                const vec_mask larger = TYPED(larger)(pixel, best);
+                best = TYPED(choose)(larger, pixel, best);
                 best_at = (larger & (lane[s] + (MASK)(row_pixel[r] + base[s]))) | (~larger & best_at);
             }
         TYPED(plane_keep)(out + k, best, columns - k);
@@ -177,3 +177,5 @@ static void TYPED(plane_max)(
         lane += t->most, base += t->most;
     }
 }
+
+#undef LARGER

@@ -2,8 +2,8 @@
 # vectors run along the rows of a plane instead of over channels. For taps that lie close together.
 #
 # The rows that an output row reads are joined first, their sum or the largest of them, then the neighbours
-# along that line: k_h + k_w taps instead of k_h · k_w, and no shuffle in the first half. Some lines are made
-# before any is read, because a load across two stores that are on their way to the cache waits for them.
+# along that line: k_h + k_w taps instead of k_h · k_w, and no shuffle in the first half. Some planes go together:
+# they share their taps, and a load across two stores that are on their way to the cache waits for them.
 # Largest pixels whose positions are asked for are searched row by row, as their order decides.
 from cython.parallel cimport prange
 from libc.string cimport memcpy, memset
@@ -20,10 +20,10 @@ cdef extern from "microkernel.h" nogil:
     bint plane_taps_f64(const taps *w, const plane_taps *t) noexcept
     void plane_lines_f32(
         bint largest, int lines, const float *line, Py_ssize_t pitch, const plane_taps *t, Py_ssize_t columns,
-        const float *divisor, float **out) noexcept
+        float divisor, float *out, Py_ssize_t out_pitch) noexcept
     void plane_lines_f64(
         bint largest, int lines, const double *line, Py_ssize_t pitch, const plane_taps *t,
-        Py_ssize_t columns, const double *divisor, double **out) noexcept
+        Py_ssize_t columns, double divisor, double *out, Py_ssize_t out_pitch) noexcept
     void plane_max_f32(
         bint first, int rows, const float **row, const Py_ssize_t *row_pixel, const plane_taps *t,
         Py_ssize_t columns, float *out, int64_t *index) noexcept
@@ -34,7 +34,7 @@ cdef extern from "microkernel.h" nogil:
 cdef enum:
     # Elements of two vectors at most.
     WINDOW = 32
-    # Made before any is read: PLANE_LINES, for which there is a copy of the loop.
+    # Planes that go together: PLANE_LINES, for which there is a copy of the loop.
     LINES = 4
 
 
@@ -49,17 +49,20 @@ cdef struct Planes:
 
 cdef bint planes_of(tables, double divisor, bint reach_two, real[::1] workspace, Planes *planes) except -1:
     """Fill `planes`; false where the tables are not for planes. The lines begin after `planes.columns`."""
-    cdef Py_ssize_t k, vectors, lanes = panel_width(&workspace[0]) // 2
+    cdef Py_ssize_t axis, k, vectors, lanes = panel_width(&workspace[0]) // 2
     cdef taps *w = &planes.axes[2]
     cdef plane_taps *t = &planes.columns
     axes_of(tables, planes.axes)
     t.blocks = (w.out_size + lanes - 1) // lanes
     t.most = 1
     planes.divisor = divisor
-    planes.divided = False
+    planes.divided = divisor != 0 and divisor != 1
+    for axis in range(3):
+        for k in range(planes.axes[axis].out_size):
+            planes.divided = planes.divided or planes.axes[axis].divisor[k] != 1
+    planes.divided = planes.divided and not planes.largest
     for k in range(w.out_size):
         t.most = max(t.most, w.start[k + 1] - w.start[k])
-        planes.divided = planes.divided or w.divisor[k] != 1
     planes.line_pitch = whole_vectors(max(w.size, 2 * lanes), &workspace[0])
     if 2 * w.out_size < lanes:
         return False
@@ -120,53 +123,48 @@ cdef void plane_max_row(
             count = 0
 
 
-cdef void plane_lines_of(
-    const Planes *planes, int count, const real *line, const real *divisor, real **out, const Py_ssize_t *copies
-) noexcept nogil:
-    """Rows of the output from as many lines, each with its copies behind it."""
-    cdef Py_ssize_t columns = planes.axes[2].out_size, c
-    cdef const real *by = divisor if planes.divided else NULL
-    cdef int r
-    for r in range(count):
-        if divisor[r] != 1:
-            by = divisor
-    if real is float:
-        plane_lines_f32(planes.largest, count, line, planes.line_pitch, &planes.columns, columns, by, out)
-    else:
-        plane_lines_f64(planes.largest, count, line, planes.line_pitch, &planes.columns, columns, by, out)
-    for r in range(count):
-        for c in range(1, copies[r] + 1):
-            memcpy(out[r] + c * columns, out[r], columns * sizeof(real))
-
-
 cdef void plane_rows_of(
-    const Planes *planes, const real *x, real *out, Py_ssize_t first, Py_ssize_t last, real *line
+    const Planes *planes, const real *x, real *out, Py_ssize_t count, Py_ssize_t first, Py_ssize_t last, real *line
 ) noexcept nogil:
-    """Rows `first` to `last` of all planes' outputs; one that reads what the last one did is its copy."""
-    cdef Py_ssize_t columns = planes.axes[2].out_size, heights = planes.axes[1].out_size, row, i, j
-    cdef Py_ssize_t rows = planes.axes[0].out_size * heights
-    cdef Py_ssize_t pixels = planes.axes[0].size * planes.axes[1].size * planes.axes[2].size
-    cdef real divisor[LINES]
-    cdef real *to[LINES]
-    cdef Py_ssize_t copies[LINES]
-    cdef int count = 0
+    """Rows `first` to `last` of the outputs of a few planes; one that reads what the last one did is its copy."""
+    cdef const taps *d = &planes.axes[0]
+    cdef const taps *h = &planes.axes[1]
+    cdef const taps *w = &planes.axes[2]
+    cdef Py_ssize_t columns = w.out_size, row, j = first % h.out_size - 1, i = first // h.out_size, p
+    cdef Py_ssize_t plane = d.out_size * h.out_size * columns
+    cdef real *to
+    cdef real divisor = 0
     for row in range(first, last):
-        i, j = row % rows // heights, row % heights
-        if count and j and same_taps(&planes.axes[1], j):
-            copies[count - 1] += 1
+        j += 1
+        if j == h.out_size:
+            i, j = i + 1, 0
+        to = out + row * columns
+        if row > first and j > 0 and same_taps(h, j):
+            for p in range(count):
+                memcpy(to + p * plane, to + p * plane - columns, columns * sizeof(real))
             continue
-        if count == LINES:
-            plane_lines_of(planes, count, line, divisor, to, copies)
-            count = 0
-        joined_rows(x + row // rows * pixels, planes.axes, i, j, planes.largest, 0, planes.axes[2].size, 1,
-                    True, line + count * planes.line_pitch)
-        divisor[count] = 1
-        if not planes.largest:
-            divisor[count] = <real>(planes.divisor or planes.axes[0].divisor[i] * planes.axes[1].divisor[j])
-        to[count] = out + row * columns
-        copies[count] = 0
-        count += 1
-    plane_lines_of(planes, count, line, divisor, to, copies)
+        joined_rows(x, planes.axes, i, j, planes.largest, 0, w.size, 1, count, line, planes.line_pitch, True)
+        if planes.divided:
+            divisor = <real>(planes.divisor or d.divisor[i] * h.divisor[j])
+        if real is float:
+            plane_lines_f32(planes.largest, count, line, planes.line_pitch, &planes.columns, columns, divisor,
+                            to, plane)
+        else:
+            plane_lines_f64(planes.largest, count, line, planes.line_pitch, &planes.columns, columns, divisor,
+                            to, plane)
+
+
+cdef void plane_share(
+    const Planes *planes, const real *x, real *out, Py_ssize_t count, Py_ssize_t first, Py_ssize_t last, real *line
+) noexcept nogil:
+    """Rows `first` to `last` of all groups of LINES of `count` planes."""
+    cdef Py_ssize_t rows = planes.axes[0].out_size * planes.axes[1].out_size, group = first // rows, end
+    cdef Py_ssize_t pixels = planes.axes[0].size * planes.axes[1].size * planes.axes[2].size
+    while first < last:
+        end = min(last, (group + 1) * rows)
+        plane_rows_of(planes, x + group * LINES * pixels, out + group * LINES * rows * planes.axes[2].out_size,
+                      min(LINES, count - group * LINES), first - group * rows, end - group * rows, line)
+        group, first = group + 1, end
 
 
 def pool_planes(
@@ -195,7 +193,8 @@ def pool_planes(
                           &out[0, 0, 0, 0] + row * columns, &indices[0, 0, 0, 0] + row * columns,
                           row // heights % depths, row % heights)
         return True
+    rows = (x.shape[0] + LINES - 1) // LINES * depths * heights
     for task in prange(num_threads, nogil=True, schedule="static", num_threads=num_threads):
-        plane_rows_of(&planes, &x[0, 0, 0, 0], &out[0, 0, 0, 0], share(rows, num_threads, task),
-                      share(rows, num_threads, task + 1), &workspace[lines + task * per_thread])
+        plane_share(&planes, &x[0, 0, 0, 0], &out[0, 0, 0, 0], x.shape[0], share(rows, num_threads, task),
+                    share(rows, num_threads, task + 1), &workspace[lines + task * per_thread])
     return True
