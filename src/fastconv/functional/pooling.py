@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 
@@ -22,19 +23,27 @@ def _image(rank: int, x: object) -> np.ndarray:
     return checks.float_array("x", x, rank + 2, SHAPES[rank])
 
 
+# Where 1-D and 2-D images have axes of size 1, after the first one; threads share out D and H.
+_MISSING = {1: (None, slice(None), None), 2: (None,), 3: ()}
+
+
 def _five_axes(array: np.ndarray) -> np.ndarray:
     """The (N, D, H, W, C) form of an (N, ..., C) array."""
-    batch, *size, channels = array.shape
-    return array.reshape(batch, *taps.three_axes(size, 1), channels)
+    return array[(slice(None), *_MISSING[array.ndim - 2])]
 
 
 def _planes(array: np.ndarray) -> np.ndarray:
     """The (N·C, D, H, W) form of a C-contiguous (N, C, ...) array."""
-    return array.reshape(-1, *taps.three_axes(array.shape[2:], 1))
+    return array.reshape(-1, *array.shape[2:])[(slice(None), *_MISSING[array.ndim - 2])]
 
 
 def _pooled_planes(
-    x: np.ndarray, y: np.ndarray, indices: np.ndarray | None, axes: taps.Axes, divisor: float | None, count: int
+    x: np.ndarray,
+    y: np.ndarray,
+    indices: np.ndarray | None,
+    axes: taps.Axes,
+    divisor: float | None,
+    count: int,
 ) -> bool:
     """Pool the planes of ``x`` to those of ``y``; False, and nothing done, where ``axes`` are not for planes.
 
@@ -43,27 +52,25 @@ def _pooled_planes(
     lanes = kernels.active().vector_bytes() // x.itemsize
     # Lines, and their taps, four vectors for each and one of divisors.
     per_thread = 4 * (max(x.shape[-1], 2 * lanes) + lanes)
-    columns = (4 * axes.most + 1) * (axes.columns + lanes)
+    columns = (4 * axes.most + 1) * (y.shape[-1] + lanes)
     return kernels.active().pool_planes(
         _planes(x), _planes(y), None if indices is None else _planes(indices), axes, divisor is None,
         divisor or 0, aligned_empty((columns + count * per_thread,), x.dtype), per_thread, count,
     )  # fmt: skip
 
 
-def _largest(
-    x: np.ndarray, size: Sequence[int], axes: taps.Axes, return_indices: bool, num_threads: int | None
-):
-    """Max pooling to ``size``."""
+def _largest(x: np.ndarray, axes: taps.Axes, return_indices: bool, num_threads: int | None):
+    """Max pooling."""
     dtype = checks.float_dtype("x", x.dtype)
     if return_indices and math.prod(x.shape[2:]) > _LARGEST_IMAGE:
         raise ValueError(f"x must have at most 2³¹ − 1 pixels a channel, got shape {x.shape}")
     count = threads.for_elements(num_threads, x.size)
     if is_planar(x, dtype):
-        y = aligned_empty((*x.shape[:2], *size), dtype)
+        y = aligned_empty((*x.shape[:2], *axes.size), dtype)
         indices = np.empty(y.shape, np.int64) if return_indices else None
         if _pooled_planes(x, y, indices, axes, None, count):
             return (y, indices) if return_indices else y
-    y = aligned_empty((x.shape[0], *size, x.shape[1]), dtype)
+    y = aligned_empty((x.shape[0], *axes.size, x.shape[1]), dtype)
     indices = np.empty(y.shape, np.int64) if return_indices else None
     kernels.active().max_pool(
         _five_axes(channels_last(x, dtype, num_threads)),
@@ -76,23 +83,21 @@ def _largest(
     return (y, like(indices, x, num_threads)) if return_indices else y
 
 
-def resampled(
-    x: np.ndarray, size: Sequence[int], axes: taps.Axes, divisor: float, num_threads: int | None
-) -> np.ndarray:
-    """The weighted sums of ``axes``: ``x`` (N, C, ...) resampled to ``size``, in its memory format."""
+def resampled(x: np.ndarray, axes: taps.Axes, divisor: float, num_threads: int | None) -> np.ndarray:
+    """The weighted sums of ``axes`` of ``x`` (N, C, ...), in its memory format."""
     dtype = checks.float_dtype("x", x.dtype)
-    shape = (*x.shape[:2], *size)
-    count = threads.for_elements(num_threads, max(x.size, math.prod(shape)))
+    batch, channels = x.shape[:2]
+    count = threads.for_elements(num_threads, max(x.size, batch * channels * math.prod(axes.size)))
     if is_planar(x, dtype):
-        y = aligned_empty(shape, dtype)
+        y = aligned_empty((batch, channels, *axes.size), dtype)
         if _pooled_planes(x, y, None, axes, divisor, count):
             return y
-    y = aligned_empty((shape[0], *size, shape[1]), dtype)
-    image = _five_axes(channels_last(x, dtype, num_threads))
-    kernels.active().resample(
-        image, _five_axes(y), axes, divisor, np.empty(4 * axes.columns, np.int64),
-        aligned_empty((count * image.shape[3] * image.shape[4],), dtype), count,
-    )  # fmt: skip
+    y = aligned_empty((batch, *axes.size, channels), dtype)
+    image, images = _five_axes(channels_last(x, dtype, num_threads)), _five_axes(y)
+    # A line for each thread; four int64 for each column of the output.
+    per_thread = image.shape[3] * channels
+    workspace = aligned_empty((count * per_thread + images.shape[3] * 4 * 8 // dtype.itemsize,), dtype)
+    kernels.active().resample(image, images, axes, divisor, workspace, per_thread, count)
     return like(y, x, num_threads)
 
 
@@ -107,10 +112,8 @@ def gradient(name: str, value: object, shape: tuple[int, ...]) -> np.ndarray:
 def _max_pool(rank, x, kernel_size, stride, padding, dilation, ceil_mode, return_indices, num_threads):
     x = _image(rank, x)
     window = Window.create(rank, kernel_size, stride, padding, dilation, ceil_mode)
-    size = window.output_size(x.shape[2:])
-    return _largest(
-        x, size, window.axes(x.shape[2:]), checks.boolean("return_indices", return_indices), num_threads
-    )
+    axes = taps.window_axes(window, x.shape[2:])
+    return _largest(x, axes, checks.boolean("return_indices", return_indices), num_threads)
 
 
 def max_pool2d(
@@ -262,8 +265,7 @@ def _avg_window(rank, kernel_size, stride, padding, dilation, ceil_mode, count_i
 def _avg_pool(rank, x, *arguments, num_threads):
     x = _image(rank, x)
     window, counted, divisor = _avg_window(rank, *arguments)
-    size = window.output_size(x.shape[2:])
-    return resampled(x, size, window.axes(x.shape[2:], counted), divisor, num_threads)
+    return resampled(x, taps.window_axes(window, x.shape[2:], counted), divisor, num_threads)
 
 
 def avg_pool2d(
@@ -373,7 +375,7 @@ def avg_pool_grad(
         len(size), kernel_size, stride, padding, dilation, ceil_mode, count_include_pad, divisor_override
     )
     grad = gradient("grad_output", grad_output, (batch, channels, *window.output_size(size)))
-    return resampled(grad, size, window.axes(size, counted, transpose=True), divisor, num_threads)
+    return resampled(grad, taps.window_axes(window, tuple(size), counted, True), divisor, num_threads)
 
 
 def adaptive_size(output_size: object, size: Sequence[int]) -> tuple[int, ...]:
@@ -390,14 +392,15 @@ def adaptive_size(output_size: object, size: Sequence[int]) -> tuple[int, ...]:
     return checks.per_axis("output_size", filled, rank, 1)
 
 
-def _adaptive_axes(size, output_size, transpose=False):
-    return taps.axes(taps.adaptive, tuple(zip(size, output_size, strict=True)), transpose)
+@lru_cache(maxsize=1024)
+def _adaptive_axes(size: tuple, output_size: tuple, transpose: bool = False) -> taps.Axes:
+    return taps.axes(taps.adaptive, list(zip(size, output_size, strict=True)), transpose)
 
 
 def _adaptive_avg_pool(rank, x, output_size, num_threads):
     x = _image(rank, x)
     size = adaptive_size(output_size, x.shape[2:])
-    return resampled(x, size, _adaptive_axes(x.shape[2:], size), 0, num_threads)
+    return resampled(x, _adaptive_axes(x.shape[2:], size), 0, num_threads)
 
 
 def adaptive_avg_pool2d(x, output_size, *, num_threads=None):
@@ -458,14 +461,14 @@ def adaptive_avg_pool_grad(grad_output, input_shape, *, num_threads=None):
     grad = checks.float_array("grad_output", grad_output, len(size) + 2, SHAPES[len(size)])
     outputs = adaptive_size(grad.shape[2:], size)
     gradient("grad_output", grad, (batch, channels, *outputs))
-    return resampled(grad, size, _adaptive_axes(size, outputs, transpose=True), 0, num_threads)
+    return resampled(grad, _adaptive_axes(tuple(size), outputs, transpose=True), 0, num_threads)
 
 
 def _adaptive_max_pool(rank, x, output_size, return_indices, num_threads):
     x = _image(rank, x)
     size = adaptive_size(output_size, x.shape[2:])
     axes = _adaptive_axes(x.shape[2:], size)
-    return _largest(x, size, axes, checks.boolean("return_indices", return_indices), num_threads)
+    return _largest(x, axes, checks.boolean("return_indices", return_indices), num_threads)
 
 
 def adaptive_max_pool2d(x, output_size, return_indices=False, *, num_threads=None):

@@ -134,17 +134,19 @@ class Resampling(NamedTuple):
             )
         return outputs
 
-    def axes(self, size: Sequence[int], transpose: bool = False) -> taps.Axes:
-        """The Axes for an image of this size."""
-        scales = self.scale_factor or (None,) * len(size)
-        outputs = self.output_size(size)
-        if len(size) == 2 and self.mode in _NEAREST:  # where PyTorch copies an axis that keeps its size
-            scales = [None if n == out else s for n, out, s in zip(size, outputs, scales, strict=True)]
-        items = [
-            (n, out, self.mode, self.align_corners, scale)
-            for n, out, scale in zip(size, outputs, scales, strict=True)
-        ]
-        return taps.axes(_interpolation, tuple(items), transpose)
+
+@lru_cache(maxsize=1024)
+def _axes(resampling: Resampling, size: tuple[int, ...], transpose: bool = False) -> taps.Axes:
+    """The Axes for an image of this size."""
+    scales = resampling.scale_factor or (None,) * len(size)
+    outputs = resampling.output_size(size)
+    if len(size) == 2 and resampling.mode in _NEAREST:  # where PyTorch copies an axis that keeps its size
+        scales = [None if n == out else s for n, out, s in zip(size, outputs, scales, strict=True)]
+    items = [
+        (n, out, resampling.mode, resampling.align_corners, scale)
+        for n, out, scale in zip(size, outputs, scales, strict=True)
+    ]
+    return taps.axes(_interpolation, items, transpose)
 
 
 def _factors(scale_factor: object, rank: int) -> tuple[float, ...]:
@@ -198,8 +200,7 @@ def interpolate(x, size=None, scale_factor=None, mode="nearest", align_corners=N
     x = checks.float_array("x", x)
     rank = len(image_shape(x.shape)) - 2
     resampling = Resampling.create(rank, size, scale_factor, mode, align_corners)
-    outputs = resampling.output_size(x.shape[2:])
-    return resampled(x, outputs, resampling.axes(x.shape[2:]), 0, num_threads)
+    return resampled(x, _axes(resampling, x.shape[2:]), 0, num_threads)
 
 
 def interpolate_grad(
@@ -234,4 +235,4 @@ def interpolate_grad(
     resampling = Resampling.create(len(shape) - 2, size, scale_factor, mode, align_corners)
     outputs = resampling.output_size(shape[2:])
     grad = gradient("grad_output", grad_output, (*shape[:2], *outputs))
-    return resampled(grad, shape[2:], resampling.axes(shape[2:], transpose=True), 0, num_threads)
+    return resampled(grad, _axes(resampling, shape[2:], True), 0, num_threads)

@@ -48,15 +48,15 @@ class Axes(NamedTuple):
         Of each: ``size``, the number of outputs, ``start``, ``source``.
     factors : ndarray of float64
         Of each: ``divisor``, ``weight``.
-    columns : int
-        Outputs of W.
+    size : tuple of int
+        Outputs of each spatial axis.
     most : int
         Entries of an output of W, at least 1.
     """
 
     positions: np.ndarray
     factors: np.ndarray
-    columns: int
+    size: tuple[int, ...]
     most: int
 
 
@@ -83,21 +83,18 @@ def three_axes(items: Sequence, other: object) -> tuple:
     return (other, items[0], other) if len(items) == 1 else (other,) * (3 - len(items)) + tuple(items)
 
 
-@lru_cache(maxsize=1024)
-def axes(taps_of, arguments: tuple, transpose: bool = False) -> Axes:
+def axes(taps_of, arguments: Sequence[tuple], transpose: bool) -> Axes:
     """The Axes of ``taps_of(*arguments[i])``, one for each spatial axis, or of their transposes."""
     items = [transposed(taps_of, *a) if transpose else taps_of(*a) for a in arguments]
     three = three_axes(items, _ONE)
-    positions = [part for t in three for part in ((t.size, len(t.divisor)), t.start, t.source)]
-    factors = [part for t in three for part in (t.divisor, t.weight)]
-    result = Axes(
-        np.concatenate(positions, dtype=np.int64),
-        np.concatenate(factors, dtype=np.float64),
-        len(three[2].divisor),
-        max(1, int(np.diff(three[2].start).max())),
+    positions = np.concatenate(
+        [part for item in three for part in ((item.size, len(item.divisor)), item.start, item.source)],
+        dtype=np.int64,
     )
-    result.positions.flags.writeable = result.factors.flags.writeable = False
-    return result
+    factors = np.concatenate([part for item in three for part in (item.divisor, item.weight)])
+    positions.flags.writeable = factors.flags.writeable = False
+    most = max(1, int(np.diff(three[2].start).max()))
+    return Axes(positions, factors, tuple(len(item.divisor) for item in items), most)
 
 
 @lru_cache(maxsize=1024)
@@ -213,7 +210,11 @@ class Window(NamedTuple):
                 f" on spatial axis {axis} of size {size}"
             )
 
-    def axes(self, size: Sequence[int], counted: str = "nothing", transpose: bool = False) -> Axes:
-        """The Axes for an image of this size."""
-        items = zip(size, self.output_size(size), *self[:4], (counted,) * len(size), strict=True)
-        return axes(window, tuple(items), transpose)
+
+@lru_cache(maxsize=1024)
+def window_axes(
+    shape: Window, size: tuple[int, ...], counted: str = "nothing", transpose: bool = False
+) -> Axes:
+    """The Axes of a window for an image of some size."""
+    items = zip(size, shape.output_size(size), *shape[:4], (counted,) * len(size), strict=True)
+    return axes(window, list(items), transpose)

@@ -265,14 +265,13 @@ def resample(
     const real[:, :, :, :, ::1] x,      # IN   (N, D, H, W, C)
     real[:, :, :, :, ::1] out,          # OUT  (N, D_out, H_out, W_out, C)
     tables, double divisor,
-    int64_t[::1] spans,                 # scratch, four for each column of the output
-    real[::1] workspace,                # scratch, a row of x for each thread
-    int num_threads,
+    real[::1] workspace,                # scratch: a row of x for each thread, then a Span for each of W_out
+    Py_ssize_t per_thread, int num_threads,
 ):
     """`tables` is an Axes. A `divisor` of 0 stands for the product of those of the Taps."""
     cdef taps axes[3]
     cdef Py_ssize_t task, channels = out.shape[4], rows = out.shape[0] * out.shape[1] * out.shape[2], count
-    cdef Span *span = <Span *>&spans[0]
+    cdef Span *span = <Span *>(&workspace[0] + num_threads * per_thread)
     if out.shape[0] == 0 or channels == 0:
         return
     axes_of(tables, axes)
@@ -280,5 +279,5 @@ def resample(
     for task in prange(num_threads, nogil=True, schedule="static", num_threads=num_threads):
         resample_rows(
             &x[0, 0, 0, 0, 0], &out[0, 0, 0, 0, 0], axes, span, count, share(rows, num_threads, task),
-            share(rows, num_threads, task + 1), channels, divisor, &workspace[task * x.shape[3] * channels],
+            share(rows, num_threads, task + 1), channels, divisor, &workspace[0] + task * per_thread,
         )
