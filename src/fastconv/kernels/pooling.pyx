@@ -115,7 +115,7 @@ cdef void max_pool_row(
 
 
 cdef Py_ssize_t spans_of(const taps *w, Py_ssize_t most, Span *span) noexcept nogil:
-    """Cut a row of outputs into spans that read `most` neighbouring columns, or one output whatever it reads."""
+    """Cut a row of outputs into spans that read `most` neighbouring columns, or are one output."""
     cdef Py_ssize_t count = 0, k, a, low, high
     for k in range(w.out_size):
         low, high = w.size, 0

@@ -2,11 +2,11 @@
 # vectors run along the rows of a plane instead of over channels. For taps that lie close together.
 #
 # The rows that an output row reads are joined first, their sum or the largest of them, then the neighbours
-# along that line: k_h + k_w taps instead of k_h · k_w, and no shuffle in the first half. Some planes go together:
-# they share their taps, and a load across two stores that are on their way to the cache waits for them.
+# along that line: k_h + k_w taps instead of k_h · k_w, and no shuffle in the first half. Some planes go
+# together: they share their taps, and a load across two stores that are on their way to the cache waits.
 # Largest pixels whose positions are asked for are searched row by row, as their order decides.
 from cython.parallel cimport prange
-from libc.string cimport memcpy, memset
+from libc.string cimport memcpy
 
 cdef extern from "microkernel.h" nogil:
     struct plane_taps:
@@ -124,9 +124,10 @@ cdef void plane_max_row(
 
 
 cdef void plane_rows_of(
-    const Planes *planes, const real *x, real *out, Py_ssize_t count, Py_ssize_t first, Py_ssize_t last, real *line
+    const Planes *planes, const real *x, real *out, Py_ssize_t count, Py_ssize_t first, Py_ssize_t last,
+    real *line
 ) noexcept nogil:
-    """Rows `first` to `last` of the outputs of a few planes; one that reads what the last one did is its copy."""
+    """Rows `first` to `last` of the outputs of a few planes; one that reads what the last did is its copy."""
     cdef const taps *d = &planes.axes[0]
     cdef const taps *h = &planes.axes[1]
     cdef const taps *w = &planes.axes[2]
@@ -155,15 +156,17 @@ cdef void plane_rows_of(
 
 
 cdef void plane_share(
-    const Planes *planes, const real *x, real *out, Py_ssize_t count, Py_ssize_t first, Py_ssize_t last, real *line
+    const Planes *planes, const real *x, real *out, Py_ssize_t count, Py_ssize_t first, Py_ssize_t last,
+    real *line
 ) noexcept nogil:
     """Rows `first` to `last` of all groups of LINES of `count` planes."""
     cdef Py_ssize_t rows = planes.axes[0].out_size * planes.axes[1].out_size, group = first // rows, end
     cdef Py_ssize_t pixels = planes.axes[0].size * planes.axes[1].size * planes.axes[2].size
     while first < last:
         end = min(last, (group + 1) * rows)
-        plane_rows_of(planes, x + group * LINES * pixels, out + group * LINES * rows * planes.axes[2].out_size,
-                      min(LINES, count - group * LINES), first - group * rows, end - group * rows, line)
+        plane_rows_of(
+            planes, x + group * LINES * pixels, out + group * LINES * rows * planes.axes[2].out_size,
+            min(LINES, count - group * LINES), first - group * rows, end - group * rows, line)
         group, first = group + 1, end
 
 
