@@ -79,6 +79,8 @@ def works():
     yield "average pool 3×3 s2", simple(image, "avg_pool2d", 3, 2, 1)
     yield "bilinear ×2, 64×56×56", simple(small, "interpolate", scale_factor=2, mode="bilinear")
     yield "nearest ×2", simple(small, "interpolate", scale_factor=2)
+    yield "group norm, 8 groups", simple(batch, "group_norm", 8)
+    yield "instance norm", simple(batch, "instance_norm")
     yield (
         "batch norm step, 8×64×56×56",
         _contestants(

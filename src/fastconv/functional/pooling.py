@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
 
 from fastconv import checks, kernels, threads
 from fastconv.functional import taps
-from fastconv.functional.taps import Window
+from fastconv.functional.taps import Window, adaptive_size
 from fastconv.layout import channels_last, is_planar, like
 from fastconv.memory import aligned_empty
 
@@ -376,20 +375,6 @@ def avg_pool_grad(
     )
     grad = gradient("grad_output", grad_output, (batch, channels, *window.output_size(size)))
     return resampled(grad, taps.window_axes(window, tuple(size), counted, True), divisor, num_threads)
-
-
-def adaptive_size(output_size: object, size: Sequence[int]) -> tuple[int, ...]:
-    """``output_size`` of an adaptive pooling as one number an axis; None keeps the axis."""
-    rank = len(size)
-    if output_size is None or not isinstance(output_size, Sequence):
-        output_size = (output_size,) * rank
-    filled = [n if o is None else o for o, n in zip(output_size, size, strict=False)]
-    if len(output_size) != rank or 0 in size:
-        raise ValueError(
-            f"output_size must be an integer or {rank} of them (None keeps an axis) for an image that is not"
-            f" empty, got {output_size!r} for an image of {'×'.join(map(str, size))}"
-        )
-    return checks.per_axis("output_size", filled, rank, 1)
 
 
 @lru_cache(maxsize=1024)

@@ -218,3 +218,17 @@ def window_axes(
     """The Axes of a window for an image of some size."""
     items = zip(size, shape.output_size(size), *shape[:4], (counted,) * len(size), strict=True)
     return axes(window, list(items), transpose)
+
+
+def adaptive_size(output_size: object, size: Sequence[int]) -> tuple[int, ...]:
+    """``output_size`` of an adaptive pooling as one number an axis; None keeps the axis."""
+    rank = len(size)
+    if output_size is None or not isinstance(output_size, Sequence):
+        output_size = (output_size,) * rank
+    filled = [n if o is None else o for o, n in zip(output_size, size, strict=False)]
+    if len(output_size) != rank or 0 in size:
+        raise ValueError(
+            f"output_size must be an integer or {rank} of them (None keeps an axis) for an image that is not"
+            f" empty, got {output_size!r} for an image of {'×'.join(map(str, size))}"
+        )
+    return checks.per_axis("output_size", filled, rank, 1)

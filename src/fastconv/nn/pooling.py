@@ -9,8 +9,8 @@ import numpy as np
 
 from fastconv import checks
 from fastconv.functional import pooling
-from fastconv.functional.pooling import SHAPES, adaptive_size, global_avg_pool2d
-from fastconv.functional.taps import Window
+from fastconv.functional.pooling import SHAPES, global_avg_pool2d
+from fastconv.functional.taps import Window, adaptive_size
 from fastconv.nn.layer import EVALUATION, Field, Layer, register
 
 
