@@ -144,7 +144,8 @@ ALWAYS_INLINE void TYPED(transpose_square)(
     vec_mask low, high;
     _Pragma("GCC unroll 16") for (int i = 0; i < LANES; i++)
     {
-        square[i] = TYPED(load)(source + i * source_stride);
+        square[i] = TYPED(load)(source);
+        source += source_stride;
         low[i] = i / 2 + i % 2 * LANES;
         high[i] = LANES / 2 + low[i];
     }
@@ -155,33 +156,41 @@ ALWAYS_INLINE void TYPED(transpose_square)(
             mixed[2 * i] = __builtin_shuffle(square[i], square[i + LANES / 2], low);
             mixed[2 * i + 1] = __builtin_shuffle(square[i], square[i + LANES / 2], high);
         }
-        memcpy(square, mixed, sizeof square);
+        _Pragma("GCC unroll 16") for (int i = 0; i < LANES; i++) square[i] = mixed[i];
     }
-    if (rows == LANES && columns == LANES) {
-        _Pragma("GCC unroll 16") for (int i = 0; i < LANES; i++)
-            TYPED(store)(target + i * target_stride, square[i]);
-        return;
+    _Pragma("GCC unroll 16") for (int i = 0; i < LANES; i++)
+    {
+        if (i == rows)
+            return;
+        if (columns == LANES)
+            TYPED(store)(target, square[i]);
+        else
+            memcpy(target, &square[i], columns * sizeof(REAL));
+        target += target_stride;
     }
-    for (ptrdiff_t i = 0; i < rows; i++)
-        memcpy(target + i * target_stride, &square[i], columns * sizeof(REAL));
 }
 
 /* target[j · target_stride + i] = source[i · source_stride + j]   for i < rows, j < columns.
  *
- * `readable` elements may be read from `source` on; ragged edges are read as parts of whole vectors where
- * that stays within them, and element by element where not. */
+ * `readable` elements may be read from `source` on; ragged edges overlap the squares before them or are read
+ * as parts of whole squares where that stays within them, and element by element where not. */
 static void TYPED(transpose)(
     const REAL *source, ptrdiff_t source_stride, ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t readable,
     REAL *target, ptrdiff_t target_stride)
 {
-    for (ptrdiff_t i = 0; i < rows; i += LANES)
-        for (ptrdiff_t j = 0; j < columns; j += LANES) {
+    for (ptrdiff_t y = 0; y < rows; y += LANES)
+        for (ptrdiff_t x = 0; x < columns; x += LANES) {
+            const ptrdiff_t i = y + LANES > rows && rows >= LANES ? rows - LANES : y;
+            const ptrdiff_t j = x + LANES > columns && columns >= LANES ? columns - LANES : x;
             const ptrdiff_t height = rows - i < LANES ? rows - i : LANES;
             const ptrdiff_t width = columns - j < LANES ? columns - j : LANES;
             const REAL *from = source + i * source_stride + j;
             REAL *to = target + j * target_stride + i;
             if (source_stride > 0 && (i + LANES - 1) * source_stride + j + LANES <= readable)
-                TYPED(transpose_square)(from, source_stride, to, target_stride, width, height);
+                if (height == LANES && width == LANES)
+                    TYPED(transpose_square)(from, source_stride, to, target_stride, LANES, LANES);
+                else
+                    TYPED(transpose_square)(from, source_stride, to, target_stride, width, height);
             else
                 for (ptrdiff_t r = 0; r < height; r++)
                     for (ptrdiff_t c = 0; c < width; c++)
