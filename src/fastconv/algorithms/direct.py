@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fastconv.algorithms import base, depthwise, pointwise
-from fastconv.algorithms.base import Algorithm, Epilogue, Packed
+from fastconv.algorithms import base, depthwise, planes
+from fastconv.algorithms.base import Algorithm, Call, Epilogue, Packed, bound
 from fastconv.geometry import ConvGeometry
 
 
@@ -72,8 +72,8 @@ def _blocking(geometry: ConvGeometry, in_place: bool, num_threads: int, kernels:
     block = 0 if in_place else band_rows * columns * width
     block += base.scatter_slack(kernels, geometry.dtype, width)
     per_thread = base.in_rows(geometry, band_rows) * row_pitch + block
-    if pointwise.fits(geometry):
-        per_thread = max(per_thread, pointwise.panel_size(geometry, kernels))
+    if planes.fits(geometry, kernels):
+        per_thread = max(per_thread, planes.per_thread(geometry, num_threads, kernels))
     return _Blocking(bands, panel_parts, base.round_up(per_thread, 64 // itemsize))
 
 
@@ -99,34 +99,33 @@ class Direct(Algorithm):
         block = depthwise.summed_at_once(geometry)
         return base.summation_error(geometry.reduction, geometry.dtype, block)
 
-    def pack(self, weight, bias, geometry: ConvGeometry, kernels: ModuleType, num_threads: int) -> Packed:
-        if pointwise.fits(geometry):
-            return pointwise.pack(weight, bias, geometry, kernels)
+    def pack(
+        self, weight, bias, geometry: ConvGeometry, kernels: ModuleType, num_threads: int, into=None
+    ) -> Packed:
+        if planes.fits(geometry, kernels):
+            return planes.pack(weight, bias, geometry, kernels, num_threads, into)
         if depthwise.fits(geometry, kernels):
-            return depthwise.pack(weight, bias, geometry, kernels)
-        packed_weight = base.pack_grouped(weight, geometry, kernels, num_threads)
-        return Packed(kernels, geometry, packed_weight, base.pack_bias(bias, geometry, kernels))
+            return depthwise.pack(weight, bias, geometry, kernels, into)
+        return base.pack_panels(weight, bias, geometry, kernels, num_threads, into)
 
-    def run(self, x, packed: Packed, out, epilogue: Epilogue, workspace, num_threads: int) -> None:
+    def bind(self, packed: Packed, x, out, epilogue: Epilogue, num_threads: int) -> Call:
         geometry, kernels = packed.geometry, packed.kernels
         if depthwise.fits(geometry, kernels):
-            depthwise.run(x, packed, out, epilogue, workspace, num_threads)
-            return
-        blocking = _blocking(geometry, out.strides[3] == out.itemsize, num_threads, kernels)
+            return depthwise.bind(packed, x, out, epilogue, num_threads)
         weight = packed.weight
-        if pointwise.fits(geometry):
-            if pointwise.is_planar(x) and pointwise.is_planar(out):
-                pointwise.run(x, packed, out, epilogue, workspace, blocking.per_thread, num_threads)
-                return
-            weight = pointwise.panels(packed, num_threads)
+        if planes.fits(geometry, kernels):
+            if planes.is_planar(x, out, geometry):
+                return planes.bind(packed, epilogue, num_threads)
+            weight = planes.form(packed, planes.panels, num_threads)
+        blocking = _blocking(geometry, out.strides[3] == out.itemsize, num_threads, kernels)
         copy_band = geometry.padded or x.strides[3] != x.itemsize
         if copy_band:
             pixel_pitch = geometry.in_channels
             row_pitch = base.in_columns(geometry) * pixel_pitch
         else:
             row_pitch, pixel_pitch = x.strides[1] // x.itemsize, x.strides[2] // x.itemsize
-        kernels.direct(
-            x, weight, packed.bias, geometry, *segments(geometry, row_pitch, pixel_pitch),
-            blocking.bands, blocking.panel_parts, copy_band, *epilogue, out, workspace,
-            blocking.per_thread, num_threads,
+        before = (
+            weight, packed.bias, geometry, *segments(geometry, row_pitch, pixel_pitch), blocking.bands,
+            blocking.panel_parts, copy_band, *epilogue,
         )  # fmt: skip
+        return bound(kernels.direct, geometry.dtype, before, (blocking.per_thread, num_threads))

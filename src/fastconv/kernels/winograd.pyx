@@ -231,8 +231,8 @@ cdef void winograd_product(
 cdef void winograd_block(
     const Problem *problem, const Tiling *tiling, const View *view, const real *image,
     Py_ssize_t pixel_pitch, Py_ssize_t first, Py_ssize_t last, Py_ssize_t following, const real *packed,
-    Py_ssize_t first_panel, Py_ssize_t last_panel, const real *coefficient_h, const real *coefficient_w, const real *bias, real *out,
-    real *scratch
+    Py_ssize_t first_panel, Py_ssize_t last_panel, const real *coefficient_h, const real *coefficient_w,
+    const real *bias, real *out, real *scratch
 ) noexcept nogil:
     """Tiles first … last, while memory brings their outputs and the inputs of tiles last … following;
     `scratch` begins with a pixel of zeros."""
