@@ -49,6 +49,8 @@ _BLOCK_TILES = 28
 _L2_BYTES = 3 << 19
 # Bytes of transformed input and products a thread keeps at most.
 _BLOCK_BYTES = 4 << 20
+# Images of no more bytes of outputs wait near enough to be written, and read, without being asked for.
+_NEAR_BYTES = 2 << 20
 # Tiles whose products take as long as their weights take to come: a row of a panel, 128 bytes, is fetched
 # from the L3 cache in the time of 10 to 14 tiles, while those before it are multiplied.
 _WEIGHT_TILES = 12
@@ -278,6 +280,7 @@ class _Blocking(NamedTuple):
     panel_parts: int
     block: int
     pixel_pitch: int
+    fetch: bool
     per_thread: int
 
 
@@ -348,7 +351,8 @@ def _blocking(geometry: ConvGeometry, num_threads: int, kernels: ModuleType) -> 
     per_thread = base.round_up(
         (band_rows + reach[0]) * row_pitch + pixel_pitch + transformed + stored + slack, line
     )
-    return _Blocking(bands, panel_parts, block, pixel_pitch, per_thread)
+    fetch = geometry.output_bytes // max(geometry.batch, 1) > _NEAR_BYTES
+    return _Blocking(bands, panel_parts, block, pixel_pitch, fetch, per_thread)
 
 
 class Winograd(Algorithm):
@@ -414,6 +418,6 @@ class Winograd(Algorithm):
         blocking = _blocking(geometry, num_threads, packed.kernels)
         before = (
             packed.weight, packed.bias, geometry, *_tables(geometry), blocking.bands, blocking.panel_parts,
-            blocking.block, blocking.pixel_pitch, choose_form(geometry).depth, *epilogue,
+            blocking.block, blocking.pixel_pitch, choose_form(geometry).depth, blocking.fetch, *epilogue,
         )  # fmt: skip
         return bound(packed.kernels.winograd, geometry.dtype, before, (blocking.per_thread, num_threads))

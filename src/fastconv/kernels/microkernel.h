@@ -92,6 +92,14 @@ struct plane_taps {
 #define POOL_TAPS 9 /* of a 3 × 3 window; longer lists come in parts */
 #define PLANE_LINES 4
 
+/* Keeps a vector that was loaded in its register: GCC loads it anew for each use where it can, and one that
+ * lies across two cache lines is then fetched twice each time. */
+#if defined(__x86_64__)
+#define HOLD(vector) __asm__("" : "+v"(vector))
+#else
+#define HOLD(vector) (void)(vector)
+#endif
+
 #define ALWAYS_INLINE static inline __attribute__((always_inline))
 
 #define REAL float

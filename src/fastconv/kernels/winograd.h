@@ -42,7 +42,11 @@ ALWAYS_INLINE void TYPED(winograd_input_sized)(
             from[i] = source ? source[line * n + i] + offset : half + (line * n + i) * WINOGRAD_PITCH;
         for (ptrdiff_t c = 0; c < vectors * LANES; c += LANES) {
             vec x[WINOGRAD_MAX_POINTS];
-            _Pragma("GCC unroll 10") for (int i = 0; i < n; i++) x[i] = TYPED(load)(from[i] + c);
+            _Pragma("GCC unroll 10") for (int i = 0; i < n; i++)
+            {
+                x[i] = TYPED(load)(from[i] + c);
+                HOLD(x[i]);
+            }
             vec even = x[n - 2], odd = x[n - 1];
             _Pragma("GCC unroll 4") for (int j = 0; j < pairs; j++)
             {

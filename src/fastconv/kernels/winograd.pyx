@@ -34,7 +34,9 @@ cdef struct Tiling:
     const Py_ssize_t *corner
     const Py_ssize_t *product_start
     const Py_ssize_t *product_block
-    bint rectified, accumulate
+    Py_ssize_t out_rows, out_columns
+    Py_ssize_t[3] out_stride
+    bint rectified, accumulate, fetch
 
 
 # Rows top … top + rows, columns left … left + columns of the padded input are in memory; the others are zero.
@@ -120,15 +122,15 @@ cdef void winograd_inputs(
 
 cdef void winograd_outputs(
     const Tiling *tiling, const real *products, Py_ssize_t position_stride, Py_ssize_t first, Py_ssize_t last,
-    Py_ssize_t channels, const real *coefficient_h, const real *coefficient_w, const real *bias,
-    real *out, const Py_ssize_t *out_stride, Py_ssize_t rows, Py_ssize_t columns, real *block
+    Py_ssize_t channels, const real *coefficient_h, const real *coefficient_w, const real *bias, real *out,
+    real *block
 ) noexcept nogil:
     """Transform tiles first … last of one panel back and store the part of them that is in the image."""
     cdef Py_ssize_t width = panel_width(bias), t = first, y, x, run, high, wide, row_pitch, pixel_pitch
     cdef Py_ssize_t whole = width // 2 if channels <= width // 2 else width
     cdef Py_ssize_t step = tiling.outputs_w * tiling.dilation_w
-    cdef Py_ssize_t[3] stride = [out_stride[0] * tiling.dilation_h, out_stride[1] * tiling.dilation_w,
-                                 out_stride[2]]
+    cdef Py_ssize_t[3] stride = [tiling.out_stride[0] * tiling.dilation_h,
+                                 tiling.out_stride[1] * tiling.dilation_w, tiling.out_stride[2]]
     cdef bint lines = tiling.pairs_h == 0 or tiling.pairs_w == 0
     cdef real *corner
     cdef real *target
@@ -137,13 +139,15 @@ cdef void winograd_outputs(
         run = 1
         # Tiles side by side are stored together, in longer runs, where pixels are not channels-last; else
         # whole tiles of one axis, each of which is little work.
-        while (t + run < last and (stride[2] != 1 or (lines and x + (run + 1) * step <= columns))
+        while (t + run < last and (stride[2] != 1 or (lines and x + (run + 1) * step <= tiling.out_columns))
                and (t + run) % tiling.across
                and tiling.across_origin[(t + run) % tiling.across] == x + run * step):
             run = run + 1
-        high = min(<Py_ssize_t>tiling.outputs_h, (rows - y + tiling.dilation_h - 1) // tiling.dilation_h)
-        wide = min(run * tiling.outputs_w, (columns - x + tiling.dilation_w - 1) // tiling.dilation_w)
-        corner = out + y * out_stride[0] + x * out_stride[1]
+        high = min(<Py_ssize_t>tiling.outputs_h,
+                   (tiling.out_rows - y + tiling.dilation_h - 1) // tiling.dilation_h)
+        wide = min(run * tiling.outputs_w,
+                   (tiling.out_columns - x + tiling.dilation_w - 1) // tiling.dilation_w)
+        corner = out + y * tiling.out_stride[0] + x * tiling.out_stride[1]
         target, row_pitch, pixel_pitch = block, run * tiling.outputs_w * whole, whole
         if (stride[2] == 1 and channels == whole and high == tiling.outputs_h
                 and wide == run * tiling.outputs_w):
@@ -158,67 +162,111 @@ cdef void winograd_outputs(
         t += run
 
 
-cdef void winograd_products(
-    const Tiling *tiling, Py_ssize_t tiles, const real *v, Py_ssize_t v_position, Py_ssize_t v_tile,
-    Py_ssize_t channels, const real *panel, Py_ssize_t columns, real *products, Py_ssize_t m_position
+# Asking for a pixel outside an image does nothing.
+cdef void fetch_outputs(
+    const Tiling *tiling, Py_ssize_t first, Py_ssize_t last, Py_ssize_t channels, const real *out
 ) noexcept nogil:
-    """M of one panel: a product for each position and run of channels, in several blocks where these are few.
+    """Have memory bring one panel's pixels of tiles first … last, which are going to be written."""
+    cdef Py_ssize_t t, i, j, c, y, x, line = 64 // <Py_ssize_t>sizeof(real)
+    cdef const real *pixel
+    for t in range(first, last):
+        y, x = tiling.line_origin[t // tiling.across], tiling.across_origin[t % tiling.across]
+        for i in range(tiling.outputs_h):
+            for j in range(tiling.outputs_w):
+                pixel = (out + (y + i * tiling.dilation_h) * tiling.out_stride[0]
+                         + (x + j * tiling.dilation_w) * tiling.out_stride[1])
+                for c from 0 <= c < channels by line:
+                    prefetch_to_write(pixel + c)
+
+
+cdef void fetch_inputs(
+    const Tiling *tiling, const View *view, const real *image, Py_ssize_t first, Py_ssize_t last,
+    Py_ssize_t channels
+) noexcept nogil:
+    """Have memory bring what tiles first … last read and those before them did not: the last pixel of each
+    output's window."""
+    cdef Py_ssize_t t, i, j, c, y, x, line = 64 // <Py_ssize_t>sizeof(real)
+    cdef const Py_ssize_t *corner = tiling.corner + 2 * (tiling.blocks - 1)
+    cdef const real *pixel
+    for t in range(first, last):
+        y = tiling.line_origin[t // tiling.across] * tiling.stride_h + corner[0] - view.top
+        x = tiling.across_origin[t % tiling.across] * tiling.stride_w + corner[1] - view.left
+        for i in range(tiling.points_h - tiling.outputs_h, tiling.points_h):
+            for j in range(tiling.points_w - tiling.outputs_w, tiling.points_w):
+                pixel = (image + (y + i * tiling.step_h) * view.row_stride
+                         + (x + j * tiling.step_w) * view.pixel_stride)
+                for c from 0 <= c < channels by line:
+                    prefetch_to_read(pixel + c)
+
+
+cdef void winograd_product(
+    const Tiling *tiling, Py_ssize_t q, Py_ssize_t tiles, const real *v, Py_ssize_t v_tile,
+    Py_ssize_t channels, const real *panel, Py_ssize_t columns, real *product
+) noexcept nogil:
+    """M of one panel and position: a product for each run of channels, of several blocks where these are few.
 
     Each meets its weights for the first time, and they come from far: two tiles fetch half of the next
     product's each, so that memory is as busy as the processor.
     """
-    cdef Py_ssize_t width = panel_width(panel), q, b, s, k, run, segments
+    cdef Py_ssize_t width = panel_width(panel), b, s, k, run, segments
     cdef Py_ssize_t at_once = max(<Py_ssize_t>1, tiling.depth // channels)
     cdef Py_ssize_t[MAX_BLOCKS] offset
     cdef Py_ssize_t[MAX_BLOCKS] length
-    cdef const Py_ssize_t *block
-    cdef int start
-    for q in range(tiling.positions):
-        start = START_ZERO
-        block = tiling.product_block
-        for b from tiling.product_start[q] <= b < tiling.product_start[q + 1] by at_once:
-            segments = min(at_once, tiling.product_start[q + 1] - b)
-            for k from 0 <= k < channels by tiling.depth:
-                run = min(tiling.depth, channels - k)
-                for s in range(segments):
-                    offset[s] = block[b + s] * tiles * v_tile + k
-                    length[s] = run
-                gemm_rows_ahead(
-                    tiles, columns, v + q * v_position, v_tile, segments, offset, length, panel, width,
-                    products + q * m_position, width, start, NULL, False, panel + segments * run * width,
-                    segments * run * width // 2)
-                panel += segments * run * width
-                start = START_OUTPUT
+    cdef const Py_ssize_t *block = tiling.product_block
+    cdef int start = START_ZERO
+    for b from tiling.product_start[q] <= b < tiling.product_start[q + 1] by at_once:
+        segments = min(at_once, tiling.product_start[q + 1] - b)
+        for k from 0 <= k < channels by tiling.depth:
+            run = min(tiling.depth, channels - k)
+            for s in range(segments):
+                offset[s] = block[b + s] * tiles * v_tile + k
+                length[s] = run
+            gemm_rows_ahead(
+                tiles, columns, v, v_tile, segments, offset, length, panel, width, product, width, start,
+                NULL, False, panel + segments * run * width, segments * run * width // 2)
+            panel += segments * run * width
+            start = START_OUTPUT
 
 
 cdef void winograd_block(
-    const Problem *problem, const Tiling *tiling, const View *view, const real *image, Py_ssize_t pixel_pitch,
-    Py_ssize_t first, Py_ssize_t last, const real *packed, Py_ssize_t first_panel, Py_ssize_t last_panel,
-    const real *coefficient_h, const real *coefficient_w, const real *bias, real *out,
-    const Py_ssize_t *out_stride, Py_ssize_t rows, Py_ssize_t columns, real *scratch
+    const Problem *problem, const Tiling *tiling, const View *view, const real *image,
+    Py_ssize_t pixel_pitch, Py_ssize_t first, Py_ssize_t last, Py_ssize_t following, const real *packed,
+    Py_ssize_t first_panel, Py_ssize_t last_panel, const real *coefficient_h, const real *coefficient_w,
+    const real *bias, real *out, real *scratch
 ) noexcept nogil:
-    """Tiles first … last; `scratch` begins with a pixel of zeros."""
-    cdef Py_ssize_t width = panel_width(packed), panels = tiling.panels, g, p, channels
+    """Tiles first … last, while memory brings their outputs and the inputs of tiles last … following;
+    `scratch` begins with a pixel of zeros."""
+    cdef Py_ssize_t width = panel_width(packed), panels = tiling.panels, g, p, q, channels, at = 0
     cdef Py_ssize_t tiles = last - first, weights = tiling.product_start[tiling.positions] * problem.group_in
     cdef Py_ssize_t v_position = padded_position(tiling.blocks * tiles * pixel_pitch, packed)
     cdef Py_ssize_t m_position = padded_position(tiles * width, packed)
+    cdef Py_ssize_t products = problem.groups * (last_panel - first_panel) * tiling.positions
     cdef const real *zeros = scratch
+    cdef const real *panel
     cdef real *v = scratch + pixel_pitch
-    cdef real *products = v + tiling.positions * v_position
+    cdef real *m = v + tiling.positions * v_position
+    cdef real *target
     winograd_inputs(tiling, view, image, zeros, first, last, pixel_pitch, v, v_position, coefficient_h,
                     coefficient_w)
     for g in range(problem.groups):
         for p in range(first_panel, last_panel):
             channels = min(width, problem.group_out - p * width)
-            winograd_products(
-                tiling, tiles, v + g * problem.group_in, v_position, pixel_pitch, problem.group_in,
-                packed + (g * panels + p) * weights * width,
-                width // 2 if channels <= width // 2 else width, products, m_position)
+            target = out + (g * problem.group_out + p * width) * tiling.out_stride[2]
+            panel = packed + (g * panels + p) * weights * width
+            for q in range(tiling.positions):
+                if tiling.fetch:
+                    fetch_outputs(tiling, first + share(tiles, tiling.positions, q),
+                                  first + share(tiles, tiling.positions, q + 1), channels, target)
+                    fetch_inputs(tiling, view, image, last + share(following - last, products, at),
+                                 last + share(following - last, products, at + 1), pixel_pitch)
+                    at += 1
+                winograd_product(
+                    tiling, q, tiles, v + q * v_position + g * problem.group_in, pixel_pitch,
+                    problem.group_in, panel + tiling.product_start[q] * problem.group_in * width,
+                    width // 2 if channels <= width // 2 else width, m + q * m_position)
             winograd_outputs(
-                tiling, products, m_position, first, last, channels, coefficient_h, coefficient_w,
-                bias + (g * panels + p) * width,
-                out + (g * problem.group_out + p * width) * out_stride[2], out_stride, rows, columns,
-                products + tiling.positions * m_position)
+                tiling, m, m_position, first, last, channels, coefficient_h, coefficient_w,
+                bias + (g * panels + p) * width, target, m + tiling.positions * m_position)
 
 
 cdef void set_spacing(Tiling *tiling, const Problem *problem) noexcept:
@@ -236,8 +284,9 @@ def winograd(
     const real[::1] coefficient_h, const real[::1] coefficient_w, const Py_ssize_t[:, ::1] corner,
     const Py_ssize_t[::1] product_start, const Py_ssize_t[::1] product_block,
     const Py_ssize_t[::1] line_origin, const Py_ssize_t[::1] across_origin, Py_ssize_t bands,
-    Py_ssize_t panel_parts, Py_ssize_t block, Py_ssize_t pixel_pitch, Py_ssize_t depth, bint rectified,
-    bint accumulate, real[:, :, :, :] out, real[::1] workspace, Py_ssize_t per_thread, int num_threads
+    Py_ssize_t panel_parts, Py_ssize_t block, Py_ssize_t pixel_pitch, Py_ssize_t depth, bint fetch,
+    bint rectified, bint accumulate, real[:, :, :, :] out, real[::1] workspace, Py_ssize_t per_thread,
+    int num_threads
 ):
     """Winograd convolution F(m_h×m_w, r_h×r_w), summed over blocks of taps.
 
@@ -261,6 +310,7 @@ def winograd(
     block : the most tiles that are transformed at a time
     pixel_pitch : C_in in whole vectors
     depth : input channels multiplied at a time
+    fetch : whether to ask for outputs, and for the next tiles' inputs, before they are needed
     rectified, accumulate : as Epilogue has them
     out : (N, H_out, W_out, C_out), OUT
     workspace : (num_threads · per_thread), scratch
@@ -277,13 +327,16 @@ def winograd(
         &line_origin[0], &across_origin[0], across_origin.shape[0])
     tiling.depth, tiling.rectified, tiling.accumulate = depth, rectified, accumulate
     cdef Py_ssize_t item, items = x.shape[0] * bands * panel_parts, part, n, first, last, top, in_rows, parts
-    cdef Py_ssize_t i, tiles, lines = line_origin.shape[0], size = sizeof(real)
+    cdef Py_ssize_t i, tiles, begin, end, following, lines = line_origin.shape[0], size = sizeof(real)
     # Padded input that the tiles of one output, at every block, reach over.
     cdef Py_ssize_t reach_h = (tiling.points_h - 1) * tiling.step_h + corner[corner.shape[0] - 1, 0] + 1
     cdef Py_ssize_t reach_w = (tiling.points_w - 1) * tiling.step_w + corner[corner.shape[0] - 1, 1] + 1
     cdef Py_ssize_t in_columns = max(across_origin) * problem.stride_w + reach_w
     cdef Py_ssize_t[3] x_stride = [x.strides[1] // size, x.strides[2] // size, x.strides[3] // size]
-    cdef Py_ssize_t[3] out_stride = [out.strides[1] // size, out.strides[2] // size, out.strides[3] // size]
+    tiling.out_stride = [out.strides[1] // size, out.strides[2] // size, out.strides[3] // size]
+    tiling.out_rows, tiling.out_columns = out.shape[1], out.shape[2]
+    # Planes are written in runs of a row.
+    tiling.fetch = fetch and tiling.out_stride[2] == 1
     cdef bint in_place = x_stride[2] == 1 and x.shape[3] == pixel_pitch
     cdef real *scratch
     cdef const real *image
@@ -308,9 +361,11 @@ def winograd(
         tiles = (last - first) * tiling.across
         parts = (tiles + block - 1) // block
         for i in range(parts):
+            begin = first * tiling.across + share(tiles, parts, i)
+            end = first * tiling.across + share(tiles, parts, i + 1)
+            # In place the next band's inputs are in reach as well.
+            following = min(end + tiles // parts, (lines if in_place else last) * tiling.across)
             winograd_block(
-                &problem, &tiling, &view, image, pixel_pitch, first * tiling.across + share(tiles, parts, i),
-                first * tiling.across + share(tiles, parts, i + 1), &packed[0, 0, 0, 0, 0],
+                &problem, &tiling, &view, image, pixel_pitch, begin, end, following, &packed[0, 0, 0, 0, 0],
                 share(tiling.panels, panel_parts, part), share(tiling.panels, panel_parts, part + 1),
-                &coefficient_h[0], &coefficient_w[0], &bias[0], &out[n, 0, 0, 0], out_stride,
-                out.shape[1], out.shape[2], scratch)
+                &coefficient_h[0], &coefficient_w[0], &bias[0], &out[n, 0, 0, 0], scratch)
