@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fastconv.algorithms import base
+from fastconv.algorithms import base, strassen
 from fastconv.algorithms.base import Algorithm, Epilogue, Packed
 from fastconv.geometry import ConvGeometry
 from fastconv.memory import aligned_empty, give_back
@@ -364,7 +364,7 @@ class Winograd(Algorithm):
 
     def unsupported(self, geometry: ConvGeometry) -> str | None:
         reason = super().unsupported(geometry)
-        if reason is None:
+        if reason is None and not strassen.fits(geometry):
             (down, across), stride = geometry.kernel_size, geometry.stride
             blocks = math.prod(len(_blocks(*axis)[1]) for axis in zip((down, across), stride, strict=True))
             if down <= stride[0] and across <= stride[1]:
@@ -375,24 +375,34 @@ class Winograd(Algorithm):
 
     def multiplications(self, geometry: ConvGeometry) -> int:
         """The products of the transformed tiles; the transforms themselves are left out, as is usual."""
+        if strassen.fits(geometry):
+            return strassen.multiplications(geometry)
         form = choose_form(geometry)
         channels = geometry.in_channels // geometry.groups * geometry.out_channels
         return geometry.batch * tiles(geometry, form) * form.products * channels
 
     def workspace_bytes(self, geometry: ConvGeometry, num_threads: int, kernels: ModuleType) -> int:
+        if strassen.fits(geometry):
+            return strassen.workspace_bytes(geometry, num_threads, kernels)
         return _blocking(geometry, num_threads, kernels).per_thread * num_threads * geometry.dtype.itemsize
 
     def transformed_bytes(self, geometry: ConvGeometry) -> int:
+        if strassen.fits(geometry):
+            return strassen.transformed_bytes(geometry)
         channels = geometry.in_channels // geometry.groups * geometry.out_channels
         return choose_form(geometry).products * channels * geometry.dtype.itemsize
 
     def error_bound(self, geometry: ConvGeometry) -> float:
+        if strassen.fits(geometry):
+            return strassen.error_bound(geometry)
         form = choose_form(geometry)
         terms = geometry.in_channels // geometry.groups * math.prod(map(len, form.blocks))
         growth = math.prod(_ERROR_GROWTH[pairs] for pairs in form.pairs)
         return _ERROR_SLACK * growth * base.summation_error(terms, geometry.dtype, form.depth)
 
     def pack(self, weight, bias, geometry: ConvGeometry, kernels: ModuleType, num_threads: int) -> Packed:
+        if strassen.fits(geometry):
+            return strassen.pack(weight, bias, geometry, kernels, num_threads)
         form = choose_form(geometry)
         groups, channels = geometry.groups, geometry.in_channels // geometry.groups
         width = base.panel_width(kernels, geometry.dtype)
@@ -407,6 +417,9 @@ class Winograd(Algorithm):
 
     def run(self, x, packed: Packed, out, epilogue: Epilogue, workspace, num_threads: int) -> None:
         geometry = packed.geometry
+        if strassen.fits(geometry):
+            strassen.run(x, packed, out, epilogue, workspace, num_threads)
+            return
         blocking = _blocking(geometry, num_threads, packed.kernels)
         packed.kernels.winograd(
             x, packed.weight, packed.bias, geometry, *_tables(geometry), blocking.bands,

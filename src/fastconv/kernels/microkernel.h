@@ -13,6 +13,7 @@
  *   pooling.h         the largest, and the weighted sum, of a few pixels; pooling_planes.h, along a row
  *   normalization.h   sums over rows
  *   winograd.h        the transforms of tiles
+ *   strassen.h        the products and sums of Strassen's method
  *   sampling.h        bilinear samples
  *   attention.h       the exponential function, softmax block by block
  */
@@ -311,6 +312,7 @@ static void TYPED(gemm_tile)(
 #include "pooling_planes.h"
 #include "spectral.h"
 #include "winograd.h"
+#include "strassen.h"
 #include "gradients.h"
 #include "sampling.h"
 #include "attention.h"

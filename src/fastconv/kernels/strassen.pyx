@@ -1,0 +1,188 @@
+# 1×1 convolution as Winograd's variant of Strassen's product, one level of it: pixels (two halves of a block),
+# input channels and output channels are halved, and seven products of quarters give what eight would:
+#
+#     S₁ = A₂₁ + A₂₂    S₂ = S₁ − A₁₁    S₃ = A₁₁ − A₂₁    S₄ = A₁₂ − S₂
+#     T₁ = B₁₂ − B₁₁    T₂ = B₂₂ − T₁    T₃ = B₂₂ − B₁₂    T₄ = T₂ − B₂₁
+#     U₁ = A₁₁B₁₁       U₂ = U₁ + S₂T₂   U₃ = U₂ + S₃T₃    U₄ = U₂ + S₁T₁
+#     C₁₁ = U₁ + A₁₂B₂₁    C₂₂ = U₃ + S₁T₁    C₁₂ = U₄ + S₄B₂₂    C₂₁ = U₃ − A₂₂T₄
+#
+# The products go from registers to where they are added, as in Huang, Smith, Henry and van de Geijn,
+# "Strassen's algorithm reloaded", SC 2016.
+from cython.parallel cimport prange, threadid
+
+
+cdef extern from "microkernel.h" nogil:
+    void strassen_sums_f32(
+        Py_ssize_t rows, Py_ssize_t half, const float *top, const float *bottom, Py_ssize_t a_pitch,
+        Py_ssize_t second, float *s, Py_ssize_t s_pitch, Py_ssize_t s_next) noexcept
+    void strassen_sums_f64(
+        Py_ssize_t rows, Py_ssize_t half, const double *top, const double *bottom, Py_ssize_t a_pitch,
+        Py_ssize_t second, double *s, Py_ssize_t s_pitch, Py_ssize_t s_next) noexcept
+    void strassen_tile_f32(
+        int rows, const float *a, Py_ssize_t a_stride, Py_ssize_t depth, const float *b, const float *bias,
+        const float *origin, float *to, Py_ssize_t to_stride, float *also, bint added,
+        bint rectified) noexcept
+    void strassen_tile_f64(
+        int rows, const double *a, Py_ssize_t a_stride, Py_ssize_t depth, const double *b, const double *bias,
+        const double *origin, double *to, Py_ssize_t to_stride, double *also, bint added,
+        bint rectified) noexcept
+
+
+cdef struct Halving:
+    Py_ssize_t rows, bottom  # of a half, and where the second begins: one pixel is in both if they are odd
+    Py_ssize_t half, second  # channels of a half, and where the second begins, likewise
+    Py_ssize_t a_pitch, s_pitch, c_pitch, depth
+    bint accumulate, rectified
+
+
+cdef void strassen_product(
+    const Halving *h, const real *a, Py_ssize_t a_pitch, const real *panel, const real *bias,
+    const real *origin, real *to, Py_ssize_t to_pitch, real *also, bint accumulate, bint rectified
+) noexcept nogil:
+    """One of the seven, tile by tile: to = origin + bias + a · panel, and the same added to `also`."""
+    cdef Py_ssize_t width = panel_width(a), pieces = (h.half + h.depth - 1) // h.depth, q, k, run, t, r, count
+    cdef Py_ssize_t tiles = (h.rows + TILE_ROWS - 1) // TILE_ROWS
+    cdef const real *start
+    cdef const real *constant
+    cdef real *other
+    for q in range(pieces):
+        k = share(h.half, pieces, q)
+        run = share(h.half, pieces, q + 1) - k
+        for t in range(tiles):
+            r = share(h.rows, tiles, t)
+            count = share(h.rows, tiles, t + 1) - r
+            constant = bias if q == 0 else NULL
+            start = origin + r * width if q == 0 and origin != NULL else NULL
+            other = also + r * width if also != NULL else NULL
+            if real is float:
+                strassen_tile_f32(
+                    count, a + r * a_pitch + k, a_pitch, run, panel + k * width, constant, start,
+                    to + r * to_pitch, to_pitch, other, q > 0 or accumulate, rectified and q == pieces - 1)
+            else:
+                strassen_tile_f64(
+                    count, a + r * a_pitch + k, a_pitch, run, panel + k * width, constant, start,
+                    to + r * to_pitch, to_pitch, other, q > 0 or accumulate, rectified and q == pieces - 1)
+
+
+cdef void strassen_pair(
+    const Halving *h, const real *top, const real *sums, const real *packed, Py_ssize_t next_product,
+    const real *left_bias, const real *right_bias, real *const *c, real *u
+) noexcept nogil:
+    """A panel of each half of the output channels; c is C₁₁, C₂₂, C₁₂, C₂₁, and u holds two quarters."""
+    cdef Py_ssize_t s_next = h.rows * h.s_pitch, width = panel_width(top)
+    cdef const real *bottom = top + h.bottom * h.a_pitch
+    cdef real *v = u + h.rows * width
+    strassen_product(h, top, h.a_pitch, packed, <const real *>NULL, <const real *>NULL, u, width,
+                     <real *>NULL, False, False)
+    strassen_product(h, top + h.second, h.a_pitch, packed + next_product, left_bias, <const real *>u, c[0],
+                     h.c_pitch, <real *>NULL, h.accumulate, h.rectified)
+    strassen_product(h, sums + s_next, h.s_pitch, packed + 2 * next_product, <const real *>NULL,
+                     <const real *>u, u, width, <real *>NULL, False, False)
+    strassen_product(h, sums + 2 * s_next, h.s_pitch, packed + 3 * next_product, <const real *>NULL,
+                     <const real *>u, v, width, <real *>NULL, False, False)
+    # The bias comes to C₁₂ by way of U₄.
+    strassen_product(h, sums, h.s_pitch, packed + 4 * next_product, right_bias, <const real *>v, c[1],
+                     h.c_pitch, u, h.accumulate, h.rectified)
+    strassen_product(h, sums + 3 * s_next, h.s_pitch, packed + 5 * next_product, <const real *>NULL,
+                     <const real *>u, c[2], h.c_pitch, <real *>NULL, h.accumulate, h.rectified)
+    strassen_product(h, bottom + h.second, h.a_pitch, packed + 6 * next_product, left_bias, <const real *>v,
+                     c[3], h.c_pitch, <real *>NULL, h.accumulate, h.rectified)
+
+
+cdef void strassen_block(
+    Halving *h, const real *top, const real[:, :, :, ::1] packed, const real *bias, Py_ssize_t first_pair,
+    Py_ssize_t last_pair, Py_ssize_t channels, real *out, const Py_ssize_t *stride, Py_ssize_t columns,
+    Py_ssize_t first, bint in_place, real *scratch
+) noexcept nogil:
+    """A block of pixels, of which the `first` one has this number in the image."""
+    cdef Py_ssize_t width = packed.shape[3], right = packed.shape[1] * width, p, i, at, count
+    cdef real *sums = scratch
+    cdef real *u = sums + 4 * h.rows * h.s_pitch
+    cdef real *quarters = u + 2 * h.rows * width
+    cdef real *c[4]
+    cdef bint whole
+    if real is float:
+        strassen_sums_f32(h.rows, h.half, top, top + h.bottom * h.a_pitch, h.a_pitch, h.second, sums,
+                          h.s_pitch, h.rows * h.s_pitch)
+    else:
+        strassen_sums_f64(h.rows, h.half, top, top + h.bottom * h.a_pitch, h.a_pitch, h.second, sums,
+                          h.s_pitch, h.rows * h.s_pitch)
+    for p in range(first_pair, last_pair):
+        whole = in_place and right + (p + 1) * width <= channels
+        h.c_pitch = stride[1] if whole else width
+        for i in range(4):
+            at = p * width + (i + 1) // 2 % 2 * right
+            count = max(0, min(width, channels - at))
+            c[i] = quarters + i * h.rows * width
+            if whole:
+                c[i] = out + (first + i % 2 * h.bottom) * stride[1] + at
+            elif h.accumulate and count > 0:
+                move_block(c[i], width, first + i % 2 * h.bottom, h.rows, columns, count,
+                           out + at * stride[2], stride, False)
+        strassen_pair(h, top, <const real *>sums, &packed[0, p, 0, 0],
+                      packed.shape[1] * packed.shape[2] * width, bias + p * width, bias + right + p * width,
+                      c, u)
+        for i in range(4):
+            at = p * width + (i + 1) // 2 % 2 * right
+            count = max(0, min(width, channels - at))
+            if not whole and count > 0:
+                move_block(c[i], width, first + i % 2 * h.bottom, h.rows, columns, count,
+                           out + at * stride[2], stride, True)
+
+
+def strassen(
+    const real[:, :, :, :] x, const real[:, :, :, ::1] packed, const real[::1] bias, Py_ssize_t blocks,
+    Py_ssize_t pair_parts, Py_ssize_t depth, Py_ssize_t pitch, bint rectified, bint accumulate,
+    real[:, :, :, :] out, real[::1] workspace, Py_ssize_t per_thread, int num_threads
+):
+    """1×1 convolution, stride 1, no padding, one group, with seven products for eight.
+
+    Parameters
+    ----------
+    x : (N, H, W, C_in), IN
+    packed : (7, pairs of panels, ⌈C_in / 2⌉, PANEL), IN
+        B₁₁, B₂₁, T₂, T₃, T₁, B₂₂, −T₄. The first half of the output channels is `pairs` panels.
+    bias : (2 · pairs · PANEL), IN
+    blocks, pair_parts : parts the pixels of an image and the pairs of panels are cut into
+        The pixels that are added to each other, and so the result's bits, depend on the first.
+    depth : input channels multiplied at a time
+    pitch : elements from pixel to pixel of a copy of a block; half of it for each sum
+    rectified, accumulate : the epilogue, out = max(conv + bias + out, 0)
+    out : (N, H, W, C_out), OUT
+    workspace : (num_threads · per_thread), scratch
+    """
+    cdef Py_ssize_t item, items = x.shape[0] * blocks * pair_parts, part, n, first, last, channels = x.shape[3]
+    cdef Py_ssize_t pixels = x.shape[1] * x.shape[2], pairs = packed.shape[1], size = sizeof(real)
+    cdef Py_ssize_t[3] x_stride = [x.strides[1] // size, x.strides[2] // size, x.strides[3] // size]
+    cdef Py_ssize_t[3] out_stride = [out.strides[1] // size, out.strides[2] // size, out.strides[3] // size]
+    cdef Py_ssize_t x_columns = one_row(x_stride, x.shape[1], x.shape[2])
+    cdef Py_ssize_t columns = one_row(out_stride, out.shape[1], out.shape[2])
+    cdef Halving h
+    cdef real *scratch
+    cdef const real *top
+    for item in prange(items, nogil=True, num_threads=num_threads, schedule="static"):
+        part = item // (items // pair_parts)
+        n = item // blocks % x.shape[0]
+        first = share(pixels, blocks, item % blocks)
+        last = share(pixels, blocks, item % blocks + 1)
+        h = Halving((last - first + 1) // 2, (last - first) // 2, packed.shape[2], channels - packed.shape[2],
+                    pitch, pitch // 2, 0, depth, accumulate, rectified)
+        scratch = &workspace[threadid() * per_thread]
+        if x_stride[2] == 1 and x_columns == pixels:
+            top = &x[n, 0, 0, 0] + first * x_stride[1]
+            h.a_pitch = x_stride[1]
+        else:
+            move_block(scratch, pitch, first, last - first, x_columns, channels, <real *>&x[n, 0, 0, 0],
+                       x_stride, False)
+            top = scratch
+            scratch = scratch + (last - first) * pitch
+        # The pixel in both halves is stored twice, so it must not be added to in place.
+        strassen_block(
+            &h, top, packed, &bias[0], share(pairs, pair_parts, part), share(pairs, pair_parts, part + 1),
+            out.shape[3], &out[n, 0, 0, 0], out_stride, columns, first,
+            out_stride[2] == 1 and columns == pixels and not (accumulate and (last - first) % 2), scratch)
+
+
+cdef Py_ssize_t one_row(const Py_ssize_t *stride, Py_ssize_t rows, Py_ssize_t columns) noexcept nogil:
+    """The columns of an image, all of its pixels where its rows follow each other."""
+    return rows * columns if rows == 1 or stride[0] == columns * stride[1] else columns
