@@ -17,7 +17,8 @@ from fastconv.memory import aligned_empty
 PRODUCTS = 7
 # Pixels of a block, whose halves are added to each other: 2 · 98 are fourteen register tiles of AVX-512. Longer
 # ones gain nothing, shorter ones read the weights, of which there are 7/4 as many, too often.
-_BLOCK_PIXELS = 196
+import os
+_BLOCK_PIXELS = int(os.environ.get("SBLOCK", 196))
 # Bytes of a block's sums, most of an L2 cache.
 _SUMS_BYTES = 1 << 20
 # Of the times below, in which a pixel meets a channel of a panel in one: moving a pixel of a panel of outputs,
@@ -25,6 +26,8 @@ _SUMS_BYTES = 1 << 20
 _STORE, _SUM, _WEIGHT = 4.0, 0.95, 3.5
 # Adding up and packing a row of a panel of weights.
 _PACKING = 1200.0
+import os
+_DEPTH = int(os.environ.get("SDEPTH", 256))
 # Growth of the error over a direct sum of all channels; see error_bound.
 _ERROR_GROWTH = 2.5
 
@@ -120,11 +123,11 @@ def pack(weight, bias, geometry: ConvGeometry, kernels: ModuleType, num_threads:
     (b11, b21), (b12, b22) = quarters.reshape(2, pairs * width, 2, half).transpose(0, 2, 1, 3)
     t1, t3 = b12 - b11, b22 - b12
     t2 = b22 - t1
-    factors = np.empty((PRODUCTS, pairs * width, half, 1), geometry.dtype)
-    for factor, values in zip(factors, (b11, b21, t2, t3, t1, b22, b21 - t2), strict=True):
-        factor[:, :, 0] = values
-    packed = aligned_empty((PRODUCTS, pairs, half, width), geometry.dtype)
-    kernels.pack_weight(factors, packed, num_threads)
+    factors = np.empty((pairs, PRODUCTS, width, half), geometry.dtype)
+    for product, values in enumerate((b11, b21, t2, t3, b21 - t2, t1, b22)):
+        factors[:, product] = values.reshape(pairs, width, half)
+    packed = aligned_empty((pairs, PRODUCTS, half, width), geometry.dtype)
+    kernels.pack_weight(factors.reshape(pairs, PRODUCTS * width, half, 1), packed, num_threads)
     packed_bias = np.zeros(2 * pairs * width, geometry.dtype)
     if bias is not None:
         packed_bias[: len(bias)] = bias
@@ -137,6 +140,6 @@ def run(x, packed: Packed, out, epilogue: Epilogue, workspace, num_threads: int)
     blocking = _blocking(geometry, num_threads, packed.kernels)
     down, across = geometry.stride
     packed.kernels.strassen(
-        x[:, ::down, ::across], packed.weight, packed.bias, blocking.blocks, blocking.pair_parts, base.DEPTH,
+        x[:, ::down, ::across], packed.weight, packed.bias, blocking.blocks, blocking.pair_parts, _DEPTH,
         blocking.pitch, *epilogue, out, workspace, blocking.per_thread, num_threads,
     )  # fmt: skip

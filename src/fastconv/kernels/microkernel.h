@@ -62,6 +62,12 @@ struct narrow {
     int mode, rectified, accumulate;
 };
 
+/* A part of the channels in Strassen's method: pitches count elements, `product` those between panels of B. */
+struct strassen {
+    ptrdiff_t depth, a_pitch, s_pitch, c_pitch, product;
+    int added, rectified;
+};
+
 /* The rows and columns of a tile's input that lie in the image, counted from the tile's first. */
 struct inside {
     ptrdiff_t first_row, last_row, first_column, last_column;

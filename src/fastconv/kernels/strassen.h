@@ -29,52 +29,89 @@ static void TYPED(strassen_sums)(
     }
 }
 
-/* The tile below with its row count known to the compiler. */
-ALWAYS_INLINE void TYPED(strassen_tile_sized)(
-    const int rows, const REAL *a, ptrdiff_t a_stride, ptrdiff_t depth, const REAL *b, const REAL *bias,
-    const REAL *from, REAL *to, ptrdiff_t to_stride, REAL *also, int added, int rectified)
+/* `depth` terms more, while which the rows of C that the sum will go to are brought, as in gemm_tile. */
+ALWAYS_INLINE void TYPED(strassen_terms)(
+    const int rows, const REAL *a, ptrdiff_t a_pitch, ptrdiff_t depth, const REAL *b, const REAL *c,
+    ptrdiff_t c_pitch, vec acc[TILE_ROWS][2])
 {
     const ptrdiff_t width = 2 * LANES, first = depth < rows ? depth : rows;
     const REAL *base[3];
-    vec acc[TILE_ROWS][2];
-    _Pragma("GCC unroll 16") for (int r = 0; r < rows; r++)
-        _Pragma("GCC unroll 2") for (int v = 0; v < 2; v++)
-            acc[r][v] = bias ? TYPED(load)(bias + v * LANES) : (vec){0};
     _Pragma("GCC unroll 3") for (int i = 0; i < 3; i++)
     {
-        base[i] = a + 5 * i * a_stride;
+        base[i] = a + 5 * i * a_pitch;
         __asm__("" : "+r"(base[i])); /* as in gemm_tile_sized */
     }
-    TYPED(gemm_terms)(rows, 2, 1, base, a_stride, 0, first, b, width, to, to_stride, acc);
-    TYPED(gemm_terms)(rows, 2, 0, base, a_stride, first, depth, b + first * width, width, to, to_stride, acc);
+    TYPED(gemm_terms)(rows, 2, 1, base, a_pitch, 0, first, b, width, c, c_pitch, acc);
+    TYPED(gemm_terms)(rows, 2, 0, base, a_pitch, first, depth, b + first * width, width, c, c_pitch, acc);
+}
+
+/* c = M + bias + u (+ c, where `added`), rectified on demand; bias and u may be NULL. */
+ALWAYS_INLINE void TYPED(strassen_store)(
+    const int rows, vec acc[TILE_ROWS][2], const struct strassen *s, const REAL *bias, const REAL *u, REAL *c)
+{
     _Pragma("GCC unroll 16") for (int r = 0; r < rows; r++)
         _Pragma("GCC unroll 2") for (int v = 0; v < 2; v++)
         {
-            const ptrdiff_t at = r * width + v * LANES;
-            REAL *target = to + r * to_stride + v * LANES;
+            REAL *at = c + r * s->c_pitch + v * LANES;
             vec sum = acc[r][v];
-            if (also)
-                TYPED(store)(also + at, TYPED(load)(also + at) + sum);
-            if (from)
-                sum += TYPED(load)(from + at);
-            if (added)
-                sum += TYPED(load)(target);
-            TYPED(store)(target, rectified ? TYPED(rectify)(sum) : sum);
+            if (u)
+                sum += TYPED(load)(u + (2 * r + v) * LANES);
+            if (bias)
+                sum += TYPED(load)(bias + v * LANES);
+            if (s->added)
+                sum += TYPED(load)(at);
+            TYPED(store)(at, s->rectified ? TYPED(rectify)(sum) : sum);
         }
 }
 
-/* M = bias + A · B for `rows` rows, `depth` terms and a panel's columns, which goes to two places:
- *
- *     also += M    to = M + from (+ to, where `added`), rectified on demand
- *
- * `from` and `also` have rows of a panel; either may be NULL, and so may `bias`. */
-static void TYPED(strassen_tile)(
-    int rows, const REAL *a, ptrdiff_t a_stride, ptrdiff_t depth, const REAL *b, const REAL *bias,
-    const REAL *from, REAL *to, ptrdiff_t to_stride, REAL *also, int added, int rectified)
+/* A chain with its row count known to the compiler. */
+ALWAYS_INLINE void TYPED(strassen_tile_sized)(
+    const int rows, int chain, const struct strassen *s, const REAL *const a[3], const REAL *b,
+    const REAL *bias, REAL *const c[2], REAL *u, REAL *v)
 {
-#define CASE(r)                                                                                               \
-    case r:                                                                                                   \
-        TYPED(strassen_tile_sized)(r, a, a_stride, depth, b, bias, from, to, to_stride, also, added, rectified); \
+    vec acc[TILE_ROWS][2];
+#define EACH(statement)                                                                            \
+    _Pragma("GCC unroll 16") for (int r = 0; r < rows; r++)                                        \
+        _Pragma("GCC unroll 2") for (int j = 0; j < 2; j++)                                        \
+    statement;
+    if (chain == 0) {
+        EACH(acc[r][j] = (vec){0})
+        TYPED(strassen_terms)(rows, a[0], s->a_pitch, s->depth, b, c[0], s->c_pitch, acc);
+        EACH(TYPED(store)(u + (2 * r + j) * LANES, acc[r][j]))
+        TYPED(strassen_terms)(rows, a[1], s->a_pitch, s->depth, b + s->product, c[0], s->c_pitch, acc);
+        TYPED(strassen_store)(rows, acc, s, bias, NULL, c[0]);
+    } else if (chain == 1) {
+        EACH(acc[r][j] = TYPED(load)(u + (2 * r + j) * LANES))
+        TYPED(strassen_terms)(rows, a[0], s->s_pitch, s->depth, b, c[0], s->c_pitch, acc);
+        EACH(TYPED(store)(u + (2 * r + j) * LANES, acc[r][j]))
+        TYPED(strassen_terms)(rows, a[1], s->s_pitch, s->depth, b + s->product, c[0], s->c_pitch, acc);
+        EACH(TYPED(store)(v + (2 * r + j) * LANES, acc[r][j]))
+        TYPED(strassen_terms)(rows, a[2], s->a_pitch, s->depth, b + 2 * s->product, c[0], s->c_pitch, acc);
+        TYPED(strassen_store)(rows, acc, s, bias, NULL, c[0]);
+    } else {
+        EACH(acc[r][j] = (vec){0})
+        TYPED(strassen_terms)(rows, a[0], s->s_pitch, s->depth, b, c[0], s->c_pitch, acc);
+        TYPED(strassen_store)(rows, acc, s, bias, v, c[0]);
+        TYPED(strassen_terms)(rows, a[1], s->s_pitch, s->depth, b + s->product, c[1], s->c_pitch, acc);
+        TYPED(strassen_store)(rows, acc, s, bias, u, c[1]);
+    }
+#undef EACH
+}
+
+/* One of the three chains of products, which a tile's sums go through without leaving the registers:
+ *
+ *     0    u = A₁₁B₁₁    C₁₁ = u + A₁₂B₂₁
+ *     1    u = u + S₂T₂    v = u + S₃T₃    C₂₁ = v − A₂₂T₄
+ *     2    C₂₂ = v + S₁T₁    C₁₂ = u + S₁T₁ + S₄B₂₂
+ *
+ * `a` and `c` are in the order of their use, products `product` elements apart in `b`. */
+static void TYPED(strassen_tile)(
+    int rows, int chain, const struct strassen *s, const REAL *const a[3], const REAL *b, const REAL *bias,
+    REAL *const c[2], REAL *u, REAL *v)
+{
+#define CASE(r)                                                                 \
+    case r:                                                                     \
+        TYPED(strassen_tile_sized)(r, chain, s, a, b, bias, c, u, v);           \
         return;
     switch (rows) {
         CASE(1) CASE(2) CASE(3) CASE(4) CASE(5) CASE(6)

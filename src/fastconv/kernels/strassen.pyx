@@ -18,14 +18,15 @@ cdef extern from "microkernel.h" nogil:
     void strassen_sums_f64(
         Py_ssize_t rows, Py_ssize_t half, const double *top, const double *bottom, Py_ssize_t a_pitch,
         Py_ssize_t second, double *s, Py_ssize_t s_pitch, Py_ssize_t s_next) noexcept
+    struct strassen_part "strassen":
+        Py_ssize_t depth, a_pitch, s_pitch, c_pitch, product
+        bint added, rectified
     void strassen_tile_f32(
-        int rows, const float *a, Py_ssize_t a_stride, Py_ssize_t depth, const float *b, const float *bias,
-        const float *origin, float *to, Py_ssize_t to_stride, float *also, bint added,
-        bint rectified) noexcept
+        int rows, int chain, const strassen_part *s, const float *const *a, const float *b, const float *bias,
+        float *const *c, float *u, float *v) noexcept
     void strassen_tile_f64(
-        int rows, const double *a, Py_ssize_t a_stride, Py_ssize_t depth, const double *b, const double *bias,
-        const double *origin, double *to, Py_ssize_t to_stride, double *also, bint added,
-        bint rectified) noexcept
+        int rows, int chain, const strassen_part *s, const double *const *a, const double *b,
+        const double *bias, double *const *c, double *u, double *v) noexcept
 
 
 cdef struct Halving:
@@ -35,58 +36,51 @@ cdef struct Halving:
     bint accumulate, rectified
 
 
-cdef void strassen_product(
-    const Halving *h, const real *a, Py_ssize_t a_pitch, const real *panel, const real *bias,
-    const real *origin, real *to, Py_ssize_t to_pitch, real *also, bint accumulate, bint rectified
+cdef void strassen_tiles(
+    Py_ssize_t rows, int chain, const strassen_part *s, const real *const *a, const Py_ssize_t *a_pitch,
+    const real *b, const real *bias, real *const *c, real *u, real *v
 ) noexcept nogil:
-    """One of the seven, tile by tile: to = origin + bias + a · panel, and the same added to `also`."""
-    cdef Py_ssize_t width = panel_width(a), pieces = (h.half + h.depth - 1) // h.depth, q, k, run, t, r, count
-    cdef Py_ssize_t tiles = (h.rows + TILE_ROWS - 1) // TILE_ROWS
-    cdef const real *start
-    cdef const real *constant
-    cdef real *other
-    for q in range(pieces):
-        k = share(h.half, pieces, q)
-        run = share(h.half, pieces, q + 1) - k
-        for t in range(tiles):
-            r = share(h.rows, tiles, t)
-            count = share(h.rows, tiles, t + 1) - r
-            constant = bias if q == 0 else NULL
-            start = origin + r * width if q == 0 and origin != NULL else NULL
-            other = also + r * width if also != NULL else NULL
-            if real is float:
-                strassen_tile_f32(
-                    count, a + r * a_pitch + k, a_pitch, run, panel + k * width, constant, start,
-                    to + r * to_pitch, to_pitch, other, q > 0 or accumulate, rectified and q == pieces - 1)
-            else:
-                strassen_tile_f64(
-                    count, a + r * a_pitch + k, a_pitch, run, panel + k * width, constant, start,
-                    to + r * to_pitch, to_pitch, other, q > 0 or accumulate, rectified and q == pieces - 1)
+    """One chain for all rows; the first two and the last of `a` have pitches of their own."""
+    cdef Py_ssize_t tiles = (rows + TILE_ROWS - 1) // TILE_ROWS, width = panel_width(b), t, r, count, i
+    cdef const real *tile_a[3]
+    cdef real *tile_c[2]
+    for t in range(tiles):
+        r = share(rows, tiles, t)
+        count = share(rows, tiles, t + 1) - r
+        for i in range(3):
+            tile_a[i] = a[i] + r * a_pitch[i]
+        for i in range(2):
+            tile_c[i] = c[i] + r * s.c_pitch
+        if real is float:
+            strassen_tile_f32(count, chain, s, tile_a, b, bias, tile_c, u + r * width, v + r * width)
+        else:
+            strassen_tile_f64(count, chain, s, tile_a, b, bias, tile_c, u + r * width, v + r * width)
 
 
 cdef void strassen_pair(
-    const Halving *h, const real *top, const real *sums, const real *packed, Py_ssize_t next_product,
+    const Halving *h, const real *top, const real *sums, const real *packed, Py_ssize_t product,
     const real *left_bias, const real *right_bias, real *const *c, real *u
 ) noexcept nogil:
-    """A panel of each half of the output channels; c is C₁₁, C₂₂, C₁₂, C₂₁, and u holds two quarters."""
-    cdef Py_ssize_t s_next = h.rows * h.s_pitch, width = panel_width(top)
+    """A panel of each half of the output channels; c is C₁₁, C₂₁, C₂₂, C₁₂, and u holds two quarters."""
+    cdef Py_ssize_t s_next = h.rows * h.s_pitch, width = panel_width(top), q, k
+    cdef Py_ssize_t pieces = (h.half + h.depth - 1) // h.depth
     cdef const real *bottom = top + h.bottom * h.a_pitch
     cdef real *v = u + h.rows * width
-    strassen_product(h, top, h.a_pitch, packed, <const real *>NULL, <const real *>NULL, u, width,
-                     <real *>NULL, False, False)
-    strassen_product(h, top + h.second, h.a_pitch, packed + next_product, left_bias, <const real *>u, c[0],
-                     h.c_pitch, <real *>NULL, h.accumulate, h.rectified)
-    strassen_product(h, sums + s_next, h.s_pitch, packed + 2 * next_product, <const real *>NULL,
-                     <const real *>u, u, width, <real *>NULL, False, False)
-    strassen_product(h, sums + 2 * s_next, h.s_pitch, packed + 3 * next_product, <const real *>NULL,
-                     <const real *>u, v, width, <real *>NULL, False, False)
-    # The bias comes to C₁₂ by way of U₄.
-    strassen_product(h, sums, h.s_pitch, packed + 4 * next_product, right_bias, <const real *>v, c[1],
-                     h.c_pitch, u, h.accumulate, h.rectified)
-    strassen_product(h, sums + 3 * s_next, h.s_pitch, packed + 5 * next_product, <const real *>NULL,
-                     <const real *>u, c[2], h.c_pitch, <real *>NULL, h.accumulate, h.rectified)
-    strassen_product(h, bottom + h.second, h.a_pitch, packed + 6 * next_product, left_bias, <const real *>v,
-                     c[3], h.c_pitch, <real *>NULL, h.accumulate, h.rectified)
+    cdef strassen_part s
+    cdef const real *a[3]
+    cdef Py_ssize_t[3] pitch = [h.a_pitch, h.a_pitch, h.a_pitch]
+    cdef Py_ssize_t[3] sum_pitch = [h.s_pitch, h.s_pitch, h.a_pitch]
+    for q in range(pieces):
+        k = share(h.half, pieces, q)
+        s = strassen_part(share(h.half, pieces, q + 1) - k, h.a_pitch, h.s_pitch, h.c_pitch, product,
+                          q > 0 or h.accumulate, h.rectified and q == pieces - 1)
+        a[0], a[1], a[2] = top + k, top + h.second + k, top
+        strassen_tiles(h.rows, 0, &s, a, pitch, packed + k * width, left_bias, c, u, v)
+        a[0], a[1], a[2] = sums + s_next + k, sums + 2 * s_next + k, bottom + h.second + k
+        strassen_tiles(h.rows, 1, &s, a, sum_pitch, packed + 2 * product + k * width, left_bias, c + 1, u, v)
+        a[0], a[1], a[2] = sums + k, sums + 3 * s_next + k, bottom
+        strassen_tiles(h.rows, 2, &s, a, sum_pitch, packed + 5 * product + k * width, right_bias, c + 2, u, v)
+        left_bias = right_bias = NULL
 
 
 cdef void strassen_block(
@@ -95,7 +89,7 @@ cdef void strassen_block(
     Py_ssize_t first, bint in_place, real *scratch
 ) noexcept nogil:
     """A block of pixels, of which the `first` one has this number in the image."""
-    cdef Py_ssize_t width = packed.shape[3], right = packed.shape[1] * width, p, i, at, count
+    cdef Py_ssize_t width = packed.shape[3], right = packed.shape[0] * width, p, i, at, count
     cdef real *sums = scratch
     cdef real *u = sums + 4 * h.rows * h.s_pitch
     cdef real *quarters = u + 2 * h.rows * width
@@ -111,22 +105,22 @@ cdef void strassen_block(
         whole = in_place and right + (p + 1) * width <= channels
         h.c_pitch = stride[1] if whole else width
         for i in range(4):
-            at = p * width + (i + 1) // 2 % 2 * right
+            at = p * width + i // 2 * right
             count = max(0, min(width, channels - at))
             c[i] = quarters + i * h.rows * width
             if whole:
-                c[i] = out + (first + i % 2 * h.bottom) * stride[1] + at
+                c[i] = out + (first + (i + 1) // 2 % 2 * h.bottom) * stride[1] + at
             elif h.accumulate and count > 0:
-                move_block(c[i], width, first + i % 2 * h.bottom, h.rows, columns, count,
+                move_block(c[i], width, first + (i + 1) // 2 % 2 * h.bottom, h.rows, columns, count,
                            out + at * stride[2], stride, False)
-        strassen_pair(h, top, <const real *>sums, &packed[0, p, 0, 0],
-                      packed.shape[1] * packed.shape[2] * width, bias + p * width, bias + right + p * width,
+        strassen_pair(h, top, <const real *>sums, &packed[p, 0, 0, 0],
+                      packed.shape[2] * width, bias + p * width, bias + right + p * width,
                       c, u)
         for i in range(4):
-            at = p * width + (i + 1) // 2 % 2 * right
+            at = p * width + i // 2 * right
             count = max(0, min(width, channels - at))
             if not whole and count > 0:
-                move_block(c[i], width, first + i % 2 * h.bottom, h.rows, columns, count,
+                move_block(c[i], width, first + (i + 1) // 2 % 2 * h.bottom, h.rows, columns, count,
                            out + at * stride[2], stride, True)
 
 
@@ -140,8 +134,8 @@ def strassen(
     Parameters
     ----------
     x : (N, H, W, C_in), IN
-    packed : (7, pairs of panels, ⌈C_in / 2⌉, PANEL), IN
-        B₁₁, B₂₁, T₂, T₃, T₁, B₂₂, −T₄. The first half of the output channels is `pairs` panels.
+    packed : (pairs of panels, 7, ⌈C_in / 2⌉, PANEL), IN
+        B₁₁, B₂₁, T₂, T₃, −T₄, T₁, B₂₂. The first half of the output channels is `pairs` panels.
     bias : (2 · pairs · PANEL), IN
     blocks, pair_parts : parts the pixels of an image and the pairs of panels are cut into
         The pixels that are added to each other, and so the result's bits, depend on the first.
@@ -152,7 +146,7 @@ def strassen(
     workspace : (num_threads · per_thread), scratch
     """
     cdef Py_ssize_t item, items = x.shape[0] * blocks * pair_parts, part, n, first, last, channels = x.shape[3]
-    cdef Py_ssize_t pixels = x.shape[1] * x.shape[2], pairs = packed.shape[1], size = sizeof(real)
+    cdef Py_ssize_t pixels = x.shape[1] * x.shape[2], pairs = packed.shape[0], size = sizeof(real)
     cdef Py_ssize_t[3] x_stride = [x.strides[1] // size, x.strides[2] // size, x.strides[3] // size]
     cdef Py_ssize_t[3] out_stride = [out.strides[1] // size, out.strides[2] // size, out.strides[3] // size]
     cdef Py_ssize_t x_columns = one_row(x_stride, x.shape[1], x.shape[2])
@@ -176,11 +170,11 @@ def strassen(
                        x_stride, False)
             top = scratch
             scratch = scratch + (last - first) * pitch
-        # The pixel in both halves is stored twice, so it must not be added to in place.
+        # A pixel in both halves is stored twice, so it must not be added to in place.
         strassen_block(
             &h, top, packed, &bias[0], share(pairs, pair_parts, part), share(pairs, pair_parts, part + 1),
             out.shape[3], &out[n, 0, 0, 0], out_stride, columns, first,
-            out_stride[2] == 1 and columns == pixels and not (accumulate and (last - first) % 2), scratch)
+            out_stride[2] == 1 and columns == pixels and h.rows == h.bottom, scratch)
 
 
 cdef Py_ssize_t one_row(const Py_ssize_t *stride, Py_ssize_t rows, Py_ssize_t columns) noexcept nogil:
