@@ -241,6 +241,8 @@ def saving(geometry: ConvGeometry, calls: int | None) -> float:
 
     The weights are transformed once for so many calls; None: for so many that it costs nothing.
     """
+    if strassen.fits(geometry):
+        return strassen.saving(geometry, calls)
     direct = math.prod(geometry.kernel_size) * max(math.prod(geometry.output_size), _WEIGHT_TILES)
     form = choose_form(geometry)
     cost = _cost(geometry, form)
@@ -356,7 +358,7 @@ class Winograd(Algorithm):
 
     Kernels of more taps than their stride along an axis; long ones and those of a stride by blocks. Lavin and
     Gray, "Fast algorithms for convolutional neural networks", arXiv 1509.09308. Weights are transformed
-    once, in float64. A non-finite input spreads over its whole tile.
+    once, in float64. A non-finite input spreads over its whole tile. 1×1 kernels have strassen.py.
     """
 
     name = "winograd"
@@ -367,7 +369,9 @@ class Winograd(Algorithm):
         if reason is None and not strassen.fits(geometry):
             (down, across), stride = geometry.kernel_size, geometry.stride
             blocks = math.prod(len(_blocks(*axis)[1]) for axis in zip((down, across), stride, strict=True))
-            if down <= stride[0] and across <= stride[1]:
+            if down == across == 1:
+                reason = "a 1×1 kernel needs one group and no padding"
+            elif down <= stride[0] and across <= stride[1]:
                 reason = f"it needs more taps than stride, got {down}×{across}"
             elif blocks > _MAX_BLOCKS:
                 reason = f"it takes {_MAX_BLOCKS} blocks of taps, {down}×{across} has {blocks}"

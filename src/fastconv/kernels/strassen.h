@@ -29,20 +29,25 @@ static void TYPED(strassen_sums)(
     }
 }
 
-/* `depth` terms more, while which the rows of C that the sum will go to are brought, as in gemm_tile. */
+/* s->depth terms more. Meanwhile a part of the next product's panel is brought, where `ahead` is not negative, or
+ * else the rows of C that the sum will go to, as in gemm_tile. */
 ALWAYS_INLINE void TYPED(strassen_terms)(
-    const int rows, const REAL *a, ptrdiff_t a_pitch, ptrdiff_t depth, const REAL *b, const REAL *c,
-    ptrdiff_t c_pitch, vec acc[TILE_ROWS][2])
+    const int rows, const struct strassen *s, ptrdiff_t ahead, const REAL *a, ptrdiff_t a_pitch, const REAL *b,
+    const REAL *c, vec acc[TILE_ROWS][2])
 {
-    const ptrdiff_t width = 2 * LANES, first = depth < rows ? depth : rows;
+    const ptrdiff_t width = 2 * LANES, depth = s->depth, first = depth < rows ? depth : rows;
     const REAL *base[3];
     _Pragma("GCC unroll 3") for (int i = 0; i < 3; i++)
     {
         base[i] = a + 5 * i * a_pitch;
         __asm__("" : "+r"(base[i])); /* as in gemm_tile_sized */
     }
-    TYPED(gemm_terms)(rows, 2, 1, base, a_pitch, 0, first, b, width, c, c_pitch, acc);
-    TYPED(gemm_terms)(rows, 2, 0, base, a_pitch, first, depth, b + first * width, width, c, c_pitch, acc);
+    if (ahead >= 0) {
+        TYPED(gemm_terms)(rows, 2, 1, base, a_pitch, 0, depth, b, width, b + s->product + ahead, LANES, acc);
+        return;
+    }
+    TYPED(gemm_terms)(rows, 2, 1, base, a_pitch, 0, first, b, width, c, s->c_pitch, acc);
+    TYPED(gemm_terms)(rows, 2, 0, base, a_pitch, first, depth, b + first * width, width, c, s->c_pitch, acc);
 }
 
 /* c = M + bias + u (+ c, where `added`), rectified on demand; bias and u may be NULL. */
@@ -66,8 +71,8 @@ ALWAYS_INLINE void TYPED(strassen_store)(
 
 /* A chain with its row count known to the compiler. */
 ALWAYS_INLINE void TYPED(strassen_tile_sized)(
-    const int rows, int chain, const struct strassen *s, const REAL *const a[3], const REAL *b,
-    const REAL *bias, REAL *const c[2], REAL *u, REAL *v)
+    const int rows, int chain, const struct strassen *s, ptrdiff_t ahead, const REAL *const a[3],
+    const REAL *b, const REAL *bias, REAL *const c[2], REAL *u, REAL *v)
 {
     vec acc[TILE_ROWS][2];
 #define EACH(statement)                                                                            \
@@ -76,23 +81,23 @@ ALWAYS_INLINE void TYPED(strassen_tile_sized)(
     statement;
     if (chain == 0) {
         EACH(acc[r][j] = (vec){0})
-        TYPED(strassen_terms)(rows, a[0], s->a_pitch, s->depth, b, c[0], s->c_pitch, acc);
+        TYPED(strassen_terms)(rows, s, ahead, a[0], s->a_pitch, b, c[0], acc);
         EACH(TYPED(store)(u + (2 * r + j) * LANES, acc[r][j]))
-        TYPED(strassen_terms)(rows, a[1], s->a_pitch, s->depth, b + s->product, c[0], s->c_pitch, acc);
+        TYPED(strassen_terms)(rows, s, ahead, a[1], s->a_pitch, b + s->product, c[0], acc);
         TYPED(strassen_store)(rows, acc, s, bias, NULL, c[0]);
     } else if (chain == 1) {
         EACH(acc[r][j] = TYPED(load)(u + (2 * r + j) * LANES))
-        TYPED(strassen_terms)(rows, a[0], s->s_pitch, s->depth, b, c[0], s->c_pitch, acc);
+        TYPED(strassen_terms)(rows, s, ahead, a[0], s->s_pitch, b, c[0], acc);
         EACH(TYPED(store)(u + (2 * r + j) * LANES, acc[r][j]))
-        TYPED(strassen_terms)(rows, a[1], s->s_pitch, s->depth, b + s->product, c[0], s->c_pitch, acc);
+        TYPED(strassen_terms)(rows, s, ahead, a[1], s->s_pitch, b + s->product, c[0], acc);
         EACH(TYPED(store)(v + (2 * r + j) * LANES, acc[r][j]))
-        TYPED(strassen_terms)(rows, a[2], s->a_pitch, s->depth, b + 2 * s->product, c[0], s->c_pitch, acc);
+        TYPED(strassen_terms)(rows, s, ahead, a[2], s->a_pitch, b + 2 * s->product, c[0], acc);
         TYPED(strassen_store)(rows, acc, s, bias, NULL, c[0]);
     } else {
         EACH(acc[r][j] = (vec){0})
-        TYPED(strassen_terms)(rows, a[0], s->s_pitch, s->depth, b, c[0], s->c_pitch, acc);
+        TYPED(strassen_terms)(rows, s, ahead, a[0], s->s_pitch, b, c[0], acc);
         TYPED(strassen_store)(rows, acc, s, bias, v, c[0]);
-        TYPED(strassen_terms)(rows, a[1], s->s_pitch, s->depth, b + s->product, c[1], s->c_pitch, acc);
+        TYPED(strassen_terms)(rows, s, ahead, a[1], s->s_pitch, b + s->product, c[1], acc);
         TYPED(strassen_store)(rows, acc, s, bias, u, c[1]);
     }
 #undef EACH
@@ -104,14 +109,15 @@ ALWAYS_INLINE void TYPED(strassen_tile_sized)(
  *     1    u = u + S₂T₂    v = u + S₃T₃    C₂₁ = v − A₂₂T₄
  *     2    C₂₂ = v + S₁T₁    C₁₂ = u + S₁T₁ + S₄B₂₂
  *
- * `a` and `c` are in the order of their use, products `product` elements apart in `b`. */
+ * `a` and `c` are in the order of their use, products `product` elements apart in `b`. While it sums, memory
+ * fetches each next product from `ahead` elements on, unless that is negative. */
 static void TYPED(strassen_tile)(
-    int rows, int chain, const struct strassen *s, const REAL *const a[3], const REAL *b, const REAL *bias,
-    REAL *const c[2], REAL *u, REAL *v)
+    int rows, int chain, const struct strassen *s, ptrdiff_t ahead, const REAL *const a[3], const REAL *b,
+    const REAL *bias, REAL *const c[2], REAL *u, REAL *v)
 {
 #define CASE(r)                                                                 \
     case r:                                                                     \
-        TYPED(strassen_tile_sized)(r, chain, s, a, b, bias, c, u, v);           \
+        TYPED(strassen_tile_sized)(r, chain, s, ahead, a, b, bias, c, u, v);           \
         return;
     switch (rows) {
         CASE(1) CASE(2) CASE(3) CASE(4) CASE(5) CASE(6)

@@ -22,10 +22,10 @@ cdef extern from "microkernel.h" nogil:
         Py_ssize_t depth, a_pitch, s_pitch, c_pitch, product
         bint added, rectified
     void strassen_tile_f32(
-        int rows, int chain, const strassen_part *s, const float *const *a, const float *b, const float *bias,
-        float *const *c, float *u, float *v) noexcept
+        int rows, int chain, const strassen_part *s, Py_ssize_t ahead, const float *const *a, const float *b,
+        const float *bias, float *const *c, float *u, float *v) noexcept
     void strassen_tile_f64(
-        int rows, int chain, const strassen_part *s, const double *const *a, const double *b,
+        int rows, int chain, const strassen_part *s, Py_ssize_t ahead, const double *const *a, const double *b,
         const double *bias, double *const *c, double *u, double *v) noexcept
 
 
@@ -41,20 +41,22 @@ cdef void strassen_tiles(
     const real *b, const real *bias, real *const *c, real *u, real *v
 ) noexcept nogil:
     """One chain for all rows; the first two and the last of `a` have pitches of their own."""
-    cdef Py_ssize_t tiles = (rows + TILE_ROWS - 1) // TILE_ROWS, width = panel_width(b), t, r, count, i
+    cdef Py_ssize_t tiles = (rows + TILE_ROWS - 1) // TILE_ROWS, width = panel_width(b), t, r, count, i, ahead
     cdef const real *tile_a[3]
     cdef real *tile_c[2]
     for t in range(tiles):
         r = share(rows, tiles, t)
         count = share(rows, tiles, t + 1) - r
+        # Two tiles fetch half a panel each; where more share it, the wait for it matters less.
+        ahead = t * s.depth * width // 2 if tiles == 2 else -1
         for i in range(3):
             tile_a[i] = a[i] + r * a_pitch[i]
         for i in range(2):
             tile_c[i] = c[i] + r * s.c_pitch
         if real is float:
-            strassen_tile_f32(count, chain, s, tile_a, b, bias, tile_c, u + r * width, v + r * width)
+            strassen_tile_f32(count, chain, s, ahead, tile_a, b, bias, tile_c, u + r * width, v + r * width)
         else:
-            strassen_tile_f64(count, chain, s, tile_a, b, bias, tile_c, u + r * width, v + r * width)
+            strassen_tile_f64(count, chain, s, ahead, tile_a, b, bias, tile_c, u + r * width, v + r * width)
 
 
 cdef void strassen_pair(
@@ -126,8 +128,8 @@ cdef void strassen_block(
 
 def strassen(
     const real[:, :, :, :] x, const real[:, :, :, ::1] packed, const real[::1] bias, Py_ssize_t blocks,
-    Py_ssize_t pair_parts, Py_ssize_t depth, Py_ssize_t pitch, bint rectified, bint accumulate,
-    real[:, :, :, :] out, real[::1] workspace, Py_ssize_t per_thread, int num_threads
+    Py_ssize_t unit, Py_ssize_t pair_parts, Py_ssize_t depth, Py_ssize_t pitch, bint rectified,
+    bint accumulate, real[:, :, :, :] out, real[::1] workspace, Py_ssize_t per_thread, int num_threads
 ):
     """1×1 convolution, stride 1, no padding, one group, with seven products for eight.
 
@@ -137,8 +139,9 @@ def strassen(
     packed : (pairs of panels, 7, ⌈C_in / 2⌉, PANEL), IN
         B₁₁, B₂₁, T₂, T₃, −T₄, T₁, B₂₂. The first half of the output channels is `pairs` panels.
     bias : (2 · pairs · PANEL), IN
-    blocks, pair_parts : parts the pixels of an image and the pairs of panels are cut into
-        The pixels that are added to each other, and so the result's bits, depend on the first.
+    blocks, unit : parts the pixels of an image are cut into, and the pixels they are multiples of
+        The pixels that are added to each other, and so the result's bits, depend on them.
+    pair_parts : parts the pairs of panels are cut into
     depth : input channels multiplied at a time
     pitch : elements from pixel to pixel of a copy of a block; half of it for each sum
     rectified, accumulate : the epilogue, out = max(conv + bias + out, 0)
@@ -157,8 +160,8 @@ def strassen(
     for item in prange(items, nogil=True, num_threads=num_threads, schedule="static"):
         part = item // (items // pair_parts)
         n = item // blocks % x.shape[0]
-        first = share(pixels, blocks, item % blocks)
-        last = share(pixels, blocks, item % blocks + 1)
+        first = block_start(pixels, unit, blocks, item % blocks)
+        last = block_start(pixels, unit, blocks, item % blocks + 1)
         h = Halving((last - first + 1) // 2, (last - first) // 2, packed.shape[2], channels - packed.shape[2],
                     pitch, pitch // 2, 0, depth, accumulate, rectified)
         scratch = &workspace[threadid() * per_thread]
@@ -175,6 +178,13 @@ def strassen(
             &h, top, packed, &bias[0], share(pairs, pair_parts, part), share(pairs, pair_parts, part + 1),
             out.shape[3], &out[n, 0, 0, 0], out_stride, columns, first,
             out_stride[2] == 1 and columns == pixels and h.rows == h.bottom, scratch)
+
+
+cdef inline Py_ssize_t block_start(
+    Py_ssize_t pixels, Py_ssize_t unit, Py_ssize_t blocks, Py_ssize_t block
+) noexcept nogil:
+    """Where a block of pixels begins: at a whole unit, and the last block has the rest."""
+    return pixels if block == blocks else share(pixels // unit, blocks, block) * unit
 
 
 cdef Py_ssize_t one_row(const Py_ssize_t *stride, Py_ssize_t rows, Py_ssize_t columns) noexcept nogil:
