@@ -197,7 +197,7 @@ def test_strassen_is_accurate(channels):
 
 @pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("shape", [(2, 96, 19, 23), (1, 1030, 7, 7), (1, 2050, 20, 20), (1, 5, 1, 1)], ids=str)
+@pytest.mark.parametrize("shape", [(2, 96, 19, 23), (1, 1030, 7, 7), (1, 2050, 9, 20), (1, 5, 1, 1)], ids=str)
 @pytest.mark.parametrize("out_channels", [70, 128])
 def test_strassen_has_the_same_bits_in_any_layout_with_any_threads(shape, out_channels, dtype, level):
     case = strategies.Case(shape, (out_channels, shape[1], 1, 1), seed=18)

@@ -27,7 +27,8 @@ def _blocking(geometry: ConvGeometry, num_threads: int, kernels: ModuleType) -> 
     in_row = geometry.input_size[1] * geometry.in_channels
     out_row = columns * geometry.out_channels
     row_bytes = (geometry.stride[0] * in_row + out_row) * itemsize
-    panels = base.ceil_div(geometry.out_channels // geometry.groups, base.panel_width(kernels, geometry.dtype))
+    width = base.panel_width(kernels, geometry.dtype)
+    panels = base.ceil_div(geometry.out_channels // geometry.groups, width)
     bands, panel_parts = base.share_out(geometry, rows, row_bytes, panels, num_threads)
     band_rows = base.ceil_div(rows, bands)
     per_thread = min(base.in_rows(geometry, band_rows), geometry.input_size[0]) * in_row + band_rows * out_row
@@ -77,6 +78,7 @@ class Kn2col(Algorithm):
     def run(self, x, packed: Packed, out, epilogue: Epilogue, workspace, num_threads: int) -> None:
         blocking = _blocking(packed.geometry, num_threads, packed.kernels)
         packed.kernels.kn2col(
-            x, packed.weight, packed.bias, packed.geometry, blocking.bands,
-            blocking.panel_parts, base.DEPTH, x.strides[3] != x.itemsize, *epilogue, out, workspace, blocking.per_thread, num_threads,
+            x, packed.weight, packed.bias, packed.geometry, blocking.bands, blocking.panel_parts,
+            base.DEPTH, x.strides[3] != x.itemsize, *epilogue, out, workspace, blocking.per_thread,
+            num_threads,
         )  # fmt: skip

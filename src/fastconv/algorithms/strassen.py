@@ -1,4 +1,4 @@
-"""Winograd's form for 1×1 kernels: Strassen's product of pixels and weights, one level, in Winograd's variant."""
+"""Winograd's form for 1×1 kernels: Winograd's variant of Strassen's product, one level."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from fastconv.geometry import ConvGeometry
 from fastconv.memory import aligned_empty
 
 PRODUCTS = 7
-# Blocks of pixels, whose halves are added to each other, are whole units, so that halves begin on cache lines of
-# a plane; the last has the rest, too. Six: at 14×14 fourteen register tiles of AVX-512. More gain nothing, fewer
-# read the weights, of which there are 7/4 as many, too often.
+# Blocks of pixels, whose halves are added to each other, are whole units, so that halves begin on cache lines
+# of a plane; the last has the rest, too. Six: at 14×14 fourteen register tiles of AVX-512. More gain nothing,
+# fewer read the weights, of which there are 7/4 as many, too often.
 _UNIT, _BLOCK_UNITS = 32, 6
 # Bytes of a block's sums, most of an L2 cache.
 _SUMS_BYTES = 1 << 20
-# Of the times below, in which a pixel meets a channel of a panel in one: moving a pixel of a panel of outputs,
-# adding up a pixel for a channel of a half, and bringing a panel's row of weights from the L3 cache.
+# In times that a pixel's product with a row of a panel takes: to move a pixel of a panel of outputs, to add
+# up a channel of a pixel's sums, and to bring a row of a panel from the L3 cache.
 _STORE, _SUM, _WEIGHT = 5.0, 0.95, 3.5
-# Adding up and packing a row of a panel of weights.
+# The same to add up and pack such a row.
 _PACKING = 300.0
-# Growth of the error over a sum of the same length, because sums of up to four quarters, in both factors, make
-# larger terms: of 600 random problems of 1 to 512 channels the worst came to 1.65.
+# Growth of the error over a sum of the same length, because sums of up to four quarters, in both factors,
+# make larger terms: of 600 random problems of 1 to 512 channels the worst came to 1.65.
 _ERROR_GROWTH = 2.25
 # Products whose terms follow each other in registers.
 _CHAIN = 3

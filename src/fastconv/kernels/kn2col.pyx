@@ -76,8 +76,8 @@ cdef void finish_pixels(real *pixels, Py_ssize_t count, Py_ssize_t pitch, Py_ssi
 
 def kn2col(
     const real[:, :, :, :] x, const real[:, :, :, ::1] packed, const real[::1] bias, geometry,
-    Py_ssize_t bands, Py_ssize_t panel_parts, Py_ssize_t depth, bint copy_band, bint rectified, bint accumulate,
-    real[:, :, :, :] out, real[::1] workspace, Py_ssize_t per_thread, int num_threads
+    Py_ssize_t bands, Py_ssize_t panel_parts, Py_ssize_t depth, bint copy_band, bint rectified,
+    bint accumulate, real[:, :, :, :] out, real[::1] workspace, Py_ssize_t per_thread, int num_threads
 ):
     """kn2col, a band of output rows at a time.
 
@@ -143,8 +143,8 @@ def kn2col(
             begin_pixels(sums + y * row_pitch, columns, pixel_pitch, &bias[m], channels, accumulate)
         kn2col_band(
             &part, source, a_stride, top - first * problem.stride_h + problem.pad_h, bottom - top,
-            x.shape[2], &packed[0, first_panel, 0, 0], last_panel - first_panel, depth, sums, row_pitch, pixel_pitch,
-            last - first, columns)
+            x.shape[2], &packed[0, first_panel, 0, 0], last_panel - first_panel, depth, sums,
+            row_pitch, pixel_pitch, last - first, columns)
         for y in range(last - first):
             if rectified:
                 finish_pixels(sums + y * row_pitch, columns, pixel_pitch, channels)

@@ -1,5 +1,5 @@
-# 1×1 convolution as Winograd's variant of Strassen's product, one level of it: pixels (two halves of a block),
-# input channels and output channels are halved, and seven products of quarters give what eight would:
+# 1×1 convolution as Winograd's variant of Strassen's product, one level of it: the pixels of a block, the
+# input and the output channels are halved, and seven products of quarters give what eight would:
 #
 #     S₁ = A₂₁ + A₂₂    S₂ = S₁ − A₁₁    S₃ = A₁₁ − A₂₁    S₄ = A₁₂ − S₂
 #     T₁ = B₁₂ − B₁₁    T₂ = B₂₂ − T₁    T₃ = B₂₂ − B₁₂    T₄ = T₂ − B₂₁
@@ -25,13 +25,13 @@ cdef extern from "microkernel.h" nogil:
         int rows, int chain, const strassen_part *s, Py_ssize_t ahead, const float *const *a, const float *b,
         const float *bias, float *const *c, float *u, float *v) noexcept
     void strassen_tile_f64(
-        int rows, int chain, const strassen_part *s, Py_ssize_t ahead, const double *const *a, const double *b,
-        const double *bias, double *const *c, double *u, double *v) noexcept
+        int rows, int chain, const strassen_part *s, Py_ssize_t ahead, const double *const *a,
+        const double *b, const double *bias, double *const *c, double *u, double *v) noexcept
 
 
 cdef struct Halving:
-    Py_ssize_t rows, bottom  # of a half, and where the second begins: one pixel is in both if they are odd
-    Py_ssize_t half, second  # channels of a half, and where the second begins, likewise
+    # Pixels and channels of a half, and where the second begins: of an odd number one is in both.
+    Py_ssize_t rows, bottom, half, second
     Py_ssize_t a_pitch, s_pitch, c_pitch, depth
     bint accumulate, rectified
 
@@ -148,8 +148,9 @@ def strassen(
     out : (N, H, W, C_out), OUT
     workspace : (num_threads · per_thread), scratch
     """
-    cdef Py_ssize_t item, items = x.shape[0] * blocks * pair_parts, part, n, first, last, channels = x.shape[3]
-    cdef Py_ssize_t pixels = x.shape[1] * x.shape[2], pairs = packed.shape[0], size = sizeof(real)
+    cdef Py_ssize_t item, items = x.shape[0] * blocks * pair_parts, part, n, first, last
+    cdef Py_ssize_t channels = x.shape[3], pixels = x.shape[1] * x.shape[2], pairs = packed.shape[0]
+    cdef Py_ssize_t size = sizeof(real)
     cdef Py_ssize_t[3] x_stride = [x.strides[1] // size, x.strides[2] // size, x.strides[3] // size]
     cdef Py_ssize_t[3] out_stride = [out.strides[1] // size, out.strides[2] // size, out.strides[3] // size]
     cdef Py_ssize_t x_columns = one_row(x_stride, x.shape[1], x.shape[2])
