@@ -20,9 +20,10 @@ settings.register_profile("explore", max_examples=1000, **_COMMON)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session", autouse=True)
 def threads_for_small_images():
     """Several threads, where they are asked for, for images of any size."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(threads, "ELEMENTS_PER_THREAD", 1)
+        patch.setattr(threads, "MULTIPLICATIONS_PER_THREAD", 1)
         yield

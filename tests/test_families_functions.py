@@ -15,9 +15,6 @@ LEVELS = st.sampled_from(kernels.supported_levels())
 THREADS = st.sampled_from([1, 2])
 
 
-pytestmark = pytest.mark.usefixtures("threads_for_small_images")
-
-
 @st.composite
 def images(draw, rank, smallest=1):
     """An image of small integers, so that sums are exact and ties likely, in one of three memory formats."""

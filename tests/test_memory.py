@@ -1,11 +1,8 @@
 """Memory given back is used again, by one array at a time, and never while somebody still holds it."""
 
-from concurrent.futures import ThreadPoolExecutor
-
 import numpy as np
 import pytest
 
-import fastconv as fc
 from fastconv import memory
 
 FLOAT = np.dtype(np.float32)
@@ -63,20 +60,3 @@ def test_what_is_kept_is_bounded():
         memory._kept += [memory._Block(1 << 23, np.uint8)]
     memory.give_back(memory.aligned_empty(LARGE, FLOAT))
     assert sum(block.nbytes for block in memory._kept) <= memory._MOST
-
-
-def test_results_outlive_the_calls_that_follow():
-    """Of what a call gives back nothing is what it returned, whoever calls."""
-    rng = np.random.default_rng(0)
-    x = rng.standard_normal((1, 64, 40, 40), dtype=np.float32)
-    weights = [rng.standard_normal((64, 64, 3, 3), dtype=np.float32) for _ in range(4)]
-    expected = [fc.plan_conv2d(x.shape, weight, padding=1, calls=1)(x) for weight in weights]
-
-    def call(index):
-        return fc.conv2d(x, weights[index % 4], padding=1, num_threads=1)
-
-    with ThreadPoolExecutor(4) as pool:
-        results = list(pool.map(call, range(40)))
-    assert memory._kept
-    for index, result in enumerate(results):
-        assert result.tobytes() == expected[index % 4].tobytes()

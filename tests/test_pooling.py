@@ -8,8 +8,6 @@ from hypothesis import strategies as st
 from fastconv import kernels
 from fastconv.functional import pooling
 
-pytestmark = pytest.mark.usefixtures("threads_for_small_images")
-
 
 @st.composite
 def problems(draw, dtype=np.float64):

@@ -126,9 +126,12 @@ def output_array(name: str, out: np.ndarray, shape: tuple[int, ...], dtype: np.d
         raise ValueError(f"{name} must have shape {shape}, got {out.shape}")
     if out.dtype != dtype:
         raise TypeError(f"{name} must have dtype {dtype}, got {out.dtype}")
-    flags, strides = out.flags, out.strides
+    flags = out.flags
     if not flags.writeable:
         raise ValueError(f"{name} must be writeable, got a read-only array")
+    if flags.c_contiguous and flags.aligned:
+        return out
+    strides = out.strides
     if not flags.aligned or not _of_whole_elements(strides, dtype.itemsize):
         raise ValueError(f"{name} must be aligned to its dtype, got strides {strides}")
     if _repeats_elements(shape, strides) and out.size:

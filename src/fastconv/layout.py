@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from fastconv import checks, kernels, threads
-from fastconv.memory import aligned_empty
+from fastconv.memory import aligned_empty, fresh
 
 
 def moved_last(array: np.ndarray) -> np.ndarray:
@@ -48,8 +48,8 @@ def channels_last(array: np.ndarray, dtype: np.dtype, num_threads: int | None = 
 def empty(shape: tuple[int, ...], dtype: np.dtype, x: np.ndarray) -> np.ndarray:
     """An uninitialised (N, C, ...) array, on a cache line, in the memory format of ``x``."""
     if is_channels_last(x):
-        return moved_first(aligned_empty((shape[0], *shape[2:], shape[1]), dtype))
-    return aligned_empty(shape, dtype)
+        return moved_first(fresh((shape[0], *shape[2:], shape[1]), dtype))
+    return fresh(shape, dtype)
 
 
 def like(result: np.ndarray, x: np.ndarray, num_threads: int | None = None) -> np.ndarray:

@@ -97,7 +97,8 @@ def _measure(geometry: ConvGeometry, num_threads: int, level: ModuleType) -> dic
         packed = algorithm.pack(weight, None, geometry, level, num_threads)
         size = algorithm.workspace_bytes(geometry, num_threads, level)
         workspace = aligned_empty((size,), np.dtype(np.uint8)).view(geometry.dtype)
-        return lambda: algorithm.run(x, packed, out, Epilogue(), workspace, num_threads)
+        call = algorithm.bind(packed, x, out, Epilogue(), num_threads)
+        return lambda: call(x, out, workspace)
 
     supported = [name for name, algorithm in ALGORITHMS.items() if algorithm.unsupported(geometry) is None]
     calls = [prepared(ALGORITHMS[name]) for name in supported]

@@ -13,6 +13,9 @@ import numpy as np
 from fastconv.kernels import past_cache_line
 
 _LINE = 64
+_BYTES = np.dtype(np.uint8)
+# Bytes of results that are computed in less time than it takes to align them.
+_SHORT = 1 << 14
 # The C library keeps smaller blocks itself; of larger ones at most so many bytes are kept here.
 _SMALLEST, _MOST = 1 << 18, 1 << 26
 
@@ -36,6 +39,13 @@ def aligned_empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     if block is None:
         block = _Block(size, np.uint8)
     return np.ndarray(shape, dtype, block, _LINE - past_cache_line(block))
+
+
+def fresh(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """An uninitialised array for a result: from a cache line on, where it is large enough for that to pay."""
+    if math.prod(shape) * dtype.itemsize < _SHORT:
+        return np.empty(shape, dtype)
+    return aligned_empty(shape, dtype)
 
 
 def give_back(array: np.ndarray) -> None:
@@ -65,16 +75,22 @@ class Workspaces:
     ``list.pop`` and ``list.append`` are atomic: calls from several threads never share a workspace.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, dtype: np.dtype = _BYTES) -> None:
+        self._dtype = dtype
         self._free: list[np.ndarray] = []
 
     def take(self, size: int) -> np.ndarray:
-        """At least so many bytes, from a cache line on."""
+        """At least so many elements, from a cache line on."""
         try:
             workspace = self._free.pop()
         except IndexError:
-            return aligned_empty((size,), np.dtype(np.uint8))
-        return workspace if workspace.nbytes >= size else aligned_empty((size,), np.dtype(np.uint8))
+            return aligned_empty((size,), self._dtype)
+        return workspace if workspace.size >= size else aligned_empty((size,), self._dtype)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that nobody has taken."""
+        return sum(workspace.nbytes for workspace in self._free.copy())
 
     def give(self, workspace: np.ndarray) -> None:
         """Keep what :meth:`take` returned for a later call."""

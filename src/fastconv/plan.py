@@ -9,16 +9,19 @@ import numpy as np
 
 from fastconv import checks, kernels, lowering, selection, threads
 from fastconv.algorithms import ALGORITHMS
-from fastconv.algorithms.base import Epilogue, Packed
+from fastconv.algorithms.base import Call, Epilogue, Packed
 from fastconv.geometry import ConvGeometry
 from fastconv.layout import empty
-from fastconv.memory import Workspaces, aligned_empty, give_back
+from fastconv.memory import Workspaces, fresh, give_back
 
 ACTIVATIONS = (None, "relu")
 # By the number of spatial axes: channels first, channels last.
 LAYOUTS = {1: ("NCW", "NWC"), 2: ("NCHW", "NHWC"), 3: ("NCDHW", "NDHWC")}
 # numpy.pad's names for the padding modes.
 PADDING_MODES = {"zeros": "constant", "reflect": "reflect", "replicate": "edge", "circular": "wrap"}
+
+# Sets of strides a plan remembers the calls for.
+_MOST_BOUND = 32
 
 
 class Design(NamedTuple):
@@ -72,6 +75,13 @@ def design(
     )  # fmt: skip
 
 
+class _Bound(NamedTuple):
+    """The calls a plan makes for arrays of certain strides, and the elements of scratch memory they need."""
+
+    workspace: int
+    steps: tuple[tuple[lowering.Pass, Call], ...]
+
+
 class Plan:
     """A prepared convolution; ``plan(x)`` computes it.
 
@@ -95,8 +105,8 @@ class Plan:
         Threads a call uses unless it is told otherwise; they never change the result.
     input_shape, output_shape : tuple of int
         Shapes of ``x`` and of the result in this plan's layout.
-    packed_bytes, workspace_bytes : int
-        Bytes of the packed weights, and of the scratch memory of one call.
+    packed_bytes, workspace_bytes, kept_bytes : int
+        Bytes of the packed weights, of the scratch memory of one call, and of what is held between calls.
     multiplications : int
         Multiplications of one call.
     error_bound : float
@@ -105,24 +115,28 @@ class Plan:
 
     def __init__(self, design: Design, weight: np.ndarray, bias: np.ndarray | None = None):
         geometry = design.geometry
-        if bias is not None and bias.shape != (geometry.out_channels,):
-            raise ValueError(f"bias must have shape ({geometry.out_channels},), got {bias.shape}")
         self.geometry, self.padding_mode, self.activation = geometry, design.padding_mode, design.activation
         self.layout, self.num_threads = design.layout, design.num_threads
         self.algorithm, self.reason = design.algorithm, design.reason
         self.input_shape, self.output_shape = design.input_shape, design.output_shape
         self._inner, self._passes, self._kernels = design.inner, design.passes, design.level
+        self._planar, self._algorithm = design.planar, ALGORITHMS[design.algorithm]
         self._channels_first = design.layout == LAYOUTS[geometry.spatial_rank][0]
         self._axes = (0, *range(2, geometry.spatial_rank + 2), 1)
-        self._bias = None if bias is None else bias.astype(geometry.dtype)
-        self._packed = self._pack(design.planar, weight.astype(geometry.dtype, copy=False), bias)
-        self._steps = tuple(map(self._step, self._passes))
-        self._needed: dict[int, int] = {}
-        self._workspaces = Workspaces()
+        self._edges = lowering.untouched(design.inner)
+        self._packed: list[Packed] = []
+        self._bound: dict[tuple, _Bound] = {}
+        self._team = min(self.num_threads, threads.worth(geometry.multiplications))
+        self._workspaces = Workspaces(geometry.dtype)
+        self.repack(weight, bias)
 
     @property
     def packed_bytes(self) -> int:
         return sum(packed.nbytes for packed in self._packed)
+
+    @property
+    def kept_bytes(self) -> int:
+        return self.packed_bytes + self._workspaces.nbytes
 
     @property
     def workspace_bytes(self) -> int:
@@ -131,11 +145,11 @@ class Plan:
 
     @property
     def multiplications(self) -> int:
-        return sum(ALGORITHMS[self.algorithm].multiplications(part.geometry) for part in self._passes)
+        return sum(self._algorithm.multiplications(part.geometry) for part in self._passes)
 
     @property
     def error_bound(self) -> float:
-        return ALGORITHMS[self.algorithm].error_bound(lowering.planar(self._inner))
+        return self._algorithm.error_bound(self._planar)
 
     def __call__(
         self, x, out: np.ndarray | None = None, num_threads: int | None = None, *, accumulate: bool = False
@@ -160,30 +174,66 @@ class Plan:
         """
         dtype = self.geometry.dtype
         x = checks.planned_array("x", x, self.input_shape, dtype)
-        if accumulate and out is None:
+        if out is not None:
+            result = checks.output_array("out", out, self.output_shape, dtype)
+        elif accumulate:
             raise ValueError("out must be given with accumulate=True, got None")
-        # Resolved anew: in a forked child the plan's count is more than OpenMP can give.
-        count = threads.team(self.num_threads if num_threads is None else num_threads)
-        result = (
-            self._new_output(x) if out is None else checks.output_array("out", out, self.output_shape, dtype)
-        )
+        else:
+            result = self._new_output(x)
+        count = self._team if num_threads is None else num_threads
+        if count != 1:
+            # Resolved anew: in a forked child the plan's count is more than OpenMP can give.
+            count = threads.for_multiplications(count, self.geometry.multiplications)
         if self.geometry.batch == 0:
             return result
         if self.padding_mode != "zeros":
-            pairs = [(0, 0), *self.geometry.padding]
-            pairs.insert(1 if self._channels_first else len(pairs), (0, 0))
-            x = np.pad(x, pairs, PADDING_MODES[self.padding_mode])
-        x = checks.kernel_ready(x, dtype)
+            x = self._pad(x)
         target = result
         if out is not None and np.may_share_memory(x, out):
             target = result.copy(order="K") if accumulate else np.empty_like(result)
-        if self._channels_first:
-            self._run(x.transpose(self._axes), target.transpose(self._axes), accumulate, count)
-        else:
-            self._run(x, target, accumulate, count)
+        bound = self._bound.get((x.strides, target.strides, accumulate, count))
+        if bound is None or x.dtype is not dtype or not x.flags.aligned:
+            x = checks.kernel_ready(x, dtype)
+            bound = self._bind(x, target, accumulate, count)
+        self._run(bound, x, target, accumulate)
         if target is not result:
             result[...] = target
         return result
+
+    def repack(self, weight: np.ndarray, bias: np.ndarray | None = None) -> None:
+        """Take another weight and bias, in the memory of those before; while no call is in progress.
+
+        Parameters
+        ----------
+        weight : array (C_out, C_in/groups, *kernel)
+        bias : array (C_out,), optional
+            Without it there is none from now on.
+
+        Raises
+        ------
+        ValueError
+            If a shape is not the plan's.
+        """
+        geometry, planar = self.geometry, self._planar
+        if weight.shape != geometry.weight_shape:
+            raise ValueError(f"weight must have shape {geometry.weight_shape}, got {weight.shape}")
+        if bias is not None and bias.shape != (geometry.out_channels,):
+            raise ValueError(f"bias must have shape ({geometry.out_channels},), got {bias.shape}")
+        if weight.dtype is not geometry.dtype:
+            weight = weight.astype(geometry.dtype)
+        if self._edges:
+            self._edge = 0 if bias is None else bias.astype(geometry.dtype)
+        # Each depth of a 3-D kernel by itself; the first has the bias, the others add none.
+        slices = weight.swapaxes(0, 2).swapaxes(1, 2) if weight.ndim == 5 else (weight,)
+        before = self._packed or [None] * len(slices)
+        self._packed = []
+        for taps, into in zip(slices, before, strict=True):
+            taps = np.ascontiguousarray(taps).reshape(planar.weight_shape)
+            packed = self._algorithm.pack(taps, bias, planar, self._kernels, self.num_threads, into)
+            if into is not None and packed.finite != into.finite:
+                self._bound.clear()
+            self._packed.append(packed)
+            bias = None
 
     def retire(self) -> None:
         """Leave the memory of packed weights and scratch to other plans; this one is never called again."""
@@ -210,53 +260,53 @@ class Plan:
     def __repr__(self) -> str:
         return f"Plan({self.geometry}; {self.algorithm})"
 
-    def _pack(self, planar: ConvGeometry, weight: np.ndarray, bias: np.ndarray | None) -> tuple[Packed, ...]:
-        """The weights of each depth of the kernel; the first has the bias, the others add none."""
-        slices = np.moveaxis(weight, 2, 0) if weight.ndim == 5 else [weight.reshape(planar.weight_shape)]
-        pack = ALGORITHMS[self.algorithm].pack
-        return tuple(
-            pack(np.ascontiguousarray(taps), None if depth else bias, planar, self._kernels, self.num_threads)
-            for depth, taps in enumerate(slices)
-        )
-
-    def _step(self, part: lowering.Pass) -> tuple[lowering.Pass, Packed, Epilogue]:
-        # The last has no bias where there are several.
-        bias = self._packed[0 if part.first else -1].bias
-        packed = self._packed[part.tap]._replace(geometry=part.geometry, bias=bias)
-        return part, packed, Epilogue(self.activation == "relu" and part.last, not part.first)
-
-    def _run(self, x: np.ndarray, out: np.ndarray, accumulate: bool, num_threads: int) -> None:
-        """Compute x (N, *spatial, C_in) → out (N, *spatial, C_out), pass by pass."""
-        workspace = self._workspaces.take(self._workspace_bytes(num_threads))
-        scratch, run = workspace.view(out.dtype), ALGORITHMS[self.algorithm].run
+    def _run(self, bound: _Bound, x: np.ndarray, out: np.ndarray, accumulate: bool) -> None:
+        """Compute x → out in the plan's layout, pass by pass."""
+        if self._channels_first:
+            x, out = x.transpose(self._axes), out.transpose(self._axes)
+        workspace = self._workspaces.take(bound.workspace)
         try:
-            for part, packed, epilogue in self._steps:
-                if accumulate:
-                    epilogue = Epilogue(epilogue.rectified, True)
-                run(part.read(x), packed, part.write(out), epilogue, scratch, num_threads)
+            for part, call in bound.steps:
+                call(part.read(x), part.write(out), workspace)
         finally:
             self._workspaces.give(workspace)
-        for slices in lowering.untouched(self._inner):
-            bias = 0 if self._bias is None else self._bias
-            np.add(out[:, slices] if accumulate else 0, bias, out=out[:, slices])
+        for slices in self._edges:
+            np.add(out[:, slices] if accumulate else 0, self._edge, out=out[:, slices])
             if self.activation == "relu":
                 np.maximum(out[:, slices], 0, out=out[:, slices])
+
+    def _bind(self, x: np.ndarray, out: np.ndarray, accumulate: bool, num_threads: int) -> _Bound:
+        """The calls for arrays of such strides in the plan's layout, kept for the next ones."""
+        key, steps = (x.strides, out.strides, accumulate, num_threads), []
+        if self._channels_first:
+            x, out = x.transpose(self._axes), out.transpose(self._axes)
+        for part in self._passes:
+            # The last has no bias where there are several.
+            bias = self._packed[0 if part.first else -1].bias
+            packed = self._packed[part.tap]._replace(geometry=part.geometry, bias=bias)
+            epilogue = Epilogue(self.activation == "relu" and part.last, accumulate or not part.first)
+            call = self._algorithm.bind(packed, part.read(x), part.write(out), epilogue, num_threads)
+            steps.append((part, call))
+        if len(self._bound) == _MOST_BOUND:
+            self._bound.clear()
+        elements = -(-self._workspace_bytes(num_threads) // self.geometry.dtype.itemsize)
+        bound = self._bound[key] = _Bound(elements, tuple(steps))
+        return bound
+
+    def _pad(self, x: np.ndarray) -> np.ndarray:
+        pairs = [(0, 0), *self.geometry.padding]
+        pairs.insert(1 if self._channels_first else len(pairs), (0, 0))
+        return np.pad(x, pairs, PADDING_MODES[self.padding_mode])
 
     def _new_output(self, x: np.ndarray) -> np.ndarray:
         if self._channels_first:
             return empty(self.output_shape, self.geometry.dtype, x)
-        return aligned_empty(self.output_shape, self.geometry.dtype)
+        return fresh(self.output_shape, self.geometry.dtype)
 
     def _workspace_bytes(self, num_threads: int) -> int:
-        if num_threads not in self._needed:
-            needed, geometries = (
-                ALGORITHMS[self.algorithm].workspace_bytes,
-                {p.geometry for p in self._passes},
-            )
-            self._needed[num_threads] = max(
-                (needed(geometry, num_threads, self._kernels) for geometry in geometries), default=0
-            )
-        return self._needed[num_threads]
+        geometries = {part.geometry for part in self._passes}
+        needed = self._algorithm.workspace_bytes
+        return max((needed(geometry, num_threads, self._kernels) for geometry in geometries), default=0)
 
 
 def _padded(geometry: ConvGeometry, padding_mode: str) -> ConvGeometry:

@@ -12,6 +12,8 @@ from fastconv import kernels
 _MAX_THREADS = 1024
 # Starting a thread costs as much as passing over some thousands of elements.
 ELEMENTS_PER_THREAD = 1 << 14
+# And as so many multiplications.
+MULTIPLICATIONS_PER_THREAD = 1 << 16
 _default: int | None = None
 _limit = _MAX_THREADS if kernels.openmp_version else 1
 
@@ -83,9 +85,9 @@ def resolve(num_threads: int | None) -> int:
     return min(num_threads, _limit)
 
 
-def team(num_threads: int | None) -> int:
+def team(num_threads: int | None, most: int = _MAX_THREADS) -> int:
     """The number of threads for one call, and those threads apart from each other, ready to be called."""
-    count = resolve(num_threads)
+    count = min(resolve(num_threads), most)
     if count > 1:
         kernels.spread_threads(count)
     return count
@@ -93,7 +95,17 @@ def team(num_threads: int | None) -> int:
 
 def for_elements(num_threads: int | None, elements: int) -> int:
     """The number of threads for one call that passes over so many elements: fewer where they are few."""
-    return team(min(resolve(num_threads), 1 + elements // ELEMENTS_PER_THREAD))
+    return team(num_threads, 1 + elements // ELEMENTS_PER_THREAD)
+
+
+def for_multiplications(num_threads: int | None, multiplications: int) -> int:
+    """The number of threads for one call of so many multiplications: fewer where they are few."""
+    return team(num_threads, worth(multiplications))
+
+
+def worth(multiplications: int) -> int:
+    """How many threads so many multiplications are worth."""
+    return 1 + multiplications // MULTIPLICATIONS_PER_THREAD
 
 
 def together(work: Callable[[int, int, Callable[[], object]], None], count: int) -> None:

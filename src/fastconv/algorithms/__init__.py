@@ -8,7 +8,7 @@
                 ├─ kn2col     k² shifted 1×1 products
                 ├─ winograd   F(m, r) on each axis, by blocks of taps
                 └─ fft        numpy.fft, overlap-save
-        │  pack(weight) once, run(x) often
+        │  pack(weight) and bind(strides) once, call(x) often
         ▼
     kernels (one compiled module for each instruction-set level)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from types import ModuleType
 from typing import NamedTuple
 
@@ -50,6 +51,20 @@ class Epilogue(NamedTuple):
 
     rectified: bool = False
     accumulate: bool = False
+
+
+# call(x, out, workspace)
+Call = Callable[[np.ndarray, np.ndarray, np.ndarray], None]
+
+
+def bound(kernel: Callable, dtype: np.dtype, before: tuple, after: tuple) -> Call:
+    """A compiled function of x, what comes ``before`` out, out, workspace, and what comes ``after`` them."""
+    typed = kernel["double" if dtype.itemsize == 8 else "float"]
+
+    def call(x: np.ndarray, out: np.ndarray, workspace: np.ndarray) -> None:
+        typed(x, *before, out, workspace, *after)
+
+    return call
 
 
 class Algorithm(ABC):
@@ -99,22 +114,21 @@ class Algorithm(ABC):
         geometry: ConvGeometry,
         kernels: ModuleType,
         num_threads: int,
+        into: Packed | None = None,
     ) -> Packed:
-        """Prepare weight (C_out, C_in/groups, k_h, k_w) and bias (C_out,) once for many calls."""
+        """Prepare weight (C_out, C_in/groups, k_h, k_w) and bias (C_out,) once for many calls.
+
+        ``into`` is what was packed for the same problem before: its memory is used again where it can be.
+        """
 
     @abstractmethod
-    def run(
-        self,
-        x: np.ndarray,
-        packed: Packed,
-        out: np.ndarray,
-        epilogue: Epilogue,
-        workspace: np.ndarray,
-        num_threads: int,
-    ) -> None:
-        """Compute x (N, H, W, C_in) → out (N, H_out, W_out, C_out), both of any strides.
+    def bind(
+        self, packed: Packed, x: np.ndarray, out: np.ndarray, epilogue: Epilogue, num_threads: int
+    ) -> Call:
+        """The call that computes x (N, H, W, C_in) → out (N, H_out, W_out, C_out), both of any strides.
 
-        ``workspace`` has at least ``workspace_bytes`` bytes.
+        All that depends on strides is settled here: the call takes arrays whose strides are those of ``x``
+        and ``out``, and a workspace of at least ``workspace_bytes`` bytes.
         """
 
 
@@ -183,25 +197,50 @@ def scatter_slack(kernels: ModuleType, dtype: np.dtype, pixel_pitch: int) -> int
 
 
 def pack_grouped(
-    weight: np.ndarray, geometry: ConvGeometry, kernels: ModuleType, num_threads: int
-) -> np.ndarray:
+    weight: np.ndarray, geometry: ConvGeometry, kernels: ModuleType, num_threads: int,
+    into: np.ndarray | None = None,
+) -> np.ndarray:  # fmt: skip
     """Weights as panels (groups, panels, k_h·k_w·C_in/groups, PANEL), K in the order (k_h, k_w, C_in)."""
-    width = panel_width(kernels, geometry.dtype)
     groups, group_out = geometry.groups, geometry.out_channels // geometry.groups
-    packed = aligned_empty((groups, ceil_div(group_out, width), geometry.reduction, width), geometry.dtype)
+    packed = into
+    if packed is None:
+        width = panel_width(kernels, geometry.dtype)
+        shape = groups, ceil_div(group_out, width), geometry.reduction, width
+        packed = aligned_empty(shape, geometry.dtype)
     grouped = weight.reshape(groups, group_out, geometry.in_channels // groups, -1)
     kernels.pack_weight(np.ascontiguousarray(grouped), packed, num_threads)
     return packed
 
 
-def pack_bias(bias: np.ndarray | None, geometry: ConvGeometry, kernels: ModuleType) -> np.ndarray:
+def pack_bias(
+    bias: np.ndarray | None, geometry: ConvGeometry, kernels: ModuleType, into: np.ndarray | None = None
+) -> np.ndarray:
     """Bias as (groups · panels · PANEL), zero beyond each group's channels."""
-    width = panel_width(kernels, geometry.dtype)
     group_out = geometry.out_channels // geometry.groups
-    padded = np.zeros((geometry.groups, round_up(group_out, width)), geometry.dtype)
-    if bias is not None:
-        padded[:, :group_out] = bias.reshape(geometry.groups, group_out)
-    return padded.ravel()
+    packed = into
+    if packed is None:
+        width = panel_width(kernels, geometry.dtype)
+        packed = np.zeros(geometry.groups * round_up(group_out, width), geometry.dtype)
+    values = 0 if bias is None else bias
+    if geometry.groups == 1:
+        packed[:group_out] = values
+    else:
+        grouped = packed.reshape(geometry.groups, -1)
+        grouped[:, :group_out] = 0 if bias is None else bias.reshape(geometry.groups, group_out)
+    return packed
+
+
+def pack_panels(
+    weight: np.ndarray, bias: np.ndarray | None, geometry: ConvGeometry, kernels: ModuleType,
+    num_threads: int, into: Packed | None,
+) -> Packed:  # fmt: skip
+    """Weights and bias as the products of matrices take them."""
+    if into is None:
+        packed_weight = pack_grouped(weight, geometry, kernels, num_threads)
+        return Packed(kernels, geometry, packed_weight, pack_bias(bias, geometry, kernels))
+    pack_grouped(weight, geometry, kernels, num_threads, into.weight)
+    pack_bias(bias, geometry, kernels, into.bias)
+    return into
 
 
 def summation_error(terms: int, dtype: np.dtype, block: int = DEPTH) -> float:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from fastconv.algorithms import base
-from fastconv.algorithms.base import Epilogue, Packed
+from fastconv.algorithms.base import Call, Epilogue, Packed, bound
 from fastconv.geometry import ConvGeometry
 from fastconv.memory import aligned_empty
 
@@ -126,19 +126,22 @@ def workspace_bytes(geometry: ConvGeometry, num_threads: int, kernels: ModuleTyp
     return _blocking(geometry, num_threads, kernels).per_thread * num_threads * geometry.dtype.itemsize
 
 
-def pack(weight, bias, geometry: ConvGeometry, kernels: ModuleType) -> Packed:
+def pack(weight, bias, geometry: ConvGeometry, kernels: ModuleType, into: Packed | None = None) -> Packed:
     """Weights as (k_h·C_in/groups·k_w, C_out in whole vectors)."""
     channels = geometry.out_channels
-    pitch = base.round_up(channels, kernels.vector_bytes() // geometry.dtype.itemsize)
-    packed = aligned_empty((geometry.reduction + 1, pitch), geometry.dtype)
-    packed_weight, packed_bias = packed[:-1], packed[-1]
+    if into is None:
+        pitch = base.round_up(channels, kernels.vector_bytes() // geometry.dtype.itemsize)
+        packed = aligned_empty((geometry.reduction + 1, pitch), geometry.dtype)
+        packed_weight, packed_bias = packed[:-1], packed[-1]
+    else:
+        packed_weight, packed_bias = into.weight, into.bias
     finite = kernels.pack_narrow(weight, packed_weight)
     packed_bias[channels:] = 0
     packed_bias[:channels] = 0 if bias is None else bias
     return Packed(kernels, geometry, packed_weight, packed_bias, finite=finite)
 
 
-def run(x, packed: Packed, out, epilogue: Epilogue, workspace, num_threads: int) -> None:
+def bind(packed: Packed, x, out, epilogue: Epilogue, num_threads: int) -> Call:
     """Planes stay planes and pixels stay pixels; any other strides are gathered into pixels.
 
     Padding is zeros that are multiplied: an infinite or NaN weight makes a NaN of them. Leaving those
@@ -146,20 +149,21 @@ def run(x, packed: Packed, out, epilogue: Epilogue, workspace, num_threads: int)
     """
     geometry, kernels = packed.geometry, packed.kernels
     blocking = _blocking(geometry, num_threads, kernels)
+    after = blocking.per_thread, num_threads
     if x.strides[2] == out.strides[2] == x.itemsize:
-        kernels.depthwise_planes(
-            x, packed.weight, packed.bias, geometry, blocking.offset, blocking.phase_pitch,
-            blocking.plane_bands, *epilogue, out, workspace, blocking.per_thread, num_threads,
+        before = (
+            packed.weight, packed.bias, geometry, blocking.offset, blocking.phase_pitch,
+            blocking.plane_bands, *epilogue,
         )  # fmt: skip
-        return
+        return bound(kernels.depthwise_planes, geometry.dtype, before, after)
     # What lies in whole vectors of channels is read where it lies, and only threads need bands.
     copied = (
         not packed.finite
         or x.strides[3] != x.itemsize
         or geometry.in_channels * x.itemsize < kernels.vector_bytes()
     )
-    kernels.depthwise(
-        x, packed.weight, packed.bias, geometry, *vectors(geometry, kernels),
-        blocking.bands if copied else blocking.shares, copied, *epilogue, out, workspace, blocking.per_thread,
-        num_threads,
+    before = (
+        packed.weight, packed.bias, geometry, *vectors(geometry, kernels),
+        blocking.bands if copied else blocking.shares, copied, *epilogue,
     )  # fmt: skip
+    return bound(kernels.depthwise, geometry.dtype, before, after)

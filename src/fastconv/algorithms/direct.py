@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from fastconv.algorithms import base, depthwise, pointwise
-from fastconv.algorithms.base import Algorithm, Epilogue, Packed
+from fastconv.algorithms.base import Algorithm, Call, Epilogue, Packed, bound
 from fastconv.geometry import ConvGeometry
 
 
@@ -97,25 +97,24 @@ class Direct(Algorithm):
         block = depthwise.summed_at_once(geometry)
         return base.summation_error(geometry.reduction, geometry.dtype, block)
 
-    def pack(self, weight, bias, geometry: ConvGeometry, kernels: ModuleType, num_threads: int) -> Packed:
+    def pack(
+        self, weight, bias, geometry: ConvGeometry, kernels: ModuleType, num_threads: int, into=None
+    ) -> Packed:
         if pointwise.fits(geometry):
-            return pointwise.pack(weight, bias, geometry, kernels)
+            return pointwise.pack(weight, bias, geometry, kernels, num_threads, into)
         if depthwise.fits(geometry, kernels):
-            return depthwise.pack(weight, bias, geometry, kernels)
-        packed_weight = base.pack_grouped(weight, geometry, kernels, num_threads)
-        return Packed(kernels, geometry, packed_weight, base.pack_bias(bias, geometry, kernels))
+            return depthwise.pack(weight, bias, geometry, kernels, into)
+        return base.pack_panels(weight, bias, geometry, kernels, num_threads, into)
 
-    def run(self, x, packed: Packed, out, epilogue: Epilogue, workspace, num_threads: int) -> None:
+    def bind(self, packed: Packed, x, out, epilogue: Epilogue, num_threads: int) -> Call:
         geometry, kernels = packed.geometry, packed.kernels
         if depthwise.fits(geometry, kernels):
-            depthwise.run(x, packed, out, epilogue, workspace, num_threads)
-            return
+            return depthwise.bind(packed, x, out, epilogue, num_threads)
         blocking = _blocking(geometry, out.strides[3] == out.itemsize, num_threads, kernels)
         weight = packed.weight
         if pointwise.fits(geometry):
             if pointwise.is_planar(x) and pointwise.is_planar(out):
-                pointwise.run(x, packed, out, epilogue, workspace, blocking.per_thread, num_threads)
-                return
+                return pointwise.bind(packed, epilogue, blocking.per_thread, num_threads)
             weight = pointwise.panels(packed, num_threads)
         copy_band = geometry.padded or x.strides[3] != x.itemsize
         if copy_band:
@@ -123,8 +122,8 @@ class Direct(Algorithm):
             row_pitch = base.in_columns(geometry) * pixel_pitch
         else:
             row_pitch, pixel_pitch = x.strides[1] // x.itemsize, x.strides[2] // x.itemsize
-        kernels.direct(
-            x, weight, packed.bias, geometry, *segments(geometry, row_pitch, pixel_pitch),
-            blocking.bands, blocking.panel_parts, copy_band, *epilogue, out, workspace,
-            blocking.per_thread, num_threads,
+        before = (
+            weight, packed.bias, geometry, *segments(geometry, row_pitch, pixel_pitch), blocking.bands,
+            blocking.panel_parts, copy_band, *epilogue,
         )  # fmt: skip
+        return bound(kernels.direct, geometry.dtype, before, (blocking.per_thread, num_threads))

@@ -13,7 +13,7 @@ import numpy as np
 
 from fastconv import threads
 from fastconv.algorithms import base
-from fastconv.algorithms.base import Algorithm, Epilogue, Packed
+from fastconv.algorithms.base import Algorithm, Call, Epilogue, Packed
 from fastconv.geometry import ConvGeometry
 from fastconv.memory import aligned_empty
 
@@ -302,14 +302,20 @@ class Fft(Algorithm):
         # The worst of the tests, in float64 and with the reference's own rounding, came to 1.3 times the sum.
         return 1.5 * (steps * float(np.finfo(geometry.dtype).eps) / 2 + sums)
 
-    def pack(self, weight, bias, geometry: ConvGeometry, kernels: ModuleType, num_threads: int) -> Packed:
+    def pack(
+        self, weight, bias, geometry: ConvGeometry, kernels: ModuleType, num_threads: int, into=None
+    ) -> Packed:
         tiling = _tiling(geometry)
         layout = _layout(geometry, kernels)
         groups, group_in = geometry.groups, geometry.in_channels // geometry.groups
         group_out = geometry.out_channels // groups
-        width = base.panel_width(kernels, geometry.dtype)
-        blocks = base.ceil_div(2 * tiling.frequencies, width)
-        packed_weight = aligned_empty((groups, blocks, group_out * group_in, width), geometry.dtype)
+        if into is None:
+            width = base.panel_width(kernels, geometry.dtype)
+            blocks = base.ceil_div(2 * tiling.frequencies, width)
+            packed_weight = aligned_empty((groups, blocks, group_out * group_in, width), geometry.dtype)
+            packed_bias = np.empty(geometry.out_channels, geometry.dtype)
+        else:
+            packed_weight, packed_bias = into.weight, into.bias
         run = kernels.spectral_outputs()
         # The transforms are scaled to preserve length; a product of two needs the factor once more.
         scale = math.sqrt(math.prod(tiling.size))
@@ -326,40 +332,49 @@ class Fft(Algorithm):
                 kernels.pack_spectra(target.view(geometry.dtype), packed_weight[g], first, scale)
 
         threads.together(transform, min(num_threads, len(parts)))
-        packed_bias = np.zeros(geometry.out_channels, geometry.dtype)
-        if bias is not None:
-            packed_bias[:] = bias
+        packed_bias[:] = 0 if bias is None else bias
         return Packed(kernels, geometry, packed_weight, packed_bias)
 
-    def run(self, x, packed: Packed, out, epilogue: Epilogue, workspace, num_threads: int) -> None:
-        geometry, kernels = packed.geometry, packed.kernels
-        tiling, layout = _tiling(geometry), _layout(geometry, kernels)
-        each = layout.pixels + layout.spectrum + layout.split
-        scratch = [_Scratch(workspace[i * each :], layout, tiling) for i in range(num_threads)]
-        spectra = workspace[num_threads * each :]
-        shape = (tiling.chunk, -1, 2 * layout.pitch)
-        before = spectra[: layout.spectra_in].reshape(shape)
-        after = spectra[layout.spectra_in :][: layout.spectra_out].reshape(shape)
-        frequencies = range(packed.weight.shape[1])
-        total = geometry.batch * tiling.count
+    def bind(self, packed: Packed, x, out, epilogue: Epilogue, num_threads: int) -> Call:
+        def call(x: np.ndarray, out: np.ndarray, workspace: np.ndarray) -> None:
+            _compute(x, packed, out, epilogue, workspace, num_threads)
 
-        @_silent
-        def work(number: int, team: int, wait: Callable[[], object]) -> None:
-            mine = scratch[number]
-            for start in range(0, total, tiling.chunk):
-                used = min(tiling.chunk, total - start)
-                planes = threads.part(range(used * geometry.in_channels), number, team)
-                for block in _blocks(planes, geometry.in_channels, mine.most):
-                    _transform(x, start, block, packed, mine, before)
-                wait()
-                blocks = threads.part(frequencies, number, team)
-                _multiply(packed, before[:used], blocks, after[:used], mine.split)
-                wait()
-                planes = threads.part(range(used * geometry.out_channels), number, team)
-                for block in _blocks(planes, geometry.out_channels, mine.most):
-                    _transform_back(after, start, block, packed, epilogue, mine, out)
+        return call
 
-        threads.together(work, num_threads)
+
+def _compute(
+    x: np.ndarray, packed: Packed, out: np.ndarray, epilogue: Epilogue, workspace: np.ndarray,
+    num_threads: int,
+) -> None:  # fmt: skip
+    """All chunks of tiles in turn; the threads wait for each other between the three steps of a chunk."""
+    geometry, kernels = packed.geometry, packed.kernels
+    tiling, layout = _tiling(geometry), _layout(geometry, kernels)
+    each = layout.pixels + layout.spectrum + layout.split
+    scratch = [_Scratch(workspace[i * each :], layout, tiling) for i in range(num_threads)]
+    spectra = workspace[num_threads * each :]
+    shape = (tiling.chunk, -1, 2 * layout.pitch)
+    before = spectra[: layout.spectra_in].reshape(shape)
+    after = spectra[layout.spectra_in :][: layout.spectra_out].reshape(shape)
+    frequencies = range(packed.weight.shape[1])
+    total = geometry.batch * tiling.count
+
+    @_silent
+    def work(number: int, team: int, wait: Callable[[], object]) -> None:
+        mine = scratch[number]
+        for start in range(0, total, tiling.chunk):
+            used = min(tiling.chunk, total - start)
+            planes = threads.part(range(used * geometry.in_channels), number, team)
+            for block in _blocks(planes, geometry.in_channels, mine.most):
+                _transform(x, start, block, packed, mine, before)
+            wait()
+            blocks = threads.part(frequencies, number, team)
+            _multiply(packed, before[:used], blocks, after[:used], mine.split)
+            wait()
+            planes = threads.part(range(used * geometry.out_channels), number, team)
+            for block in _blocks(planes, geometry.out_channels, mine.most):
+                _transform_back(after, start, block, packed, epilogue, mine, out)
+
+    threads.together(work, num_threads)
 
 
 def _complex_dtype(geometry: ConvGeometry) -> np.dtype:

@@ -7,7 +7,7 @@ from types import ModuleType
 from typing import NamedTuple
 
 from fastconv.algorithms import base
-from fastconv.algorithms.base import Algorithm, Epilogue, Packed
+from fastconv.algorithms.base import Algorithm, Call, Epilogue, Packed, bound
 from fastconv.geometry import ConvGeometry
 
 # Bytes of patches lowered at a time: with the band they come from, still within an L2 cache.
@@ -58,13 +58,16 @@ class Im2col(Algorithm):
     def error_bound(self, geometry: ConvGeometry) -> float:
         return base.summation_error(geometry.reduction, geometry.dtype)
 
-    def pack(self, weight, bias, geometry: ConvGeometry, kernels: ModuleType, num_threads: int) -> Packed:
-        packed_weight = base.pack_grouped(weight, geometry, kernels, num_threads)
-        return Packed(kernels, geometry, packed_weight, base.pack_bias(bias, geometry, kernels))
+    def pack(
+        self, weight, bias, geometry: ConvGeometry, kernels: ModuleType, num_threads: int, into=None
+    ) -> Packed:
+        return base.pack_panels(weight, bias, geometry, kernels, num_threads, into)
 
-    def run(self, x, packed: Packed, out, epilogue: Epilogue, workspace, num_threads: int) -> None:
-        blocking = _blocking(packed.geometry, num_threads, packed.kernels)
-        packed.kernels.im2col(
-            x, packed.weight, packed.bias, packed.geometry, blocking.bands, blocking.panel_pixels,
-            blocking.patch_pitch, base.DEPTH, *epilogue, out, workspace, blocking.per_thread, num_threads,
+    def bind(self, packed: Packed, x, out, epilogue: Epilogue, num_threads: int) -> Call:
+        geometry = packed.geometry
+        blocking = _blocking(geometry, num_threads, packed.kernels)
+        before = (
+            packed.weight, packed.bias, geometry, blocking.bands, blocking.panel_pixels,
+            blocking.patch_pitch, base.DEPTH, *epilogue,
         )  # fmt: skip
+        return bound(packed.kernels.im2col, geometry.dtype, before, (blocking.per_thread, num_threads))

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from fastconv.algorithms import base
-from fastconv.algorithms.base import Algorithm, Epilogue, Packed
+from fastconv.algorithms.base import Algorithm, Call, Epilogue, Packed, bound
 from fastconv.geometry import ConvGeometry
 
 
@@ -67,18 +67,20 @@ class Kn2col(Algorithm):
         block = min(base.DEPTH, geometry.in_channels // geometry.groups)
         return base.summation_error(geometry.reduction, geometry.dtype, block)
 
-    def pack(self, weight, bias, geometry: ConvGeometry, kernels: ModuleType, num_threads: int) -> Packed:
-        packed_bias = np.zeros(geometry.out_channels, geometry.dtype)
-        if bias is not None:
-            packed_bias[:] = bias
-        return Packed(
-            kernels, geometry, base.pack_grouped(weight, geometry, kernels, num_threads), packed_bias
-        )
+    def pack(
+        self, weight, bias, geometry: ConvGeometry, kernels: ModuleType, num_threads: int, into=None
+    ) -> Packed:
+        panels = None if into is None else into.weight
+        packed_bias = np.empty(geometry.out_channels, geometry.dtype) if into is None else into.bias
+        packed_bias[:] = 0 if bias is None else bias
+        packed_weight = base.pack_grouped(weight, geometry, kernels, num_threads, panels)
+        return Packed(kernels, geometry, packed_weight, packed_bias)
 
-    def run(self, x, packed: Packed, out, epilogue: Epilogue, workspace, num_threads: int) -> None:
-        blocking = _blocking(packed.geometry, num_threads, packed.kernels)
-        packed.kernels.kn2col(
-            x, packed.weight, packed.bias, packed.geometry, blocking.bands, blocking.panel_parts,
-            base.DEPTH, x.strides[3] != x.itemsize, *epilogue, out, workspace, blocking.per_thread,
-            num_threads,
+    def bind(self, packed: Packed, x, out, epilogue: Epilogue, num_threads: int) -> Call:
+        geometry = packed.geometry
+        blocking = _blocking(geometry, num_threads, packed.kernels)
+        before = (
+            packed.weight, packed.bias, geometry, blocking.bands, blocking.panel_parts, base.DEPTH,
+            x.strides[3] != x.itemsize, *epilogue,
         )  # fmt: skip
+        return bound(packed.kernels.kn2col, geometry.dtype, before, (blocking.per_thread, num_threads))

@@ -8,7 +8,7 @@ from types import ModuleType
 import numpy as np
 
 from fastconv.algorithms import base
-from fastconv.algorithms.base import Epilogue, Packed
+from fastconv.algorithms.base import Call, Epilogue, Packed, bound
 from fastconv.geometry import ConvGeometry
 
 # With fewer pixels the last panel's empty columns cost more than a transposition.
@@ -34,33 +34,40 @@ def panel_size(geometry: ConvGeometry, kernels: ModuleType) -> int:
     return min(base.DEPTH, geometry.in_channels) * base.panel_width(kernels, geometry.dtype)
 
 
-def pack(weight, bias, geometry: ConvGeometry, kernels: ModuleType) -> Packed:
+def pack(
+    weight, bias, geometry: ConvGeometry, kernels: ModuleType, num_threads: int, into: Packed | None
+) -> Packed:
     """The weights as a matrix; ``panels`` packs them the other way when that is needed first."""
     matrix = weight.reshape(geometry.out_channels, geometry.in_channels)
-    # A copy, as every packed weight is: the caller may change theirs later.
-    return Packed(kernels, geometry, matrix.copy(order="C"), base.pack_bias(bias, geometry, kernels), [])
+    if into is None:
+        # A copy, as every packed weight is: the caller may change theirs later.
+        return Packed(kernels, geometry, matrix.copy(order="C"), base.pack_bias(bias, geometry, kernels), [])
+    into.weight[...] = matrix
+    base.pack_bias(bias, geometry, kernels, into.bias)
+    for panels in into.late:
+        base.pack_grouped(into.weight, geometry, kernels, num_threads, panels)
+    return into
 
 
 def panels(packed: Packed, num_threads: int) -> np.ndarray:
     """The weights as panels, for images that are not planar."""
     if not packed.late:
-        weight = packed.weight[:, :, None, None]
-        packed.late.append(base.pack_grouped(weight, packed.geometry, packed.kernels, num_threads))
+        panels = base.pack_grouped(packed.weight, packed.geometry, packed.kernels, num_threads)
+        packed.late.append(panels)
     return packed.late[0]
 
 
-def run(x, packed: Packed, out, epilogue: Epilogue, workspace, per_thread: int, num_threads: int) -> None:
-    """Compute planar x (N, H, W, C_in) → planar out (N, H, W, C_out)."""
-    planes = (image.transpose(0, 3, 1, 2).reshape(len(image), image.shape[3], -1) for image in (x, out))
-    source, target = planes
-    packed.kernels.pointwise(
-        source,
-        packed.weight,
-        packed.bias,
-        base.DEPTH,
-        *epilogue,
-        target,
-        workspace,
-        per_thread,
-        num_threads,
-    )
+def bind(packed: Packed, epilogue: Epilogue, per_thread: int, num_threads: int) -> Call:
+    """For planar x (N, H, W, C_in) and planar out (N, H, W, C_out)."""
+    before = packed.weight, packed.bias, base.DEPTH, *epilogue
+    planes = bound(packed.kernels.pointwise, packed.geometry.dtype, before, (per_thread, num_threads))
+
+    def call(x: np.ndarray, out: np.ndarray, workspace: np.ndarray) -> None:
+        planes(_planes(x), _planes(out), workspace)
+
+    return call
+
+
+def _planes(image: np.ndarray) -> np.ndarray:
+    """An image (N, H, W, C), planar, as (N, C, H · W)."""
+    return image.transpose(0, 3, 1, 2).reshape(len(image), image.shape[3], -1)

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from fastconv.algorithms import base
-from fastconv.algorithms.base import Epilogue, Packed
+from fastconv.algorithms.base import Call, Epilogue, Packed, bound
 from fastconv.geometry import ConvGeometry
 from fastconv.memory import aligned_empty
 
@@ -116,7 +116,9 @@ def workspace_bytes(geometry: ConvGeometry, num_threads: int, kernels: ModuleTyp
     return _blocking(geometry, num_threads, kernels).per_thread * num_threads * geometry.dtype.itemsize
 
 
-def pack(weight, bias, geometry: ConvGeometry, kernels: ModuleType, num_threads: int) -> Packed:
+def pack(
+    weight, bias, geometry: ConvGeometry, kernels: ModuleType, num_threads: int, into: Packed | None
+) -> Packed:
     """The seven sums of quarters as panels, added up in float64."""
     channels, half = geometry.in_channels, _half(geometry.in_channels)
     width = base.panel_width(kernels, geometry.dtype)
@@ -132,20 +134,30 @@ def pack(weight, bias, geometry: ConvGeometry, kernels: ModuleType, num_threads:
     factors = np.empty((pairs, PRODUCTS, width, half), geometry.dtype)
     for product, values in enumerate((b11, b21, t2, t3, b21 - t2, t1, b22)):
         factors[:, product] = values.reshape(pairs, width, half)
-    packed = aligned_empty((pairs, PRODUCTS, half, width), geometry.dtype)
+    if into is None:
+        packed = aligned_empty((pairs, PRODUCTS, half, width), geometry.dtype)
+        packed_bias = np.zeros(2 * pairs * width, geometry.dtype)
+    else:
+        packed, packed_bias = into.weight, into.bias
     kernels.pack_weight(factors.reshape(pairs, PRODUCTS * width, half, 1), packed, num_threads)
-    packed_bias = np.zeros(2 * pairs * width, geometry.dtype)
-    if bias is not None:
-        packed_bias[: len(bias)] = bias
+    packed_bias[: geometry.out_channels] = 0 if bias is None else bias
     return Packed(kernels, geometry, packed, packed_bias)
 
 
-def run(x, packed: Packed, out, epilogue: Epilogue, workspace, num_threads: int) -> None:
-    """Compute x (N, H, W, C_in) → out (N, H_out, W_out, C_out), both of any strides."""
+def bind(packed: Packed, epilogue: Epilogue, num_threads: int) -> Call:
+    """For x (N, H, W, C_in) and out (N, H_out, W_out, C_out) of any strides."""
     geometry = packed.geometry
     blocking = _blocking(geometry, num_threads, packed.kernels)
-    down, across = geometry.stride
-    packed.kernels.strassen(
-        x[:, ::down, ::across], packed.weight, packed.bias, blocking.blocks, _UNIT, blocking.pair_parts,
-        base.DEPTH, blocking.pitch, *epilogue, out, workspace, blocking.per_thread, num_threads,
+    before = (
+        packed.weight, packed.bias, blocking.blocks, _UNIT, blocking.pair_parts, base.DEPTH, blocking.pitch,
+        *epilogue,
     )  # fmt: skip
+    kernel = bound(packed.kernels.strassen, geometry.dtype, before, (blocking.per_thread, num_threads))
+    down, across = geometry.stride
+    if down == across == 1:
+        return kernel
+
+    def call(x: np.ndarray, out: np.ndarray, workspace: np.ndarray) -> None:
+        kernel(x[:, ::down, ::across], out, workspace)
+
+    return call

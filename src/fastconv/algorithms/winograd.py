@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from fastconv.algorithms import base, strassen
-from fastconv.algorithms.base import Algorithm, Epilogue, Packed
+from fastconv.algorithms.base import Algorithm, Call, Epilogue, Packed, bound
 from fastconv.geometry import ConvGeometry
 from fastconv.memory import aligned_empty, give_back
 
@@ -404,29 +404,32 @@ class Winograd(Algorithm):
         growth = math.prod(_ERROR_GROWTH[pairs] for pairs in form.pairs)
         return _ERROR_SLACK * growth * base.summation_error(terms, geometry.dtype, form.depth)
 
-    def pack(self, weight, bias, geometry: ConvGeometry, kernels: ModuleType, num_threads: int) -> Packed:
+    def pack(
+        self, weight, bias, geometry: ConvGeometry, kernels: ModuleType, num_threads: int, into=None
+    ) -> Packed:
         if strassen.fits(geometry):
-            return strassen.pack(weight, bias, geometry, kernels, num_threads)
+            return strassen.pack(weight, bias, geometry, kernels, num_threads, into)
         form = choose_form(geometry)
         groups, channels = geometry.groups, geometry.in_channels // geometry.groups
         width = base.panel_width(kernels, geometry.dtype)
-        panels = base.ceil_div(geometry.out_channels // groups, width)
-        transformed = aligned_empty((groups, panels, form.products, channels, width), geometry.dtype)
+        transformed, bias_memory = (None, None) if into is None else (into.weight, into.bias)
+        if transformed is None:
+            panels = base.ceil_div(geometry.out_channels // groups, width)
+            transformed = aligned_empty((groups, panels, form.products, channels, width), geometry.dtype)
         blocks = _in_blocks(weight.reshape(groups, -1, *weight.shape[1:]), form)
         matrices = [transforms(*axis).weight for axis in zip(form.outputs, form.taps, strict=True)]
         workspace = aligned_empty((num_threads, math.prod(blocks.shape[2:]), width), geometry.dtype)
         kernels.pack_winograd(blocks, *matrices, _products(form).place, transformed, workspace, num_threads)
         give_back(workspace)
-        return Packed(kernels, geometry, transformed, base.pack_bias(bias, geometry, kernels))
+        return Packed(kernels, geometry, transformed, base.pack_bias(bias, geometry, kernels, bias_memory))
 
-    def run(self, x, packed: Packed, out, epilogue: Epilogue, workspace, num_threads: int) -> None:
+    def bind(self, packed: Packed, x, out, epilogue: Epilogue, num_threads: int) -> Call:
         geometry = packed.geometry
         if strassen.fits(geometry):
-            strassen.run(x, packed, out, epilogue, workspace, num_threads)
-            return
+            return strassen.bind(packed, epilogue, num_threads)
         blocking = _blocking(geometry, num_threads, packed.kernels)
-        packed.kernels.winograd(
-            x, packed.weight, packed.bias, geometry, *_tables(geometry), blocking.bands,
-            blocking.panel_parts, blocking.block, blocking.pixel_pitch, choose_form(geometry).depth,
-            *epilogue, out, workspace, blocking.per_thread, num_threads,
+        before = (
+            packed.weight, packed.bias, geometry, *_tables(geometry), blocking.bands, blocking.panel_parts,
+            blocking.block, blocking.pixel_pitch, choose_form(geometry).depth, *epilogue,
         )  # fmt: skip
+        return bound(packed.kernels.winograd, geometry.dtype, before, (blocking.per_thread, num_threads))

@@ -7,6 +7,7 @@ from functools import lru_cache
 import numpy as np
 
 from fastconv import checks, kernels, threads
+from fastconv.functional.once import call_once
 from fastconv.geometry import WEIGHTS, ConvGeometry, is_plain
 from fastconv.plan import LAYOUTS, Design, Plan, design
 
@@ -242,18 +243,6 @@ def _design(
 
 # Every call of conv2d asks for one. Equal options of other types differ: 1 is right where True is not.
 _known_design = lru_cache(maxsize=1024, typed=True)(_design)
-
-
-def call_once(prepare, rank, x, weight, bias, out, *, layout, **options) -> np.ndarray:
-    """A convolution, plain or transposed, by the plan that ``prepare`` makes for this ``x`` alone."""
-    checks.choice("layout", layout, LAYOUTS[rank])
-    x = checks.float_array("x", x, rank + 2, f"({', '.join(layout)})")
-    plan = prepare(
-        rank, x.shape, weight, bias, checks.float_dtype("x", x.dtype), layout=layout, calls=1, **options
-    )
-    result = plan(x.astype(plan.geometry.dtype, order="K", copy=False), out=out)
-    plan.retire()
-    return result
 
 
 def arrays(rank, weight, meaning, bias, dtype):

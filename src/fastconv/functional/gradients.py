@@ -9,6 +9,7 @@ import numpy as np
 
 from fastconv import checks, kernels, lowering, threads
 from fastconv.algorithms.weight_grad import weight_grad
+from fastconv.functional.once import through_plan
 from fastconv.functional.polyphase import TransposedPlan
 from fastconv.geometry import WEIGHTS, ConvGeometry
 from fastconv.plan import LAYOUTS
@@ -112,10 +113,13 @@ def _input_grad(rank, grad_output, weight, input_shape, stride, padding, dilatio
     grad_output, geometry = _grad_geometry(
         rank, grad_output, weight, input_shape, weight.shape, stride, padding, dilation, groups
     )
-    plan = TransposedPlan(geometry, weight, num_threads=num_threads, calls=1)
-    grad = plan(grad_output)
-    plan.retire()
-    return grad
+    count = threads.resolve(num_threads)
+    key = TransposedPlan, kernels.active(), geometry, weight.dtype, grad_output.strides, count
+
+    def make():
+        return TransposedPlan(geometry, weight, num_threads=count, calls=1)
+
+    return through_plan(key, make, weight, None, grad_output)
 
 
 def _weight_grad(rank, grad_output, x, weight_shape, stride, padding, dilation, groups, num_threads):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import product
 from typing import NamedTuple
 
@@ -31,7 +31,12 @@ class _Part(NamedTuple):
     place: tuple[slice, ...]
     source: tuple[slice, ...]
     plan: Plan | None
-    merged: tuple[int, ...]
+    phases: tuple[Phase, ...]
+
+    @property
+    def merged(self) -> tuple[int, ...]:
+        """On each axis, how many phases are side by side."""
+        return tuple(phase.merged for phase in self.phases)
 
 
 class TransposedPlan:
@@ -73,11 +78,10 @@ class TransposedPlan:
         # Where every phase has one tap, merged ones are written in place: see _phases.
         self._is_moved = self._is_merged and geometry.kernel_size != geometry.stride
         self._images = self._images_at_once() if self._is_merged else geometry.batch
-        self._parts = tuple(self._plan_parts(weight, bias, activation, calls))
+        self.activation = activation
+        self._parts = tuple(self._plan_parts(weight, bias, calls))
         self._workspaces = Workspaces()
-        edge = np.zeros(geometry.in_channels) if bias is None else bias
-        edge = np.maximum(edge, 0) if activation == "relu" else edge
-        self._edge = edge.astype(geometry.dtype).reshape(-1, *[1] * geometry.spatial_rank)
+        self._edge = self._edge_of(bias)
 
     @property
     def plans(self) -> tuple[Plan, ...]:
@@ -87,6 +91,11 @@ class TransposedPlan:
     def packed_bytes(self) -> int:
         """Bytes of the packed weights."""
         return sum(plan.packed_bytes for plan in self.plans)
+
+    @property
+    def kept_bytes(self) -> int:
+        """Bytes of what is held between calls."""
+        return sum(plan.kept_bytes for plan in self.plans) + self._workspaces.nbytes
 
     @property
     def workspace_bytes(self) -> int:
@@ -148,6 +157,23 @@ class TransposedPlan:
             else:
                 part.plan(x[part.source], out=target[part.place], num_threads=count)
         return result
+
+    def repack(self, weight: np.ndarray, bias: np.ndarray | None = None) -> None:
+        """Take another weight (C_in, C_out/groups, *kernel) and bias (C_out,); while no call is in progress.
+
+        Raises
+        ------
+        ValueError
+            If a shape is not the plan's.
+        """
+        shape = self.geometry.weight_shape
+        if weight.shape != shape:
+            raise ValueError(f"weight must have shape {shape}, got {weight.shape}")
+        kernel = self._transposed(weight)
+        for part in self._parts:
+            if part.plan is not None:
+                part.plan.repack(phases.taps_of(kernel, part.phases), _tiled(bias, part.merged))
+        self._edge = self._edge_of(bias)
 
     def retire(self) -> None:
         """Leave this plan's memory to others: it has done its work."""
@@ -217,18 +243,27 @@ class TransposedPlan:
             -(-size // 64) * 64 for size in (max(moved, default=0), self._images * self._image_bytes)
         )
 
-    def _plan_parts(self, weight, bias, activation, calls) -> Iterator[_Part]:
+    def _transposed(self, weight: np.ndarray) -> np.ndarray:
+        """The weight as (C_out, C_in/groups, *kernel): each group's matrix transposed."""
+        kernel = weight.reshape(self.geometry.groups, -1, *weight.shape[1:]).swapaxes(1, 2)
+        return kernel.reshape(self.geometry.in_channels, -1, *self.geometry.kernel_size)
+
+    def _edge_of(self, bias: np.ndarray | None) -> np.ndarray:
+        """The outputs (C_out, 1, ...) that no tap reaches."""
+        geometry = self.geometry
+        edge = np.zeros(geometry.in_channels) if bias is None else bias
+        edge = np.maximum(edge, 0) if self.activation == "relu" else edge
+        return edge.astype(geometry.dtype).reshape(-1, *[1] * geometry.spatial_rank)
+
+    def _plan_parts(self, weight, bias, calls) -> Iterator[_Part]:
         """How to compute the phases, channels first."""
         geometry, whole = self.geometry, (slice(None), slice(None))
-        # (groups, C_in/groups, C_out/groups, *kernel): each group's matrix transposed.
-        kernel = weight.reshape(geometry.groups, -1, *weight.shape[1:]).swapaxes(1, 2)
-        kernel = kernel.reshape(geometry.in_channels, -1, *geometry.kernel_size)
+        kernel = self._transposed(weight)
         for chosen in product(*self._axes):
             place = (*whole, *(phase.place for phase in chosen))
             source = (*whole, *(phase.source for phase in chosen))
-            merged = tuple(phase.merged for phase in chosen)
             if any(phase.taps is None for phase in chosen):
-                yield _Part(place, source, None, merged)
+                yield _Part(place, source, None, chosen)
                 continue
             taps = phases.taps_of(kernel, chosen)
             sizes = [phase.source.stop - phase.source.start for phase in chosen]
@@ -238,9 +273,9 @@ class TransposedPlan:
                 dilation=tuple(phase.dilation for phase in chosen), groups=geometry.groups,
                 dtype=geometry.dtype,
             )  # fmt: skip
-            biases = None if bias is None else np.tile(bias, math.prod(merged))
-            prepared = design(inner, activation=activation, num_threads=self.num_threads, calls=calls)
-            yield _Part(place, source, Plan(prepared, taps, biases), merged)
+            prepared = design(inner, activation=self.activation, num_threads=self.num_threads, calls=calls)
+            biases = _tiled(bias, [phase.merged for phase in chosen])
+            yield _Part(place, source, Plan(prepared, taps, biases), chosen)
 
     def _run_merged(self, x: np.ndarray, target: np.ndarray, num_threads: int) -> None:
         """Some images x (n, C_in, *size) → target (n, C_out, *size), both of any strides."""
@@ -280,6 +315,11 @@ class TransposedPlan:
         if self._channels_first:
             return empty(self.output_shape, self.geometry.dtype, x)
         return aligned_empty(self.output_shape, self.geometry.dtype)
+
+
+def _tiled(bias: np.ndarray | None, merged: Sequence[int]) -> np.ndarray | None:
+    """The bias of merged phases."""
+    return None if bias is None else np.tile(bias, math.prod(merged))
 
 
 def _move(scratch: np.ndarray, part: _Part, last: np.ndarray, num_threads: int) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from fastconv import checks
-from fastconv.functional.convolution import arrays, call_once, channels_first_shape
+from fastconv.functional.convolution import arrays, channels_first_shape
+from fastconv.functional.once import call_once
 from fastconv.functional.polyphase import TransposedPlan
 from fastconv.geometry import ConvGeometry
 
