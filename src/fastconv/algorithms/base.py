@@ -179,13 +179,14 @@ def share_out(
     """Parts to cut an image's ``rows``, as ``count_bands`` does, and the panels of weights into.
 
     A thread that has some rows reads all the weights, and few rows share out badly; one that has some panels
-    reads a part of them, and all of the input. The shorter time counts, in pixels of an image.
+    reads a part of them, and all of the input. The shorter time counts, in pixels of an image; a few per cent
+    are not worth copying the input more than once.
     """
     batch = max(geometry.batch, 1)
     columns = math.prod(geometry.output_size[1:])
     by_rows = ceil_div(batch * rows, num_threads) * columns + _WEIGHT_PIXELS
     by_panels = (batch * rows * columns + _WEIGHT_PIXELS) * ceil_div(panels, num_threads) / panels
-    if geometry.groups == 1 and panels >= num_threads > 1 and by_panels < by_rows:
+    if geometry.groups == 1 and panels >= num_threads > 1 and by_panels < 0.97 * by_rows:
         return count_bands(geometry, rows, row_bytes, 1), num_threads
     bands = count_bands(geometry, rows, row_bytes, num_threads)
     return bands, min(panels, ceil_div(num_threads, bands * batch))

@@ -30,6 +30,8 @@ def _blocking(geometry: ConvGeometry, num_threads: int, kernels: ModuleType) -> 
     width = base.panel_width(kernels, geometry.dtype)
     panels = base.ceil_div(geometry.out_channels // geometry.groups, width)
     bands, panel_parts = base.share_out(geometry, rows, row_bytes, panels, num_threads)
+    if geometry.groups > 1:
+        panel_parts = 1  # each group has panels of its own
     band_rows = base.ceil_div(rows, bands)
     per_thread = min(base.in_rows(geometry, band_rows), geometry.input_size[0]) * in_row + band_rows * out_row
     per_thread += base.scatter_slack(kernels, geometry.dtype, geometry.out_channels)
