@@ -118,8 +118,7 @@ def kn2col(
         m = first_panel * width
         # The part's panels are a problem of their own.
         part = problem
-        if panel_parts > 1:
-            part.group_out = min(problem.group_out, last_panel * width) - m
+        part.group_out = min(problem.group_out, last_panel * width) - m
         channels = part.groups * part.group_out
         n = item // bands % x.shape[0]
         first = share(out.shape[1], bands, item % bands)
