@@ -238,7 +238,7 @@ class Plan:
     def retire(self) -> None:
         """Leave the memory of packed weights and scratch to other plans; this one is never called again."""
         for packed in self._packed:
-            for array in (packed.weight, *(packed.late or ())):
+            for array in (packed.weight, *(packed.late or {}).values()):
                 give_back(array)
         self._workspaces.give_back()
 

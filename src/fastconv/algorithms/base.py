@@ -26,7 +26,7 @@ _WEIGHT_PIXELS = 12
 class Packed(NamedTuple):
     """A convolution's weights and bias in the form one algorithm wants on one instruction-set level.
 
-    ``late`` holds a second form of the weights, made when an input's memory layout first asks for it;
+    ``late`` holds other forms of the weights, made when an input's memory layout first asks for them;
     ``finite`` is False where a weight is infinite or NaN, for forms that leave out products with padding.
     """
 
@@ -34,13 +34,15 @@ class Packed(NamedTuple):
     geometry: ConvGeometry
     weight: np.ndarray
     bias: np.ndarray
-    late: list[np.ndarray] | None = None
+    late: dict[Callable, np.ndarray] | None = None
     finite: bool = True
 
     @property
     def nbytes(self) -> int:
         """Bytes of the packed arrays."""
-        return self.weight.nbytes + self.bias.nbytes + sum(array.nbytes for array in self.late or ())
+        return (
+            self.weight.nbytes + self.bias.nbytes + sum(array.nbytes for array in (self.late or {}).values())
+        )
 
 
 class Epilogue(NamedTuple):

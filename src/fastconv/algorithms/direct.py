@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fastconv.algorithms import base, depthwise, pointwise
+from fastconv.algorithms import base, depthwise, planes
 from fastconv.algorithms.base import Algorithm, Call, Epilogue, Packed, bound
 from fastconv.geometry import ConvGeometry
 
@@ -70,8 +70,8 @@ def _blocking(geometry: ConvGeometry, in_place: bool, num_threads: int, kernels:
     block = 0 if in_place else band_rows * columns * width
     block += base.scatter_slack(kernels, geometry.dtype, width)
     per_thread = base.in_rows(geometry, band_rows) * row_pitch + block
-    if pointwise.fits(geometry):
-        per_thread = max(per_thread, pointwise.panel_size(geometry, kernels))
+    if planes.fits(geometry, kernels):
+        per_thread = max(per_thread, planes.per_thread(geometry, num_threads, kernels))
     return _Blocking(bands, panel_parts, base.round_up(per_thread, 64 // itemsize))
 
 
@@ -100,8 +100,8 @@ class Direct(Algorithm):
     def pack(
         self, weight, bias, geometry: ConvGeometry, kernels: ModuleType, num_threads: int, into=None
     ) -> Packed:
-        if pointwise.fits(geometry):
-            return pointwise.pack(weight, bias, geometry, kernels, num_threads, into)
+        if planes.fits(geometry, kernels):
+            return planes.pack(weight, bias, geometry, kernels, num_threads, into)
         if depthwise.fits(geometry, kernels):
             return depthwise.pack(weight, bias, geometry, kernels, into)
         return base.pack_panels(weight, bias, geometry, kernels, num_threads, into)
@@ -110,12 +110,12 @@ class Direct(Algorithm):
         geometry, kernels = packed.geometry, packed.kernels
         if depthwise.fits(geometry, kernels):
             return depthwise.bind(packed, x, out, epilogue, num_threads)
-        blocking = _blocking(geometry, out.strides[3] == out.itemsize, num_threads, kernels)
         weight = packed.weight
-        if pointwise.fits(geometry):
-            if pointwise.is_planar(x) and pointwise.is_planar(out):
-                return pointwise.bind(packed, epilogue, blocking.per_thread, num_threads)
-            weight = pointwise.panels(packed, num_threads)
+        if planes.fits(geometry, kernels):
+            if planes.is_planar(x, out, geometry):
+                return planes.bind(packed, epilogue, num_threads)
+            weight = planes.form(packed, planes.panels, num_threads)
+        blocking = _blocking(geometry, out.strides[3] == out.itemsize, num_threads, kernels)
         copy_band = geometry.padded or x.strides[3] != x.itemsize
         if copy_band:
             pixel_pitch = geometry.in_channels
