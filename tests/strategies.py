@@ -131,8 +131,18 @@ def ranked_cases(draw, rank):
 
 
 @st.composite
+def pointwise_cases(draw):
+    """1×1 kernels of one group without padding: products of matrices."""
+    count = st.integers(1, 70) | st.sampled_from([127, 128, 130, 255, 256])
+    channels = st.tuples(count, count, st.just(1))
+    return replace(draw(cases(kernel_size=(1, 1), channels=channels)), padding=((0, 0), (0, 0)))
+
+
+@st.composite
 def winograd_cases(draw):
-    """Problems Winograd must take: more taps than the stride along an axis, in at most 16 blocks."""
+    """Problems Winograd must take: more taps than the stride along an axis, in at most 16 blocks; or 1×1."""
+    if draw(st.integers(0, 3)) == 0:
+        return draw(pointwise_cases())
     taps = st.integers(1, 7)
     whole = st.just((3, 3)) | st.tuples(taps, taps).filter(lambda pair: pair != (1, 1))
     long = st.tuples(st.integers(1, 3), st.integers(8, 17)).map(

@@ -135,7 +135,8 @@ def test_large_problems(name, algorithm, level):
 @pytest.mark.parametrize(
     ("keywords", "weight_shape", "named"),
     [
-        ({}, (4, 6, 1, 1), "1×1"),
+        ({"padding": 1}, (4, 6, 1, 1), "1×1"),
+        ({"groups": 2}, (4, 3, 1, 1), "1×1"),
         ({"stride": 2}, (4, 6, 2, 2), "stride"),
         ({"stride": (3, 2)}, (4, 6, 3, 1), "3×1"),
         ({}, (4, 6, 11, 13), "11×13 has 20"),
@@ -181,6 +182,47 @@ def test_winograd_3x3_is_accurate(channels):
     expected = expected_conv2d(case, x, weight)
     error = np.abs(fc.conv2d(x, weight, padding=1, algorithm="winograd") - expected).max()
     assert error <= 4e-6 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("channels", [128, 512])
+def test_strassen_is_accurate(channels):
+    case = strategies.Case((1, channels, 30, 30), (70, channels, 1, 1), seed=17)
+    x, weight, _ = case.normal(np.float32)
+    expected = expected_conv2d(case, x, weight)
+    error = np.abs(fc.conv2d(x, weight, algorithm="winograd") - expected).max()
+    bound = error_bound("winograd", case, np.float32)
+    assert error <= bound * np.abs(expected).max()
+    assert bound <= 4e-6
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", [(2, 96, 19, 23), (1, 1030, 7, 7), (1, 2050, 9, 20), (1, 5, 1, 1)], ids=str)
+@pytest.mark.parametrize("out_channels", [70, 128])
+def test_strassen_has_the_same_bits_in_any_layout_with_any_threads(shape, out_channels, dtype, level):
+    case = strategies.Case(shape, (out_channels, shape[1], 1, 1), seed=18)
+    x, weight, bias = case.normal(dtype)
+    pixels = np.ascontiguousarray(x.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
+    with kernels.use(level):
+        y = fc.conv2d(x, weight, bias, algorithm="winograd", activation="relu", num_threads=1)
+        for threads in (1, 2, 3):
+            plan = fc.plan_conv2d(
+                shape, weight, bias, algorithm="winograd", activation="relu", num_threads=threads
+            )
+            out = np.empty((shape[0], *shape[2:], out_channels), dtype).transpose(0, 3, 1, 2)
+            assert_same_bits(plan(x), y)
+            assert_same_bits(plan(pixels, out=out), y)
+            assert_same_bits(plan(pixels), y)
+    expected = np.maximum(expected_conv2d(case, x, weight, bias), 0)
+    assert_within_bound(y, expected, error_bound("winograd", case, dtype), case.reduction)
+
+
+def test_strassen_is_chosen_where_its_sums_are_repaid():
+    weight = np.ones((256, 1024, 1, 1), np.float32)
+    assert fc.plan_conv2d((1, 1024, 14, 14), weight).algorithm == "winograd"
+    assert fc.plan_conv2d((1, 1024, 14, 14), weight, calls=1).algorithm == "direct"
+    assert fc.plan_conv2d((1, 1024, 14, 14), weight, rtol=1.5e-6).algorithm == "direct"
+    assert fc.plan_conv2d((1, 64, 56, 56), weight[:, :64]).algorithm == "direct"
 
 
 @pytest.mark.parametrize("algorithm", SUMMING)

@@ -6,7 +6,7 @@
     ALGORITHMS ─┬─ direct     implicit GEMM on the input where it lies; depthwise form
                 ├─ im2col     patches lowered panel by panel, then GEMM
                 ├─ kn2col     k² shifted 1×1 products
-                ├─ winograd   F(m, r) on each axis, by blocks of taps
+                ├─ winograd   F(m, r) on each axis, by blocks of taps; 1×1: Strassen
                 └─ fft        numpy.fft, overlap-save
         │  pack(weight) and bind(strides) once, call(x) often
         ▼

@@ -19,6 +19,8 @@ BAND_BYTES = 384 * 1024
 # Terms summed in registers before the sum is added to memory: this part of a panel (32 KiB of float32 with
 # AVX-512) stays in the L1 cache, and the error of a long sum stays near that of a sum of this length.
 DEPTH = 256
+# Pixels whose products with the weights take as long as the weights take to come from the L3 cache.
+_WEIGHT_PIXELS = 12
 
 
 class Packed(NamedTuple):
@@ -171,6 +173,25 @@ def count_bands(geometry: ConvGeometry, rows: int, row_bytes: int, num_threads: 
     if num_threads > 1:
         parts = round_up(parts, num_threads)
     return max(1, min(rows, ceil_div(parts, max(geometry.batch, 1))))
+
+
+def share_out(
+    geometry: ConvGeometry, rows: int, row_bytes: int, panels: int, num_threads: int
+) -> tuple[int, int]:
+    """Parts to cut an image's ``rows``, as ``count_bands`` does, and the panels of weights into.
+
+    A thread that has some rows reads all the weights, and few rows share out badly; one that has some panels
+    reads a part of them, and all of the input. The shorter time counts, in pixels of an image; a few per cent
+    are not worth copying the input more than once.
+    """
+    batch = max(geometry.batch, 1)
+    columns = math.prod(geometry.output_size[1:])
+    by_rows = ceil_div(batch * rows, num_threads) * columns + _WEIGHT_PIXELS
+    by_panels = (batch * rows * columns + _WEIGHT_PIXELS) * ceil_div(panels, num_threads) / panels
+    if geometry.groups == 1 and panels >= num_threads > 1 and by_panels < 0.97 * by_rows:
+        return count_bands(geometry, rows, row_bytes, 1), num_threads
+    bands = count_bands(geometry, rows, row_bytes, num_threads)
+    return bands, min(panels, ceil_div(num_threads, bands * batch))
 
 
 def scatter_slack(kernels: ModuleType, dtype: np.dtype, pixel_pitch: int) -> int:

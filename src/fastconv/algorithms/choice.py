@@ -10,6 +10,8 @@ from fastconv.geometry import ConvGeometry
 
 # How many times fewer operations Winograd must promise, weights and transforms counted, to be chosen.
 _MIN_WINOGRAD_SAVING = 1.1
+# The same for a 1×1 kernel, whose model has no more to count than sums, stores and weights.
+_MIN_STRASSEN_SAVING = 1.03
 # From about half of DEPTH channels on, direct sums one tap at a time as well, and kn2col needs no halo copy:
 # ahead on the 1×7, strided and dilated layers of benchmarks/RESULTS.md.
 _MIN_KN2COL_CHANNELS = 128
@@ -74,10 +76,12 @@ def choose(
     """
     usable = allowed(geometry, algorithms, rtol, weight_budget)
     kernel = "×".join(map(str, geometry.kernel_size))
-    if "winograd" in usable and winograd.saving(geometry, calls) >= _MIN_WINOGRAD_SAVING:
-        fewer = geometry.multiplications / max(1, usable["winograd"].multiplications(geometry))
-        return "winograd", f"tiles of a {kernel} kernel: {fewer:.1f}× fewer multiplications"
     taps = math.prod(geometry.kernel_size)
+    least = _MIN_WINOGRAD_SAVING if taps > 1 else _MIN_STRASSEN_SAVING
+    if "winograd" in usable and winograd.saving(geometry, calls) >= least:
+        fewer = geometry.multiplications / max(1, usable["winograd"].multiplications(geometry))
+        form = f"tiles of a {kernel} kernel" if taps > 1 else "Strassen's product of halves"
+        return "winograd", f"{form}: {fewer:.1f}× fewer multiplications"
     if taps >= _MIN_FFT_TAPS and "fft" in usable and fft.cost(geometry, calls) < _direct_cost(geometry):
         return "fft", f"a {kernel} kernel: the spectra take fewer operations than the {kernel} products"
     if "kn2col" in usable and taps > 1 and geometry.in_channels // geometry.groups >= _MIN_KN2COL_CHANNELS:

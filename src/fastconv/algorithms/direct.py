@@ -64,11 +64,9 @@ def _blocking(geometry: ConvGeometry, in_place: bool, num_threads: int, kernels:
     row_pitch = base.in_columns(geometry) * geometry.in_channels
     row_size = geometry.stride[0] * row_pitch
     row_size = row_size if in_place else max(row_size, columns * width)
-    bands = base.count_bands(geometry, rows, row_size * itemsize, num_threads)
-    band_rows = base.ceil_div(rows, bands)
     panels = base.ceil_div(geometry.out_channels // geometry.groups, width)
-    items = bands * max(geometry.batch, 1)
-    panel_parts = min(panels, base.ceil_div(num_threads, items))
+    bands, panel_parts = base.share_out(geometry, rows, row_size * itemsize, panels, num_threads)
+    band_rows = base.ceil_div(rows, bands)
     block = 0 if in_place else band_rows * columns * width
     block += base.scatter_slack(kernels, geometry.dtype, width)
     per_thread = base.in_rows(geometry, band_rows) * row_pitch + block

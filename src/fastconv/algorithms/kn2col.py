@@ -16,6 +16,7 @@ from fastconv.geometry import ConvGeometry
 
 class _Blocking(NamedTuple):
     bands: int
+    panel_parts: int
     per_thread: int
 
 
@@ -25,11 +26,16 @@ def _blocking(geometry: ConvGeometry, num_threads: int, kernels: ModuleType) -> 
     itemsize = geometry.dtype.itemsize
     in_row = geometry.input_size[1] * geometry.in_channels
     out_row = columns * geometry.out_channels
-    bands = base.count_bands(geometry, rows, (geometry.stride[0] * in_row + out_row) * itemsize, num_threads)
+    row_bytes = (geometry.stride[0] * in_row + out_row) * itemsize
+    width = base.panel_width(kernels, geometry.dtype)
+    panels = base.ceil_div(geometry.out_channels // geometry.groups, width)
+    bands, panel_parts = base.share_out(geometry, rows, row_bytes, panels, num_threads)
+    if geometry.groups > 1:
+        panel_parts = 1  # each group has panels of its own
     band_rows = base.ceil_div(rows, bands)
     per_thread = min(base.in_rows(geometry, band_rows), geometry.input_size[0]) * in_row + band_rows * out_row
     per_thread += base.scatter_slack(kernels, geometry.dtype, geometry.out_channels)
-    return _Blocking(bands, base.round_up(per_thread, 64 // itemsize))
+    return _Blocking(bands, panel_parts, base.round_up(per_thread, 64 // itemsize))
 
 
 def _reached(geometry: ConvGeometry, axis: int) -> int:
@@ -75,6 +81,8 @@ class Kn2col(Algorithm):
     def bind(self, packed: Packed, x, out, epilogue: Epilogue, num_threads: int) -> Call:
         geometry = packed.geometry
         blocking = _blocking(geometry, num_threads, packed.kernels)
-        copied = x.strides[3] != x.itemsize
-        before = packed.weight, packed.bias, geometry, blocking.bands, base.DEPTH, copied, *epilogue
+        before = (
+            packed.weight, packed.bias, geometry, blocking.bands, blocking.panel_parts, base.DEPTH,
+            x.strides[3] != x.itemsize, *epilogue,
+        )  # fmt: skip
         return bound(packed.kernels.kn2col, geometry.dtype, before, (blocking.per_thread, num_threads))

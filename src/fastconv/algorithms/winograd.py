@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fastconv.algorithms import base
+from fastconv.algorithms import base, strassen
 from fastconv.algorithms.base import Algorithm, Call, Epilogue, Packed, bound
 from fastconv.geometry import ConvGeometry
 from fastconv.memory import aligned_empty, give_back
@@ -243,6 +243,8 @@ def saving(geometry: ConvGeometry, calls: int | None) -> float:
 
     The weights are transformed once for so many calls; None: for so many that it costs nothing.
     """
+    if strassen.fits(geometry):
+        return strassen.saving(geometry, calls)
     direct = math.prod(geometry.kernel_size) * max(math.prod(geometry.output_size), _WEIGHT_TILES)
     form = choose_form(geometry)
     cost = _cost(geometry, form)
@@ -360,7 +362,7 @@ class Winograd(Algorithm):
 
     Kernels of more taps than their stride along an axis; long ones and those of a stride by blocks. Lavin and
     Gray, "Fast algorithms for convolutional neural networks", arXiv 1509.09308. Weights are transformed
-    once, in float64. A non-finite input spreads over its whole tile.
+    once, in float64. A non-finite input spreads over its whole tile. 1×1 kernels have strassen.py.
     """
 
     name = "winograd"
@@ -368,10 +370,12 @@ class Winograd(Algorithm):
 
     def unsupported(self, geometry: ConvGeometry) -> str | None:
         reason = super().unsupported(geometry)
-        if reason is None:
+        if reason is None and not strassen.fits(geometry):
             (down, across), stride = geometry.kernel_size, geometry.stride
             blocks = math.prod(len(_blocks(*axis)[1]) for axis in zip((down, across), stride, strict=True))
-            if down <= stride[0] and across <= stride[1]:
+            if down == across == 1:
+                reason = "a 1×1 kernel needs one group and no padding"
+            elif down <= stride[0] and across <= stride[1]:
                 reason = f"it needs more taps than stride, got {down}×{across}"
             elif blocks > _MAX_BLOCKS:
                 reason = f"it takes {_MAX_BLOCKS} blocks of taps, {down}×{across} has {blocks}"
@@ -379,18 +383,26 @@ class Winograd(Algorithm):
 
     def multiplications(self, geometry: ConvGeometry) -> int:
         """The products of the transformed tiles; the transforms themselves are left out, as is usual."""
+        if strassen.fits(geometry):
+            return strassen.multiplications(geometry)
         form = choose_form(geometry)
         channels = geometry.in_channels // geometry.groups * geometry.out_channels
         return geometry.batch * tiles(geometry, form) * form.products * channels
 
     def workspace_bytes(self, geometry: ConvGeometry, num_threads: int, kernels: ModuleType) -> int:
+        if strassen.fits(geometry):
+            return strassen.workspace_bytes(geometry, num_threads, kernels)
         return _blocking(geometry, num_threads, kernels).per_thread * num_threads * geometry.dtype.itemsize
 
     def transformed_bytes(self, geometry: ConvGeometry) -> int:
+        if strassen.fits(geometry):
+            return strassen.transformed_bytes(geometry)
         channels = geometry.in_channels // geometry.groups * geometry.out_channels
         return choose_form(geometry).products * channels * geometry.dtype.itemsize
 
     def error_bound(self, geometry: ConvGeometry) -> float:
+        if strassen.fits(geometry):
+            return strassen.error_bound(geometry)
         form = choose_form(geometry)
         terms = geometry.in_channels // geometry.groups * math.prod(map(len, form.blocks))
         growth = math.prod(_ERROR_GROWTH[pairs] for pairs in form.pairs)
@@ -399,6 +411,8 @@ class Winograd(Algorithm):
     def pack(
         self, weight, bias, geometry: ConvGeometry, kernels: ModuleType, num_threads: int, into=None
     ) -> Packed:
+        if strassen.fits(geometry):
+            return strassen.pack(weight, bias, geometry, kernels, num_threads, into)
         form = choose_form(geometry)
         groups, channels = geometry.groups, geometry.in_channels // geometry.groups
         width = base.panel_width(kernels, geometry.dtype)
@@ -415,6 +429,8 @@ class Winograd(Algorithm):
 
     def bind(self, packed: Packed, x, out, epilogue: Epilogue, num_threads: int) -> Call:
         geometry = packed.geometry
+        if strassen.fits(geometry):
+            return strassen.bind(packed, epilogue, num_threads)
         blocking = _blocking(geometry, num_threads, packed.kernels)
         before = (
             packed.weight, packed.bias, geometry, *_tables(geometry), blocking.bands, blocking.panel_parts,

@@ -110,10 +110,11 @@ def direct(
     if not copy_band:
         row_pitch, pixel_pitch = x_stride[0], x_stride[1]
     for item in prange(items, nogil=True, num_threads=num_threads, schedule="static"):
-        part = item % panel_parts
-        n = item // panel_parts // bands
-        first = share(out.shape[1], bands, item // panel_parts % bands)
-        last = share(out.shape[1], bands, item // panel_parts % bands + 1)
+        # All bands of some panels one after the other: their weights stay in the thread's cache.
+        part = item // (items // panel_parts)
+        n = item // bands % x.shape[0]
+        first = share(out.shape[1], bands, item % bands)
+        last = share(out.shape[1], bands, item % bands + 1)
         rows = last - first
         in_rows = covered(rows, problem.stride_h, problem.kernel_h, problem.dilation_h)
         scratch = &workspace[threadid() * per_thread]

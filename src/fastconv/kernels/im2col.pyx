@@ -29,20 +29,20 @@ cdef void lower_pixels(
 
 
 cdef void move_block(
-    real *block, Py_ssize_t first, Py_ssize_t count, Py_ssize_t columns, Py_ssize_t channels, real *out,
-    const Py_ssize_t *out_stride, bint store
+    real *block, Py_ssize_t pitch, Py_ssize_t first, Py_ssize_t count, Py_ssize_t columns,
+    Py_ssize_t channels, real *out, const Py_ssize_t *out_stride, bint store
 ) noexcept nogil:
     """Store a block of output pixels first … first + count, or load it, a row of the image at a time."""
-    cdef Py_ssize_t width = panel_width(block), done = 0, offset, run
+    cdef Py_ssize_t done = 0, offset, run
     cdef real *target
     while done < count:
         offset = (first + done) % columns
         run = min(columns - offset, count - done)
         target = out + (first + done) // columns * out_stride[0] + offset * out_stride[1]
         if store:
-            scatter_rows(block + done * width, 0, width, 1, run, channels, target, out_stride)
+            scatter_rows(block + done * pitch, 0, pitch, 1, run, channels, target, out_stride)
         else:
-            gather_band(target, out_stride, 1, run, channels, 0, 0, 1, run, block + done * width, 0, width)
+            gather_band(target, out_stride, 1, run, channels, 0, 0, 1, run, block + done * pitch, 0, pitch)
         done += run
 
 
@@ -69,7 +69,7 @@ cdef void im2col_band(
                 target = out + (g * problem.group_out + p * width) * out_stride[2]
                 c = target + first * c_pixel if in_place else patches + panel_pixels * patch_pitch
                 if accumulate and not in_place:
-                    move_block(c, first, count, columns, channels, target, out_stride, False)
+                    move_block(c, width, first, count, columns, channels, target, out_stride, False)
                 for k from 0 <= k < reduction by depth:
                     run = min(depth, reduction - k)
                     gemm_rows(
@@ -78,7 +78,7 @@ cdef void im2col_band(
                         start if k == 0 else START_OUTPUT, bias + (g * panels + p) * width,
                         rectified and k + run == reduction)
                 if not in_place:
-                    move_block(c, first, count, columns, channels, target, out_stride, True)
+                    move_block(c, width, first, count, columns, channels, target, out_stride, True)
 
 
 def im2col(

@@ -76,8 +76,8 @@ cdef void finish_pixels(real *pixels, Py_ssize_t count, Py_ssize_t pitch, Py_ssi
 
 def kn2col(
     const real[:, :, :, :] x, const real[:, :, :, ::1] packed, const real[::1] bias, geometry,
-    Py_ssize_t bands, Py_ssize_t depth, bint copy_band, bint rectified, bint accumulate,
-    real[:, :, :, :] out, real[::1] workspace, Py_ssize_t per_thread, int num_threads
+    Py_ssize_t bands, Py_ssize_t panel_parts, Py_ssize_t depth, bint copy_band, bint rectified,
+    bint accumulate, real[:, :, :, :] out, real[::1] workspace, Py_ssize_t per_thread, int num_threads
 ):
     """kn2col, a band of output rows at a time.
 
@@ -86,7 +86,7 @@ def kn2col(
     x : (N, H, W, C_in), IN
     packed : (groups, panels, k_h·k_w·C_in/groups, PANEL), IN
     bias : (C_out), IN
-    bands : parts the output rows of an image are cut into
+    bands, panel_parts : parts the output rows of an image and, of one group, the panels are cut into
     depth : input channels multiplied at a time
     copy_band : bool
         Copy each band channels-last first; else x's channels must be contiguous.
@@ -95,22 +95,32 @@ def kn2col(
         Accumulated in place where its channels are contiguous, else in the workspace.
     workspace : (num_threads · per_thread), scratch
     """
-    cdef Problem problem = problem_of(geometry)
-    cdef Py_ssize_t item, items = x.shape[0] * bands, columns = out.shape[2], channels = out.shape[3]
+    cdef Problem problem = problem_of(geometry), part
+    cdef Py_ssize_t item, items = x.shape[0] * bands * panel_parts, columns = out.shape[2], channels
+    cdef Py_ssize_t panels = packed.shape[1], width = panel_width(&bias[0]), first_panel, last_panel, m
     cdef Py_ssize_t n, first, last, top, bottom, y, size = sizeof(real)
     cdef Py_ssize_t[3] x_stride = [x.strides[1] // size, x.strides[2] // size, x.strides[3] // size]
     cdef Py_ssize_t[3] out_stride = [out.strides[1] // size, out.strides[2] // size, out.strides[3] // size]
     cdef Py_ssize_t[3] a_stride = [x_stride[0], x_stride[1], x_stride[2]]
     cdef bint in_place = out_stride[2] == 1
-    cdef Py_ssize_t row_pitch = out_stride[0] if in_place else columns * channels
-    cdef Py_ssize_t pixel_pitch = out_stride[1] if in_place else channels
+    cdef Py_ssize_t row_pitch = out_stride[0] if in_place else columns * out.shape[3]
+    cdef Py_ssize_t pixel_pitch = out_stride[1] if in_place else out.shape[3]
     cdef Py_ssize_t reach = (problem.kernel_h - 1) * problem.dilation_h + 1
     cdef const real *source
     cdef real *sums
+    if panel_parts != 1 and problem.groups != 1:
+        raise ValueError(f"panel_parts must be 1 for groups, got {panel_parts}")
     if copy_band:
         a_stride[0], a_stride[1], a_stride[2] = x.shape[2] * x.shape[3], x.shape[3], 1
     for item in prange(items, nogil=True, num_threads=num_threads, schedule="static"):
-        n = item // bands
+        first_panel = share(panels, panel_parts, item // (items // panel_parts))
+        last_panel = share(panels, panel_parts, item // (items // panel_parts) + 1)
+        m = first_panel * width
+        # The part's panels are a problem of their own.
+        part = problem
+        part.group_out = min(problem.group_out, last_panel * width) - m
+        channels = part.groups * part.group_out
+        n = item // bands % x.shape[0]
         first = share(out.shape[1], bands, item % bands)
         last = share(out.shape[1], bands, item % bands + 1)
         # The rows of the image that this band of outputs reaches: top to bottom.
@@ -124,19 +134,19 @@ def kn2col(
             source = sums
             sums = sums + (bottom - top) * a_stride[0]
         if in_place:
-            sums = &out[n, first, 0, 0]
+            sums = &out[n, first, 0, m]
         elif accumulate:
-            gather_band(&out[n, first, 0, 0], out_stride, last - first, columns, channels, 0, 0, last - first,
+            gather_band(&out[n, first, 0, m], out_stride, last - first, columns, channels, 0, 0, last - first,
                         columns, sums, row_pitch, pixel_pitch)
         for y in range(last - first):
-            begin_pixels(sums + y * row_pitch, columns, pixel_pitch, &bias[0], channels, accumulate)
+            begin_pixels(sums + y * row_pitch, columns, pixel_pitch, &bias[m], channels, accumulate)
         kn2col_band(
-            &problem, source, a_stride, top - first * problem.stride_h + problem.pad_h, bottom - top,
-            x.shape[2], &packed[0, 0, 0, 0], packed.shape[1], depth, sums, row_pitch, pixel_pitch,
-            last - first, columns)
+            &part, source, a_stride, top - first * problem.stride_h + problem.pad_h, bottom - top,
+            x.shape[2], &packed[0, first_panel, 0, 0], last_panel - first_panel, depth, sums,
+            row_pitch, pixel_pitch, last - first, columns)
         for y in range(last - first):
             if rectified:
                 finish_pixels(sums + y * row_pitch, columns, pixel_pitch, channels)
         if not in_place:
-            scatter_rows(sums, row_pitch, pixel_pitch, last - first, columns, channels, &out[n, first, 0, 0],
+            scatter_rows(sums, row_pitch, pixel_pitch, last - first, columns, channels, &out[n, first, 0, m],
                          out_stride)

@@ -13,6 +13,7 @@
  *   pooling.h         the largest, and the weighted sum, of a few pixels; pooling_planes.h, along a row
  *   normalization.h   sums over rows
  *   winograd.h        the transforms of tiles
+ *   strassen.h        the products and sums of Strassen's method
  *   sampling.h        bilinear samples
  *   attention.h       the exponential function, softmax block by block
  */
@@ -59,6 +60,12 @@ struct narrow {
     const ptrdiff_t *base;
     int sized, pairs; /* whether tiles are made for this kernel, and tiles of two rows */
     int mode, rectified, accumulate;
+};
+
+/* A part of the channels in Strassen's method: pitches count elements, `product` those between panels of B. */
+struct strassen {
+    ptrdiff_t depth, a_pitch, s_pitch, c_pitch, product;
+    int added, rectified;
 };
 
 /* The rows and columns of a tile's input that lie in the image, counted from the tile's first. */
@@ -330,6 +337,7 @@ static void TYPED(gemm_tile)(
 #include "pooling_planes.h"
 #include "spectral.h"
 #include "winograd.h"
+#include "strassen.h"
 #include "gradients.h"
 #include "sampling.h"
 #include "attention.h"

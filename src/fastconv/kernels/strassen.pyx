@@ -1,0 +1,193 @@
+# 1×1 convolution as Winograd's variant of Strassen's product, one level of it: the pixels of a block, the
+# input and the output channels are halved, and seven products of quarters give what eight would:
+#
+#     S₁ = A₂₁ + A₂₂    S₂ = S₁ − A₁₁    S₃ = A₁₁ − A₂₁    S₄ = A₁₂ − S₂
+#     T₁ = B₁₂ − B₁₁    T₂ = B₂₂ − T₁    T₃ = B₂₂ − B₁₂    T₄ = T₂ − B₂₁
+#     U₁ = A₁₁B₁₁       U₂ = U₁ + S₂T₂   U₃ = U₂ + S₃T₃    U₄ = U₂ + S₁T₁
+#     C₁₁ = U₁ + A₁₂B₂₁    C₂₂ = U₃ + S₁T₁    C₁₂ = U₄ + S₄B₂₂    C₂₁ = U₃ − A₂₂T₄
+#
+# The products go from registers to where they are added, as in Huang, Smith, Henry and van de Geijn,
+# "Strassen's algorithm reloaded", SC 2016.
+from cython.parallel cimport prange, threadid
+
+
+cdef extern from "microkernel.h" nogil:
+    void strassen_sums_f32(
+        Py_ssize_t rows, Py_ssize_t half, const float *top, const float *bottom, Py_ssize_t a_pitch,
+        Py_ssize_t second, float *s, Py_ssize_t s_pitch, Py_ssize_t s_next) noexcept
+    void strassen_sums_f64(
+        Py_ssize_t rows, Py_ssize_t half, const double *top, const double *bottom, Py_ssize_t a_pitch,
+        Py_ssize_t second, double *s, Py_ssize_t s_pitch, Py_ssize_t s_next) noexcept
+    struct strassen_part "strassen":
+        Py_ssize_t depth, a_pitch, s_pitch, c_pitch, product
+        bint added, rectified
+    void strassen_tile_f32(
+        int rows, int chain, const strassen_part *s, Py_ssize_t ahead, const float *const *a, const float *b,
+        const float *bias, float *const *c, float *u, float *v) noexcept
+    void strassen_tile_f64(
+        int rows, int chain, const strassen_part *s, Py_ssize_t ahead, const double *const *a,
+        const double *b, const double *bias, double *const *c, double *u, double *v) noexcept
+
+
+cdef struct Halving:
+    # Pixels and channels of a half, and where the second begins: of an odd number one is in both.
+    Py_ssize_t rows, bottom, half, second
+    Py_ssize_t a_pitch, s_pitch, c_pitch, depth
+    bint accumulate, rectified
+
+
+cdef void strassen_tiles(
+    Py_ssize_t rows, int chain, const strassen_part *s, const real *const *a, const Py_ssize_t *a_pitch,
+    const real *b, const real *bias, real *const *c, real *u, real *v
+) noexcept nogil:
+    """One chain for all rows; the first two and the last of `a` have pitches of their own."""
+    cdef Py_ssize_t tiles = (rows + TILE_ROWS - 1) // TILE_ROWS, width = panel_width(b), t, r, count, i, ahead
+    cdef const real *tile_a[3]
+    cdef real *tile_c[2]
+    for t in range(tiles):
+        r = share(rows, tiles, t)
+        count = share(rows, tiles, t + 1) - r
+        # Two tiles fetch half a panel each; where more share it, the wait for it matters less.
+        ahead = t * s.depth * width // 2 if tiles == 2 else -1
+        for i in range(3):
+            tile_a[i] = a[i] + r * a_pitch[i]
+        for i in range(2):
+            tile_c[i] = c[i] + r * s.c_pitch
+        if real is float:
+            strassen_tile_f32(count, chain, s, ahead, tile_a, b, bias, tile_c, u + r * width, v + r * width)
+        else:
+            strassen_tile_f64(count, chain, s, ahead, tile_a, b, bias, tile_c, u + r * width, v + r * width)
+
+
+cdef void strassen_pair(
+    const Halving *h, const real *top, const real *sums, const real *packed, Py_ssize_t product,
+    const real *left_bias, const real *right_bias, real *const *c, real *u
+) noexcept nogil:
+    """A panel of each half of the output channels; c is C₁₁, C₂₁, C₂₂, C₁₂, and u holds two quarters."""
+    cdef Py_ssize_t s_next = h.rows * h.s_pitch, width = panel_width(top), q, k
+    cdef Py_ssize_t pieces = (h.half + h.depth - 1) // h.depth
+    cdef const real *bottom = top + h.bottom * h.a_pitch
+    cdef real *v = u + h.rows * width
+    cdef strassen_part s
+    cdef const real *a[3]
+    cdef Py_ssize_t[3] pitch = [h.a_pitch, h.a_pitch, h.a_pitch]
+    cdef Py_ssize_t[3] sum_pitch = [h.s_pitch, h.s_pitch, h.a_pitch]
+    for q in range(pieces):
+        k = share(h.half, pieces, q)
+        s = strassen_part(share(h.half, pieces, q + 1) - k, h.a_pitch, h.s_pitch, h.c_pitch, product,
+                          q > 0 or h.accumulate, h.rectified and q == pieces - 1)
+        a[0], a[1], a[2] = top + k, top + h.second + k, top
+        strassen_tiles(h.rows, 0, &s, a, pitch, packed + k * width, left_bias, c, u, v)
+        a[0], a[1], a[2] = sums + s_next + k, sums + 2 * s_next + k, bottom + h.second + k
+        strassen_tiles(h.rows, 1, &s, a, sum_pitch, packed + 2 * product + k * width, left_bias, c + 1, u, v)
+        a[0], a[1], a[2] = sums + k, sums + 3 * s_next + k, bottom
+        strassen_tiles(h.rows, 2, &s, a, sum_pitch, packed + 5 * product + k * width, right_bias, c + 2, u, v)
+        left_bias = right_bias = NULL
+
+
+cdef void strassen_block(
+    Halving *h, const real *top, const real[:, :, :, ::1] packed, const real *bias, Py_ssize_t first_pair,
+    Py_ssize_t last_pair, Py_ssize_t channels, real *out, const Py_ssize_t *stride, Py_ssize_t columns,
+    Py_ssize_t first, bint in_place, real *scratch
+) noexcept nogil:
+    """A block of pixels, of which the `first` one has this number in the image."""
+    cdef Py_ssize_t width = packed.shape[3], right = packed.shape[0] * width, p, i, at, count
+    cdef real *sums = scratch
+    cdef real *u = sums + 4 * h.rows * h.s_pitch
+    cdef real *quarters = u + 2 * h.rows * width
+    cdef real *c[4]
+    cdef bint whole
+    if real is float:
+        strassen_sums_f32(h.rows, h.half, top, top + h.bottom * h.a_pitch, h.a_pitch, h.second, sums,
+                          h.s_pitch, h.rows * h.s_pitch)
+    else:
+        strassen_sums_f64(h.rows, h.half, top, top + h.bottom * h.a_pitch, h.a_pitch, h.second, sums,
+                          h.s_pitch, h.rows * h.s_pitch)
+    for p in range(first_pair, last_pair):
+        whole = in_place and right + (p + 1) * width <= channels
+        h.c_pitch = stride[1] if whole else width
+        for i in range(4):
+            at = p * width + i // 2 * right
+            count = max(0, min(width, channels - at))
+            c[i] = quarters + i * h.rows * width
+            if whole:
+                c[i] = out + (first + (i + 1) // 2 % 2 * h.bottom) * stride[1] + at
+            elif h.accumulate and count > 0:
+                move_block(c[i], width, first + (i + 1) // 2 % 2 * h.bottom, h.rows, columns, count,
+                           out + at * stride[2], stride, False)
+        strassen_pair(h, top, <const real *>sums, &packed[p, 0, 0, 0],
+                      packed.shape[2] * width, bias + p * width, bias + right + p * width,
+                      c, u)
+        for i in range(4):
+            at = p * width + i // 2 * right
+            count = max(0, min(width, channels - at))
+            if not whole and count > 0:
+                move_block(c[i], width, first + (i + 1) // 2 % 2 * h.bottom, h.rows, columns, count,
+                           out + at * stride[2], stride, True)
+
+
+def strassen(
+    const real[:, :, :, :] x, const real[:, :, :, ::1] packed, const real[::1] bias, Py_ssize_t blocks,
+    Py_ssize_t unit, Py_ssize_t pair_parts, Py_ssize_t depth, Py_ssize_t pitch, bint rectified,
+    bint accumulate, real[:, :, :, :] out, real[::1] workspace, Py_ssize_t per_thread, int num_threads
+):
+    """1×1 convolution, stride 1, no padding, one group, with seven products for eight.
+
+    Parameters
+    ----------
+    x : (N, H, W, C_in), IN
+    packed : (pairs of panels, 7, ⌈C_in / 2⌉, PANEL), IN
+        B₁₁, B₂₁, T₂, T₃, −T₄, T₁, B₂₂. The first half of the output channels is `pairs` panels.
+    bias : (2 · pairs · PANEL), IN
+    blocks, unit : parts the pixels of an image are cut into, and the pixels they are multiples of
+        The pixels that are added to each other, and so the result's bits, depend on them.
+    pair_parts : parts the pairs of panels are cut into
+    depth : input channels multiplied at a time
+    pitch : elements from pixel to pixel of a copy of a block; half of it for each sum
+    rectified, accumulate : the epilogue, out = max(conv + bias + out, 0)
+    out : (N, H, W, C_out), OUT
+    workspace : (num_threads · per_thread), scratch
+    """
+    cdef Py_ssize_t item, items = x.shape[0] * blocks * pair_parts, part, n, first, last
+    cdef Py_ssize_t channels = x.shape[3], pixels = x.shape[1] * x.shape[2], pairs = packed.shape[0]
+    cdef Py_ssize_t size = sizeof(real)
+    cdef Py_ssize_t[3] x_stride = [x.strides[1] // size, x.strides[2] // size, x.strides[3] // size]
+    cdef Py_ssize_t[3] out_stride = [out.strides[1] // size, out.strides[2] // size, out.strides[3] // size]
+    cdef Py_ssize_t x_columns = one_row(x_stride, x.shape[1], x.shape[2])
+    cdef Py_ssize_t columns = one_row(out_stride, out.shape[1], out.shape[2])
+    cdef Halving h
+    cdef real *scratch
+    cdef const real *top
+    for item in prange(items, nogil=True, num_threads=num_threads, schedule="static"):
+        part = item // (items // pair_parts)
+        n = item // blocks % x.shape[0]
+        first = block_start(pixels, unit, blocks, item % blocks)
+        last = block_start(pixels, unit, blocks, item % blocks + 1)
+        h = Halving((last - first + 1) // 2, (last - first) // 2, packed.shape[2], channels - packed.shape[2],
+                    pitch, pitch // 2, 0, depth, accumulate, rectified)
+        scratch = &workspace[threadid() * per_thread]
+        if x_stride[2] == 1 and x_columns == pixels:
+            top = &x[n, 0, 0, 0] + first * x_stride[1]
+            h.a_pitch = x_stride[1]
+        else:
+            move_block(scratch, pitch, first, last - first, x_columns, channels, <real *>&x[n, 0, 0, 0],
+                       x_stride, False)
+            top = scratch
+            scratch = scratch + (last - first) * pitch
+        # A pixel in both halves is stored twice, so it must not be added to in place.
+        strassen_block(
+            &h, top, packed, &bias[0], share(pairs, pair_parts, part), share(pairs, pair_parts, part + 1),
+            out.shape[3], &out[n, 0, 0, 0], out_stride, columns, first,
+            out_stride[2] == 1 and columns == pixels and h.rows == h.bottom, scratch)
+
+
+cdef inline Py_ssize_t block_start(
+    Py_ssize_t pixels, Py_ssize_t unit, Py_ssize_t blocks, Py_ssize_t block
+) noexcept nogil:
+    """Where a block of pixels begins: at a whole unit, and the last block has the rest."""
+    return pixels if block == blocks else share(pixels // unit, blocks, block) * unit
+
+
+cdef Py_ssize_t one_row(const Py_ssize_t *stride, Py_ssize_t rows, Py_ssize_t columns) noexcept nogil:
+    """The columns of an image, all of its pixels where its rows follow each other."""
+    return rows * columns if rows == 1 or stride[0] == columns * stride[1] else columns
