@@ -321,11 +321,10 @@ def winograd(
     (tiling.pairs_h, tiling.pairs_w), (tiling.outputs_h, tiling.outputs_w) = form
     set_spacing(&tiling, &problem)
     tiling.positions, tiling.panels = product_start.shape[0] - 1, packed.shape[1]
-    tiling.blocks, tiling.corner = corner.shape[0], &corner[0, 0]
+    tiling.blocks, tiling.across, tiling.corner = corner.shape[0], across_origin.shape[0], &corner[0, 0]
     tiling.product_start, tiling.product_block = &product_start[0], &product_block[0]
-    tiling.line_origin, tiling.across_origin, tiling.across = (
-        &line_origin[0], &across_origin[0], across_origin.shape[0])
-    tiling.depth, tiling.rectified, tiling.accumulate = depth, rectified, accumulate
+    tiling.line_origin, tiling.across_origin = &line_origin[0], &across_origin[0]
+    tiling.depth, tiling.out_rows, tiling.out_columns = depth, out.shape[1], out.shape[2]
     cdef Py_ssize_t item, items = x.shape[0] * bands * panel_parts, part, n, first, last, top, in_rows, parts
     cdef Py_ssize_t i, tiles, begin, end, following, lines = line_origin.shape[0], size = sizeof(real)
     # Padded input that the tiles of one output, at every block, reach over.
@@ -334,19 +333,17 @@ def winograd(
     cdef Py_ssize_t in_columns = max(across_origin) * problem.stride_w + reach_w
     cdef Py_ssize_t[3] x_stride = [x.strides[1] // size, x.strides[2] // size, x.strides[3] // size]
     tiling.out_stride = [out.strides[1] // size, out.strides[2] // size, out.strides[3] // size]
-    tiling.out_rows, tiling.out_columns = out.shape[1], out.shape[2]
-    # Planes are written in runs of a row.
-    tiling.fetch = fetch and tiling.out_stride[2] == 1
+    # Planes are written in runs of a row: nothing to fetch.
+    tiling.rectified, tiling.accumulate = rectified, accumulate
+    tiling.fetch = fetch and out.strides[3] == size
     cdef bint in_place = x_stride[2] == 1 and x.shape[3] == pixel_pitch
     cdef real *scratch
     cdef const real *image
     for item in prange(items, nogil=True, num_threads=num_threads, schedule="static"):
-        part = item % panel_parts
-        n = item // panel_parts // bands
+        part, n = item % panel_parts, item // panel_parts // bands
         first = share(lines, bands, item // panel_parts % bands)
         last = share(lines, bands, item // panel_parts % bands + 1)
-        scratch = &workspace[threadid() * per_thread]
-        image = &x[n, 0, 0, 0]
+        scratch, image = &workspace[threadid() * per_thread], &x[n, 0, 0, 0]
         view = View(problem.pad_h, problem.pad_w, x.shape[1], x.shape[2], x_stride[0], x_stride[1])
         if not in_place:
             top = line_origin[first] * problem.stride_h
