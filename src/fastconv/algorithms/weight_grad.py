@@ -12,7 +12,7 @@ import numpy as np
 
 from fastconv.algorithms import base, winograd
 from fastconv.geometry import ConvGeometry
-from fastconv.memory import aligned_empty, give_back
+from fastconv.memory import aligned_empty
 
 # Output pixels multiplied at a time: a panel of their gradients and a tile of their inputs share the L1
 # cache. They are summed in registers, so this bounds rounding errors as base.DEPTH does.
@@ -176,5 +176,3 @@ def weight_grad(
     if depthwise:
         out = out.transpose(1, 0, 2, 3)  # vectors ran over the groups
     kernels.sum_weight_grad(partial, out, num_threads)
-    give_back(partial)
-    give_back(workspace)

@@ -11,7 +11,7 @@ from fastconv import checks, kernels, layout, threads
 from fastconv.algorithms import base
 from fastconv.functional.convolution import conv2d
 from fastconv.functional.gradients import conv2d_input_grad, conv2d_weight_grad
-from fastconv.memory import aligned_empty, give_back
+from fastconv.memory import aligned_empty
 
 # Rows of the matrix of scores at a time are this many register tiles; columns are base.DEPTH.
 _TILES = 4
@@ -346,13 +346,12 @@ def _as_rows(array: np.ndarray, level) -> np.ndarray:
     """A right factor (N, heads, L, d), packed as it is: (N · heads, panels, L, PANEL)."""
     batch, heads, length, columns = array.shape
     width = base.panel_width(level, array.dtype)
-    packed = aligned_empty((batch * heads, base.ceil_div(columns, width), length, width), array.dtype)
-    panels = packed.reshape(batch, heads, *packed.shape[1:])
-    for panel in range(packed.shape[1]):
+    packed = aligned_empty((batch, heads, base.ceil_div(columns, width), length, width), array.dtype)
+    for panel in range(packed.shape[2]):
         part = array[..., panel * width : (panel + 1) * width]
-        panels[:, :, panel, :, : part.shape[-1]] = part
-        panels[:, :, panel, :, part.shape[-1] :] = 0
-    return packed
+        packed[:, :, panel, :, : part.shape[-1]] = part
+        packed[:, :, panel, :, part.shape[-1] :] = 0
+    return packed.reshape(batch * heads, *packed.shape[2:])
 
 
 def _attend(query, key, value, scale, out, num_threads) -> np.ndarray:
@@ -364,10 +363,10 @@ def _attend(query, key, value, scale, out, num_threads) -> np.ndarray:
         values = _as_rows(value, level)
         tile = _TILES * level.tile_rows()
         per_thread = base.round_up(tile * (base.DEPTH + values.shape[1] * values.shape[3] + 2), 64)
-        keys, workspace = _as_columns(_rows(key), level, count), aligned_empty((count * per_thread,), dtype)
-        level.attention(rows, keys, values, tile, base.DEPTH, out, log_sum, workspace, per_thread, count)
-        for array in (keys, values, workspace):
-            give_back(array)
+        level.attention(
+            rows, _as_columns(_rows(key), level, count), values, tile, base.DEPTH, out, log_sum,
+            aligned_empty((count * per_thread,), dtype), per_thread, count,
+        )  # fmt: skip
     return log_sum
 
 
@@ -394,13 +393,10 @@ def _attend_grad(query, key, value, grad, scale, out, log_sum, grads, num_thread
             a, b, *factors, *right, log_sum, mean, tile, base.DEPTH, sums[0], sums[1] if by_column else None,
             workspace, per_thread, count,
         )  # fmt: skip
-        for array in (*factors, *right):
-            give_back(array)
         return sums
 
     by_query, _ = run(q_rows, g_rows, k_rows, v_rows, key, value, False)
     by_key, by_value = run(k_rows, v_rows, q_rows, g_rows, query, grad, True)
-    give_back(workspace)
     by_query *= dtype.type(scale)
     for result, total in zip(grads, (by_query, by_key, by_value), strict=True):
         result[...] = total.reshape(*result.shape[:3], -1)[..., : result.shape[3]]

@@ -10,7 +10,7 @@ import numpy as np
 from fastconv import checks, kernels, layout, threads
 from fastconv.algorithms import base
 from fastconv.geometry import ConvGeometry
-from fastconv.memory import aligned_empty, give_back
+from fastconv.memory import aligned_empty
 
 # Bytes of patches lowered at a time: they stay in an L2 cache until they are multiplied.
 _PANEL_BYTES = 256 * 1024
@@ -114,16 +114,13 @@ def deform_conv2d(
         width = base.panel_width(level, geometry.dtype)
         block = panel_pixels * width + base.scatter_slack(level, geometry.dtype, width)
         per_thread = base.round_up(panel_pixels * pitch + block + geometry.in_channels, 64)
-        packed = base.pack_grouped(weight.astype(geometry.dtype, copy=False), geometry, level, count)
-        workspace = aligned_empty((count * per_thread,), geometry.dtype)
         level.deform_conv(
-            problem.image, problem.offset, problem.mask, packed,
+            problem.image, problem.offset, problem.mask,
+            base.pack_grouped(weight.astype(geometry.dtype, copy=False), geometry, level, count),
             base.pack_bias(bias, geometry, level), geometry, problem.offset_groups, panel_pixels, pitch,
             base.DEPTH, y.reshape(geometry.batch, geometry.out_channels, -1).transpose(0, 2, 1),
-            workspace, per_thread, count,
+            aligned_empty((count * per_thread,), geometry.dtype), per_thread, count,
         )  # fmt: skip
-        give_back(packed)
-        give_back(workspace)
     if out is not None and y is not out:
         out[...] = y
     return y if out is None else out
@@ -175,14 +172,12 @@ def deform_conv2d_input_grads(
         grad = layout.channels_last(grad_output, dtype).reshape(geometry.batch, problem.pixels, -1)
         panel_pixels = problem.panel_pixels(taps * width)
         per_thread = panel_pixels * taps * width
-        workspace = aligned_empty((count * per_thread,), dtype)
         level.deform_conv_input_grad(
             problem.image, problem.offset, problem.mask, grad,
             _pack_pieces(weight, pieces, geometry, width), np.array(pieces, np.intp), geometry,
             problem.offset_groups, panel_pixels, base.DEPTH, grad_x, places,
-            workspace, per_thread, count,
+            aligned_empty((count * per_thread,), dtype), per_thread, count,
         )  # fmt: skip
-        give_back(workspace)
     grad_offset, grad_mask = _sum_places(places, pieces, problem)
     result = layout.empty(geometry.input_shape, dtype, np.asarray(x))
     result[...] = grad_x.transpose(0, 3, 1, 2)
@@ -221,13 +216,12 @@ def deform_conv2d_weight_grad(
         panel_pixels, pitch = problem.panel_pixels(problem.pitch), problem.pitch
         slack = base.panel_width(level, geometry.dtype)  # a ragged panel is read whole
         per_thread = panel_pixels * pitch + base.round_up(geometry.in_channels + slack, 64)
-        workspace = aligned_empty((count * per_thread,), geometry.dtype)
         level.deform_conv_weight_grad(
             problem.image, problem.offset, problem.mask,
             grad.reshape(geometry.batch, geometry.out_channels, -1), geometry, problem.offset_groups,
-            panel_pixels, pitch, partial, workspace, per_thread, count,
+            panel_pixels, pitch, partial,
+            aligned_empty((count * per_thread,), geometry.dtype), per_thread, count,
         )  # fmt: skip
-        give_back(workspace)
     taps = partial.sum(axis=0).reshape(
         geometry.out_channels, *geometry.kernel_size, geometry.in_channels // geometry.groups
     )
