@@ -12,7 +12,7 @@ import fastconv as fc
 import strategies
 from fastconv import kernels, threads
 from fastconv.algorithms import fft
-from fastconv.functional import once
+from fastconv.functional import plan_cache
 from strategies import MEMORY_LAYOUTS
 from support import (
     DTYPES,
@@ -35,7 +35,7 @@ def force(monkeypatch, case, dtype, **changes):
     problem = geometry(case, dtype)
     tiling = fft._tiling(problem)._replace(**changes)
     monkeypatch.setattr(fft, "_tiling", {problem: tiling}.__getitem__)
-    monkeypatch.setattr(once, "_idle", once.IdlePlans())  # those of another tiling
+    monkeypatch.setattr(plan_cache, "_cache", plan_cache.PlanCache())  # those of another tiling
     return tiling
 
 

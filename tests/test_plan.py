@@ -106,6 +106,10 @@ def test_out_and_num_threads_are_checked():
         plan(x, out=np.empty((2, 40, 30, 34)))
     with pytest.raises(ValueError, match="^num_threads "):
         plan(x, num_threads=0)
+    plan(x, num_threads=1)
+    for equal, error in ((True, ValueError), (1.0, TypeError)):
+        with pytest.raises(error, match="^num_threads "):
+            plan(x, num_threads=equal)
 
 
 def test_dtype_of_the_plan():

@@ -50,7 +50,6 @@ def design(
     geometry: ConvGeometry, *, padding_mode: str = "zeros", activation: str | None = None,
     layout: str | None = None, algorithm: str = "auto", num_threads: int | None = None,
     rtol: float | None = None, weight_budget: int | None = None, calls: int | None = None,
-    level: ModuleType | None = None,
 ) -> Design:  # fmt: skip
     """Check the options of a plan, and choose its algorithm; ``plan_conv2d`` describes them."""
     checks.choice("padding_mode", padding_mode, tuple(PADDING_MODES))
@@ -59,7 +58,7 @@ def design(
     layout = layouts[0] if layout is None else layout
     checks.choice("layout", layout, layouts)
     checks.choice("algorithm", algorithm, selection.NAMES)
-    num_threads, level = threads.resolve(num_threads), kernels.active() if level is None else level
+    num_threads, level = threads.resolve(num_threads), kernels.active()
     inner = geometry if padding_mode == "zeros" else _padded(geometry, padding_mode)
     planar = lowering.planar(inner)
     limits = selection.Limits.create(rtol, weight_budget, calls)
@@ -180,10 +179,11 @@ class Plan:
             raise ValueError("out must be given with accumulate=True, got None")
         else:
             result = self._new_output(x)
-        count = self._team if num_threads is None else num_threads
-        if count != 1:
+        count = 1
+        if num_threads is not None or self._team > 1:
             # Resolved anew: in a forked child the plan's count is more than OpenMP can give.
-            count = threads.for_multiplications(count, self.geometry.multiplications)
+            wanted = self._team if num_threads is None else num_threads
+            count = threads.for_multiplications(wanted, self.geometry.multiplications)
         if self.geometry.batch == 0:
             return result
         if self.padding_mode != "zeros":
@@ -278,6 +278,8 @@ class Plan:
     def _bind(self, x: np.ndarray, out: np.ndarray, accumulate: bool, num_threads: int) -> _Bound:
         """The calls for arrays of such strides in the plan's layout, kept for the next ones."""
         key, steps = (x.strides, out.strides, accumulate, num_threads), []
+        if key in self._bound:
+            return self._bound[key]
         if self._channels_first:
             x, out = x.transpose(self._axes), out.transpose(self._axes)
         for part in self._passes:

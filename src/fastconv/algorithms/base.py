@@ -120,7 +120,8 @@ class Algorithm(ABC):
     ) -> Packed:
         """Prepare weight (C_out, C_in/groups, k_h, k_w) and bias (C_out,) once for many calls.
 
-        ``into`` is what was packed for the same problem before: its memory is used again where it can be.
+        ``into`` is what was packed for the same problem before: the new values are put into its memory,
+        which calls may have been bound to.
         """
 
     @abstractmethod
@@ -161,6 +162,21 @@ def in_columns(geometry: ConvGeometry) -> int:
         + (geometry.kernel_size[1] - 1) * geometry.dilation[1]
         + 1
     )
+
+
+def phase_pitch(geometry: ConvGeometry, kernels: ModuleType) -> int:
+    """Elements of each phase of a gathered row of a plane, whose columns are sorted modulo the stride."""
+    lanes = kernels.vector_bytes() // geometry.dtype.itemsize
+    return round_up(ceil_div(in_columns(geometry), geometry.stride[1]), lanes)
+
+
+def plane_offsets(geometry: ConvGeometry, plane_rows: int, pitch: int) -> np.ndarray:
+    """Where each tap (k_h, C_in/groups, k_w) lies in gathered planes of so many rows of phases."""
+    stride = geometry.stride[1]
+    column = np.arange(geometry.kernel_size[1]) * geometry.dilation[1]
+    row = np.arange(geometry.kernel_size[0]) * geometry.dilation[0] * stride * pitch
+    plane = np.arange(geometry.in_channels // geometry.groups) * plane_rows * stride * pitch
+    return row[:, None, None] + plane[:, None] + column % stride * pitch + column // stride
 
 
 def count_bands(geometry: ConvGeometry, rows: int, row_bytes: int, num_threads: int) -> int:
@@ -224,12 +240,10 @@ def pack_bias(
     if packed is None:
         width = panel_width(kernels, geometry.dtype)
         packed = np.zeros(geometry.groups * round_up(group_out, width), geometry.dtype)
-    values = 0 if bias is None else bias
-    if geometry.groups == 1:
-        packed[:group_out] = values
+    if bias is None:
+        packed[:] = 0
     else:
-        grouped = packed.reshape(geometry.groups, -1)
-        grouped[:, :group_out] = 0 if bias is None else bias.reshape(geometry.groups, group_out)
+        packed.reshape(geometry.groups, -1)[:, :group_out] = bias.reshape(geometry.groups, group_out)
     return packed
 
 

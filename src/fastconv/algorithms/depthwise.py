@@ -87,7 +87,7 @@ def _blocking(geometry: ConvGeometry, num_threads: int, kernels: ModuleType) -> 
     out_pitch = max(lanes, geometry.out_channels)
     gathered += 2 * columns * out_pitch + base.scatter_slack(kernels, geometry.dtype, out_pitch)
 
-    phase_pitch = base.round_up(base.ceil_div(in_columns, stride), lanes)
+    phase_pitch = base.phase_pitch(geometry, kernels)
     plane_row = stride * phase_pitch
     halo = base.in_rows(geometry, 1) - geometry.stride[0]
     band_rows = (_PLANE_BYTES // (group_in * plane_row * itemsize) - halo) // geometry.stride[0]
@@ -101,19 +101,9 @@ def _blocking(geometry: ConvGeometry, num_threads: int, kernels: ModuleType) -> 
         base.count_bands(geometry, rows, 1, num_threads),
         plane_bands,
         phase_pitch,
-        _plane_offsets(geometry, plane_rows * plane_row, phase_pitch),
+        base.plane_offsets(geometry, plane_rows, phase_pitch).ravel().astype(np.intp),
         base.round_up(max(gathered, planes), 64 // itemsize),
     )
-
-
-def _plane_offsets(geometry: ConvGeometry, plane_pitch: int, phase_pitch: int) -> np.ndarray:
-    """Where each tap (k_h, C_in/groups, k_w) lies in the gathered planes."""
-    stride = geometry.stride[1]
-    column = np.arange(geometry.kernel_size[1]) * geometry.dilation[1]
-    row = np.arange(geometry.kernel_size[0]) * geometry.dilation[0] * stride * phase_pitch
-    plane = np.arange(geometry.in_channels // geometry.groups) * plane_pitch
-    tap = row[:, None, None] + plane[:, None] + column % stride * phase_pitch + column // stride
-    return tap.ravel().astype(np.intp)
 
 
 def summed_at_once(geometry: ConvGeometry) -> int:

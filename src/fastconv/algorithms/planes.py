@@ -32,7 +32,8 @@ def fits(geometry: ConvGeometry, kernels: ModuleType) -> bool:
     if _is_product(geometry):
         return geometry.input_size[0] * geometry.input_size[1] >= _MIN_PIXELS
     width, columns = base.panel_width(kernels, geometry.dtype), geometry.output_size[1]
-    row = geometry.in_channels * base.in_rows(geometry, 1) * _row_pitch(geometry, kernels)
+    row_pitch = geometry.stride[1] * base.phase_pitch(geometry, kernels)
+    row = geometry.in_channels * base.in_rows(geometry, 1) * row_pitch
     return (
         geometry.reduction <= base.DEPTH
         and geometry.weight_bytes <= _MOST_WEIGHT_BYTES
@@ -48,15 +49,6 @@ def _is_product(geometry: ConvGeometry) -> bool:
     return plain and geometry.input_size == geometry.output_size
 
 
-def _phase_pitch(geometry: ConvGeometry, kernels: ModuleType) -> int:
-    columns = base.ceil_div(base.in_columns(geometry), geometry.stride[1])
-    return base.round_up(columns, kernels.vector_bytes() // geometry.dtype.itemsize)
-
-
-def _row_pitch(geometry: ConvGeometry, kernels: ModuleType) -> int:
-    return geometry.stride[1] * _phase_pitch(geometry, kernels)
-
-
 class _Blocking(NamedTuple):
     bands: int
     phase_pitch: int
@@ -68,7 +60,8 @@ class _Blocking(NamedTuple):
 @lru_cache(maxsize=1024)
 def _blocking(geometry: ConvGeometry, num_threads: int, kernels: ModuleType) -> _Blocking:
     (rows, columns), itemsize = geometry.output_size, geometry.dtype.itemsize
-    row_pitch, width = _row_pitch(geometry, kernels), base.panel_width(kernels, geometry.dtype)
+    phase_pitch, width = base.phase_pitch(geometry, kernels), base.panel_width(kernels, geometry.dtype)
+    row_pitch = geometry.stride[1] * phase_pitch
     halo = base.in_rows(geometry, 1) - geometry.stride[0]
     fitting = _BAND_BYTES // (geometry.in_channels * row_pitch * itemsize) - halo
     parts = base.ceil_div(num_threads, max(geometry.batch, 1))
@@ -78,22 +71,15 @@ def _blocking(geometry: ConvGeometry, num_threads: int, kernels: ModuleType) -> 
     panel = geometry.reduction * width
     block = min(base.ceil_div(columns, width), max(1, _PANEL_BYTES // (panel * itemsize)))
     band = geometry.in_channels * in_rows * row_pitch + width
+    # Terms in the order in which all forms of direct add them up: (k_h, k_w, C_in).
+    offset = base.plane_offsets(geometry, in_rows, phase_pitch).transpose(0, 2, 1)
     return _Blocking(
         bands,
-        _phase_pitch(geometry, kernels),
+        phase_pitch,
         block,
-        _offsets(geometry, in_rows * row_pitch, _phase_pitch(geometry, kernels)),
+        offset.ravel().astype(np.intp),
         base.round_up(band + block * panel, 64 // itemsize),
     )
-
-
-def _offsets(geometry: ConvGeometry, plane_pitch: int, phase_pitch: int) -> np.ndarray:
-    """Where each term (k_h, k_w, C_in) of a sum lies in the gathered planes."""
-    stride = geometry.stride[1]
-    column = np.arange(geometry.kernel_size[1]) * geometry.dilation[1]
-    row = np.arange(geometry.kernel_size[0]) * geometry.dilation[0] * stride * phase_pitch
-    tap = row[:, None] + column % stride * phase_pitch + column // stride
-    return (tap[:, :, None] + np.arange(geometry.in_channels) * plane_pitch).ravel().astype(np.intp)
 
 
 def per_thread(geometry: ConvGeometry, num_threads: int, kernels: ModuleType) -> int:

@@ -362,7 +362,8 @@ class Winograd(Algorithm):
 
     Kernels of more taps than their stride along an axis; long ones and those of a stride by blocks. Lavin and
     Gray, "Fast algorithms for convolutional neural networks", arXiv 1509.09308. Weights are transformed
-    once, in float64. A non-finite input spreads over its whole tile. 1×1 kernels have strassen.py.
+    once, in float64. A non-finite input spreads over its whole tile. 1×1 kernels have strassen.py, where it
+    spreads to the pixel that its own is added to.
     """
 
     name = "winograd"

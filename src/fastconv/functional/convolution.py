@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
-
 import numpy as np
 
-from fastconv import checks, kernels, threads
-from fastconv.functional.once import call_once
-from fastconv.geometry import WEIGHTS, ConvGeometry, is_plain
+from fastconv import checks, threads
+from fastconv.functional.plan_cache import call_once
+from fastconv.geometry import WEIGHTS, ConvGeometry
 from fastconv.plan import LAYOUTS, Design, Plan, design
 
 
@@ -213,36 +211,21 @@ def plan_conv3d(
 
 def _plan(rank, input_shape, weight, bias, dtype, *, num_threads, **options) -> Plan:
     weight, bias, dtype = arrays(rank, weight, WEIGHTS[rank], bias, dtype)
-    made = (_known_design if _may_be_known(input_shape, options) else _design)(
-        rank, input_shape, weight.shape, dtype, kernels.active(), **options,
-        num_threads=threads.resolve(num_threads),
-    )  # fmt: skip
+    made = _design(
+        rank, input_shape, weight.shape, dtype, **options, num_threads=threads.resolve(num_threads)
+    )
     return Plan(made, weight, bias)
 
 
-def _may_be_known(input_shape, options) -> bool:
-    """Whether the options can be looked up, and what was designed for them holds from call to call."""
-    try:
-        hash(tuple(options.values()))
-    except TypeError:
-        return False  # something is no option at all, which is for checks to say
-    sizes = input_shape, options["stride"], options["padding"], options["dilation"]
-    return options["algorithm"] != "fastest" and is_plain(sizes)
-
-
 def _design(
-    rank, input_shape, weight_shape, dtype, level, *, stride, padding, dilation, groups, layout,
+    rank, input_shape, weight_shape, dtype, *, stride, padding, dilation, groups, layout,
     **options,
 ) -> Design:  # fmt: skip
     geometry = ConvGeometry.create(
         channels_first_shape(rank, input_shape, layout), weight_shape,
         stride=stride, padding=padding, dilation=dilation, groups=groups, dtype=dtype,
     )  # fmt: skip
-    return design(geometry, layout=layout, level=level, **options)
-
-
-# Every call of conv2d asks for one. Equal options of other types differ: 1 is right where True is not.
-_known_design = lru_cache(maxsize=1024, typed=True)(_design)
+    return design(geometry, layout=layout, **options)
 
 
 def arrays(rank, weight, meaning, bias, dtype):

@@ -9,7 +9,7 @@ import numpy as np
 
 from fastconv import checks, kernels, lowering, threads
 from fastconv.algorithms.weight_grad import weight_grad
-from fastconv.functional.once import through_plan
+from fastconv.functional.plan_cache import through_plan
 from fastconv.functional.polyphase import TransposedPlan
 from fastconv.geometry import WEIGHTS, ConvGeometry
 from fastconv.plan import LAYOUTS

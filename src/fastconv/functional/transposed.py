@@ -6,7 +6,7 @@ import numpy as np
 
 from fastconv import checks
 from fastconv.functional.convolution import arrays, channels_first_shape
-from fastconv.functional.once import call_once
+from fastconv.functional.plan_cache import call_once
 from fastconv.functional.polyphase import TransposedPlan
 from fastconv.geometry import ConvGeometry
 

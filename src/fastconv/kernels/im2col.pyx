@@ -28,24 +28,6 @@ cdef void lower_pixels(
                 target += run
 
 
-cdef void move_block(
-    real *block, Py_ssize_t pitch, Py_ssize_t first, Py_ssize_t count, Py_ssize_t columns,
-    Py_ssize_t channels, real *out, const Py_ssize_t *out_stride, bint store
-) noexcept nogil:
-    """Store a block of output pixels first … first + count, or load it, a row of the image at a time."""
-    cdef Py_ssize_t done = 0, offset, run
-    cdef real *target
-    while done < count:
-        offset = (first + done) % columns
-        run = min(columns - offset, count - done)
-        target = out + (first + done) // columns * out_stride[0] + offset * out_stride[1]
-        if store:
-            scatter_rows(block + done * pitch, 0, pitch, 1, run, channels, target, out_stride)
-        else:
-            gather_band(target, out_stride, 1, run, channels, 0, 0, 1, run, block + done * pitch, 0, pitch)
-        done += run
-
-
 cdef void im2col_band(
     const Problem *problem, const real *band, Py_ssize_t row_pitch, Py_ssize_t pixel_pitch,
     const real *packed, Py_ssize_t reduction, Py_ssize_t panels, const real *bias, bint rectified,

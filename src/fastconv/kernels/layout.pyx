@@ -1,5 +1,5 @@
-# Moving pixels between the caller's memory and scratch: the only two places that know about padding and
-# about layouts. Both are called by one thread on one band, so the copy is hot when it is used.
+# Moving pixels between the caller's memory and scratch: the only places that know about padding and about
+# layouts. They are called by one thread on one band, so the copy is hot when it is used.
 from libc.string cimport memcpy, memset
 
 
@@ -77,3 +77,21 @@ cdef void scatter_rows(
                     out[i * stride[1] + c * stride[2]] = block[i * pixel_pitch + c]
         block += row_pitch
         out += stride[0]
+
+
+cdef void move_block(
+    real *block, Py_ssize_t pitch, Py_ssize_t first, Py_ssize_t count, Py_ssize_t columns,
+    Py_ssize_t channels, real *out, const Py_ssize_t *out_stride, bint store
+) noexcept nogil:
+    """Store a block of output pixels first … first + count, or load it, a row of the image at a time."""
+    cdef Py_ssize_t done = 0, offset, run
+    cdef real *target
+    while done < count:
+        offset = (first + done) % columns
+        run = min(columns - offset, count - done)
+        target = out + (first + done) // columns * out_stride[0] + offset * out_stride[1]
+        if store:
+            scatter_rows(block + done * pitch, 0, pitch, 1, run, channels, target, out_stride)
+        else:
+            gather_band(target, out_stride, 1, run, channels, 0, 0, 1, run, block + done * pitch, 0, pitch)
+        done += run

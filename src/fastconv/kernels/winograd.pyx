@@ -333,8 +333,8 @@ def winograd(
     cdef Py_ssize_t in_columns = max(across_origin) * problem.stride_w + reach_w
     cdef Py_ssize_t[3] x_stride = [x.strides[1] // size, x.strides[2] // size, x.strides[3] // size]
     tiling.out_stride = [out.strides[1] // size, out.strides[2] // size, out.strides[3] // size]
-    # Planes are written in runs of a row: nothing to fetch.
     tiling.rectified, tiling.accumulate = rectified, accumulate
+    # Planes are written in runs of a row: nothing to fetch.
     tiling.fetch = fetch and out.strides[3] == size
     cdef bint in_place = x_stride[2] == 1 and x.shape[3] == pixel_pitch
     cdef real *scratch

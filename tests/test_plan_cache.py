@@ -7,7 +7,7 @@ import pytest
 
 import fastconv as fc
 from fastconv import kernels
-from fastconv.functional import once
+from fastconv.functional import plan_cache
 from support import ALGORITHMS, LEVELS, assert_same_bits
 
 RNG = np.random.default_rng(11)
@@ -18,16 +18,16 @@ FUNCTIONS = {"conv2d": fc.conv2d, "conv_transpose2d": fc.conv_transpose2d}
 
 
 @pytest.fixture(autouse=True)
-def idle(monkeypatch):
+def kept(monkeypatch):
     """No plans at first, and the plans kept."""
-    plans = once.IdlePlans()
-    monkeypatch.setattr(once, "_idle", plans)
+    plans = plan_cache.PlanCache()
+    monkeypatch.setattr(plan_cache, "_cache", plans)
     return plans._plans
 
 
 @pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("algorithm", ["auto", *ALGORITHMS])
-def test_every_call_sees_the_weights_it_was_given(algorithm, level, idle):
+def test_every_call_sees_the_weights_it_was_given(algorithm, level, kept):
     weight, bias = WEIGHT.copy(), BIAS.copy()
     with kernels.use(level):
         for call in range(3):
@@ -36,11 +36,11 @@ def test_every_call_sees_the_weights_it_was_given(algorithm, level, idle):
             given = bias if call else None
             plan = fc.plan_conv2d(X.shape, weight, given, padding=1, algorithm=algorithm, calls=1)
             assert_same_bits(fc.conv2d(X, weight, given, padding=1, algorithm=algorithm), plan(X))
-    assert len(idle) == 2  # without a bias and with one
+    assert len(kept) == 2  # without a bias and with one
 
 
 @pytest.mark.parametrize("rank", [1, 2, 3])
-def test_every_rank_of_both_kinds(rank, idle):
+def test_every_rank_of_both_kinds(rank, kept):
     size = (6, 9, 7)[:rank]
     x = RNG.standard_normal((2, 4, *size)).astype(np.float32)
     for name in ("conv", "conv_transpose"):
@@ -50,7 +50,7 @@ def test_every_rank_of_both_kinds(rank, idle):
             bias = RNG.standard_normal(4).astype(np.float32)
             expected = getattr(fc, f"plan_{name}{rank}d")(x.shape, weight, bias, stride=2)(x)
             assert_same_bits(function(x, weight, bias, stride=2), expected)
-    assert len(idle) == 2
+    assert len(kept) == 2
 
 
 @pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
@@ -119,12 +119,18 @@ def test_shapes_and_dtypes_are_told_apart():
         fc.conv2d(X, WEIGHT, BIAS[:4])
 
 
-def test_options_that_cannot_be_looked_up_are_taken(idle):
+def test_another_rank_is_still_refused():
+    fc.conv2d(X, WEIGHT)
+    with pytest.raises(ValueError, match="^layout must be one of 'NCW', 'NWC'"):
+        fc.conv1d(X, WEIGHT, layout="NCHW")
+
+
+def test_options_that_cannot_be_looked_up_are_taken(kept):
     expected = fc.conv2d(X, WEIGHT, stride=(2, 2))
-    idle.clear()
+    kept.clear()
     for stride in ([2, 2], np.array([2, 2]), np.int64(2)):
         assert_same_bits(fc.conv2d(X, WEIGHT, stride=stride), expected)
-    assert not idle
+    assert not kept
 
 
 def test_a_refused_out_changes_nothing():
@@ -135,7 +141,7 @@ def test_a_refused_out_changes_nothing():
         assert_same_bits(fc.conv2d(X, WEIGHT), expected)
 
 
-def test_results_outlive_the_calls_that_follow(idle):
+def test_results_outlive_the_calls_that_follow(kept):
     """Calls at the same time never share a plan, and none returns memory that a plan keeps."""
     x = RNG.standard_normal((1, 64, 40, 40), dtype=np.float32)
     weights = [RNG.standard_normal((64, 64, 3, 3), dtype=np.float32) for _ in range(4)]
@@ -146,22 +152,22 @@ def test_results_outlive_the_calls_that_follow(idle):
 
     with ThreadPoolExecutor(4) as pool:
         results = list(pool.map(call, range(40)))
-    assert len(idle) == 1
+    assert len(kept) == 1
     for index, result in enumerate(results):
         assert result.tobytes() == expected[index % 4].tobytes()
 
 
-def test_what_is_kept_is_bounded(idle, monkeypatch):
-    for size in range(once._MOST_PLANS + 9):
+def test_what_is_kept_is_bounded(kept, monkeypatch):
+    for size in range(plan_cache._MOST_PLANS + 9):
         fc.conv2d(np.ones((1, 1, 3, 3 + size), np.float32), np.ones((1, 1, 3, 3), np.float32))
-    assert len(idle) == once._MOST_PLANS
-    newest = list(idle)[-1]
-    plan = idle[newest]
+    assert len(kept) == plan_cache._MOST_PLANS
+    newest = list(kept)[-1]
+    plan = kept[newest]
     assert plan.kept_bytes >= plan.packed_bytes + plan.workspace_bytes
-    monkeypatch.setattr(once, "_MOST_BYTES", 2 * plan.kept_bytes)
-    once._idle.trim()
-    assert 1 <= len(idle) <= 2
-    assert newest in idle
-    monkeypatch.setattr(once, "_MOST_BYTES", 0)
+    monkeypatch.setattr(plan_cache, "_MOST_BYTES", 2 * plan.kept_bytes)
+    plan_cache._cache.trim()
+    assert 1 <= len(kept) <= 2
+    assert newest in kept
+    monkeypatch.setattr(plan_cache, "_MOST_BYTES", 0)
     fc.conv2d(X, WEIGHT)
-    assert not idle
+    assert not kept

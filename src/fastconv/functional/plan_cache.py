@@ -1,4 +1,4 @@
-"""Calls that make a plan for themselves alone, and keep it for the next call that asks for the same."""
+"""Plans that calls without one make, kept for the next call that asks for the same."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _MOST_BYTES, _MOST_PLANS = 1 << 25, 128
 _KINDS = frozenset({int, float, str, tuple, type(None)})
 
 
-class IdlePlans:
+class PlanCache:
     """Plans that nobody calls just now, by what was asked for; the newest, and of bounded size.
 
     A plan is taken out while it is in use, so that no two calls ever share one. Single operations of a
@@ -44,7 +44,7 @@ class IdlePlans:
                     dropped.retire()
 
 
-_idle = IdlePlans()
+_cache = PlanCache()
 
 
 def call_once(prepare: Callable, rank: int, x, weight, bias, out, *, num_threads, **options) -> np.ndarray:
@@ -52,7 +52,7 @@ def call_once(prepare: Callable, rank: int, x, weight, bias, out, *, num_threads
     num_threads = threads.resolve(num_threads)
     key = None
     if options.get("algorithm") != "fastest":  # which depends on what is remembered just now
-        key = _key(prepare, x, weight, bias, (num_threads, *options.values()))
+        key = _key(prepare, x, weight, bias, (rank, num_threads, *options.values()))
     if key is None:  # with one, it has been an array from the start
         x = np.asarray(x)
 
@@ -68,7 +68,7 @@ def call_once(prepare: Callable, rank: int, x, weight, bias, out, *, num_threads
 
 def through_plan(key: Hashable | None, make: Callable, weight, bias, x: np.ndarray, out=None) -> np.ndarray:
     """A convolution of ``x`` by the plan kept for ``key``, or by the one that ``make()`` makes."""
-    plan = None if key is None else _idle.take(key)
+    plan = None if key is None else _cache.take(key)
     known = plan is not None
     if known:
         plan.repack(weight, bias)
@@ -79,9 +79,9 @@ def through_plan(key: Hashable | None, make: Callable, weight, bias, x: np.ndarr
     if key is None:
         plan.retire()
     else:
-        _idle.give(key, plan)
+        _cache.give(key, plan)
         if not known:
-            _idle.trim()
+            _cache.trim()
     return result
 
 
