@@ -110,6 +110,31 @@ def _without_rows(y) -> np.ndarray:
     return y.numpy()[:, :, 0]
 
 
+def large_kernel(channels, size, threads: int) -> list[list[Contestant]]:
+    """31×31 kernels, plan and call, beside PyTorch; one channel beside SciPy's ``fftconvolve``."""
+    import torch
+
+    import fastconv as fc
+
+    kernel = 31
+    x, weight = problem((1, channels, size, size), (channels, channels, kernel, kernel))
+    options = {"padding": kernel // 2, "num_threads": threads}
+    plan = fc.plan_conv2d(x.shape, weight, **options)
+    ours = [
+        Contestant("fastconv plan", partial(plan, x, out=plan(x)), np.asarray),
+        Contestant("fastconv call", partial(fc.conv2d, x, weight, **options), np.asarray),
+    ]
+    if channels == 1:
+        from scipy.signal import fftconvolve
+
+        call = partial(fftconvolve, x, weight[:, :, ::-1, ::-1], mode="same", axes=(2, 3))
+        return [ours, [Contestant("scipy", call, np.asarray)]]
+    # In its other layout PyTorch takes 51 s on one thread (EPYC Zen 5), 0.3 s on two.
+    tensors = [torch.from_numpy(layouts(array)["nhwc"]) for array in (x, weight)]
+    call = partial(torch.conv2d, *tensors, padding=kernel // 2)
+    return [ours, [Contestant("torch nhwc", call, torch.Tensor.numpy)]]
+
+
 def deformable(channels, size, threads: int) -> list[list[Contestant]]:
     """Modulated deformable 3×3 convolution beside ONNX Runtime, whose output is bound."""
     import onnxruntime
@@ -223,6 +248,8 @@ CASES: dict[str, Callable[[int], list[list[Contestant]]]] = {
     "1d/k9-64-64-16384": partial(ranked, (1, 64, 16384), (64, 64, 9), {"padding": 4}),
     "1d/k3d8-64-64-16384": partial(ranked, (1, 64, 16384), (64, 64, 3), {"padding": 8, "dilation": 8}),
     "3d/3x3x3-64-64-16x28x28": partial(ranked, (1, 64, 16, 28, 28), (64, 64, 3, 3, 3), {"padding": 1}),
+    "fft/31x31-16-16-256": partial(large_kernel, 16, 256),
+    "fft/31x31-1-1-1024": partial(large_kernel, 1, 1024),
     "deformable/3x3-64-64-56": partial(deformable, 64, 56),
     "separable/3x3-128-128-56": partial(separable, 128, 128, 56),
     "attention/64-64x64": partial(attention, 64, 8, 64, False),
