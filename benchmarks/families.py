@@ -1,6 +1,6 @@
-"""Pooling, batch normalisation and resampling beside PyTorch, turn by turn.
+"""Pooling, normalisation and resampling beside PyTorch, turn by turn.
 
-    python -m benchmarks.families [--threads N] [--rounds N]
+    python -m benchmarks.families [--threads N] [--rounds N] [--works GLOBS]
 
 PyTorch computes in both of its layouts, and the better one counts; fastconv on channels-last views, which is
 what flows between its layers, and on NCHW arrays. Every call allocates its results, as layers do.
@@ -9,6 +9,8 @@ what flows between its layers, and on NCHW arrays. Every call allocates its resu
 from __future__ import annotations
 
 import argparse
+from fnmatch import fnmatch
+from functools import partial
 
 import numpy as np
 
@@ -28,6 +30,39 @@ def _contestants(x, ours, theirs):
     calls = [ours(last), ours(x), theirs(tensors[1]), theirs(tensors[0])]
     names = ("fastconv channels-last", "fastconv NCHW", "torch channels-last", "torch NCHW")
     return [Contestant(name, call, np.asarray) for name, call in zip(names, calls, strict=True)]
+
+
+def _of_rows(x, name, *arguments):
+    """Of rows, which have one layout: a function of both libraries."""
+    import torch
+
+    from fastconv import functional
+
+    tensors = [torch.from_numpy(a) if isinstance(a, np.ndarray) else a for a in (x, *arguments)]
+    ours, theirs = partial(getattr(functional, name), x, *arguments), getattr(torch.nn.functional, name)
+    return [
+        Contestant("fastconv", ours, np.asarray),
+        Contestant("torch", partial(theirs, *tensors), np.asarray),
+    ]
+
+
+def _group_norm_step(x, grad):
+    from fastconv.functional import group_norm, group_norm_grad
+
+    weight, bias = np.ones(x.shape[1], x.dtype), np.zeros(x.shape[1], x.dtype)
+
+    def step():
+        group_norm(x, 8, weight, bias)
+        return group_norm_grad(grad, x, 8, weight)
+
+    return step
+
+
+def _torch_group_norm_step(x, grad):
+    import torch
+
+    layer, leaf = torch.nn.GroupNorm(8, x.shape[1]), x.requires_grad_(True)
+    return lambda: torch.autograd.grad(layer(leaf), [leaf, layer.weight, layer.bias], grad)
 
 
 def _batch_norm_step(x, grad):
@@ -81,14 +116,21 @@ def works():
     yield "nearest ×2", simple(small, "interpolate", scale_factor=2)
     yield "group norm, 8 groups", simple(batch, "group_norm", 8)
     yield "instance norm", simple(batch, "instance_norm")
-    yield (
-        "batch norm step, 8×64×56×56",
-        _contestants(
-            batch,
-            lambda array: _batch_norm_step(array, matching(array)),
-            lambda tensor: _torch_batch_norm_step(tensor, matching_tensor(tensor)),
-        ),
-    )
+    rows, weight, bias = rng.standard_normal((1568, 768), np.float32), *np.ones((2, 768), np.float32)
+    yield "layer norm, 1568 rows of 768", _of_rows(rows, "layer_norm", (768,), weight, bias)
+    steps = {
+        "group norm step, 8 groups": (_group_norm_step, _torch_group_norm_step),
+        "batch norm step, 8×64×56×56": (_batch_norm_step, _torch_batch_norm_step),
+    }
+    for title, (ours, theirs_step) in steps.items():
+        yield (
+            title,
+            _contestants(
+                batch,
+                lambda array, step=ours: step(array, matching(array)),
+                lambda tensor, step=theirs_step: step(tensor, matching_tensor(tensor)),
+            ),
+        )
 
 
 def main():
@@ -96,6 +138,9 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=21)
+    parser.add_argument(
+        "--works", default="*", help="parts of titles, or globs of them, comma-separated (default: all)"
+    )
     options = parser.parse_args()
     quiet_thread_pools()
     import torch
@@ -105,6 +150,8 @@ def main():
     torch.set_num_threads(options.threads)
     fc.set_num_threads(options.threads)
     for title, contestants in works():
+        if not any(fnmatch(title, f"*{pattern}*") for pattern in options.works.split(",")):
+            continue
         timings = {name: t.seconds * 1e6 for name, t in interleave(contestants, options.rounds).items()}
         best = min(value for name, value in timings.items() if name.startswith("torch"))
         print(f"{title}, {options.threads} thread(s)")

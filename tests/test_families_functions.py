@@ -254,7 +254,10 @@ def test_batch_norm_bits_do_not_depend_on_threads(level):
             gradients = functional.batch_norm_grad(grad, x, mean, var, training=True, num_threads=threads)
             group = functional.group_norm(x, 37, num_threads=threads)
             back = functional.group_norm_grad(grad, x, 1, num_threads=threads)
-            results.append((y, mean, var, *gradients, group, *back))
+            last = np.moveaxis(np.ascontiguousarray(np.moveaxis(x, 1, -1)), -1, 1)
+            pixels = functional.group_norm(last, 37, num_threads=threads)
+            samples = functional.layer_norm(x, x.shape[1:], num_threads=threads)
+            results.append((y, mean, var, *gradients, group, *back, pixels, samples))
     for result in results[1:]:
         for array, expected in zip(result, results[0], strict=True):
             assert_same_bits(array, expected)
@@ -269,14 +272,46 @@ def test_group_norm_is_its_definition(seed, groups, pixels, threads, level):
     with kernels.use(level):
         y = functional.group_norm(x, groups, weight, bias, num_threads=threads)
         of_last = functional.group_norm(last, groups, weight, bias, num_threads=threads)
-    assert_same_bits(of_last, y)
+        assert_same_bits(functional.group_norm(x, groups, weight, bias, num_threads=3 - threads), y)
+        assert_same_bits(functional.group_norm(last, groups, weight, bias, num_threads=3 - threads), of_last)
     assert of_last.strides[1] == 4
     wide = x.astype(np.float64).reshape(2, groups, -1)
     center, var = wide.mean(axis=2, keepdims=True), wide.var(axis=2, keepdims=True)
     expected = ((wide - center) / np.sqrt(var + 1e-5)).reshape(x.shape)
     # Means are rounded to float32: half a unit in the last place of 100, relative to the deviation.
     slack = 1e-5 + (8e-6 / np.sqrt(var + 1e-5)).max() * np.abs(weight).max()
-    np.testing.assert_allclose(y, expected * weight[:, None] + bias[:, None], rtol=1e-4, atol=slack)
+    for result in (y, of_last):
+        np.testing.assert_allclose(result, expected * weight[:, None] + bias[:, None], rtol=1e-4, atol=slack)
+
+
+@given(st.data(), st.sampled_from([np.float32, np.float64]), st.booleans(), THREADS, LEVELS)
+def test_norms_are_like_torchs(data, dtype, with_parameters, threads, level):
+    """Of groups and of samples: any shape, either layout, against PyTorch in float64."""
+    torch = pytest.importorskip("torch")
+    groups, width = data.draw(st.integers(1, 4)), data.draw(st.sampled_from([1, 2, 3, 40]))
+    # Of few values the deviation may be small, and so are the digits left.
+    size = data.draw(st.lists(st.integers(8, 40), min_size=1, max_size=2))
+    shape = (data.draw(st.integers(1, 5)), groups * width, *size)
+    rng = np.random.default_rng(data.draw(st.integers(0, 2**32)))
+    x, grad = (rng.standard_normal((2, *shape)) + 2).astype(dtype)
+    if data.draw(st.booleans()):
+        x = np.moveaxis(np.ascontiguousarray(np.moveaxis(x, 1, -1)), -1, 1)
+    samples = data.draw(st.integers(1, x.ndim - 1))
+    for name, argument, of in (("group", groups, shape[1:2]), ("layer", shape[samples:], shape[samples:])):
+        parameters = rng.standard_normal((2, *of)) if with_parameters else (None, None)
+        used = [torch.tensor(p, requires_grad=True) for p in parameters if p is not None]
+        leaf = torch.tensor(x.astype(np.float64), requires_grad=True)
+        expected = getattr(torch.nn.functional, f"{name}_norm")(leaf, argument, *used)
+        wide = torch.tensor(grad.astype(np.float64))
+        gradients = torch.autograd.grad(expected, [leaf, *used], wide)
+        with kernels.use(level):
+            y = getattr(functional, f"{name}_norm")(x, argument, *parameters, num_threads=threads)
+            back = getattr(functional, f"{name}_norm_grad")(grad, x, argument, parameters[0])
+        assert y.dtype == dtype
+        digits = 1e-5 if dtype == np.float32 else 1e-13
+        for result, exact in zip((y, *back), (expected.detach(), *gradients), strict=with_parameters):
+            largest = max(1, np.abs(exact.numpy()).max())
+            np.testing.assert_allclose(result, exact, rtol=0, atol=digits * largest)
 
 
 @pytest.mark.parametrize("level", kernels.supported_levels())

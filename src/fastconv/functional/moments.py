@@ -11,11 +11,13 @@ import numpy as np
 
 from fastconv import kernels, threads
 from fastconv.layout import channels_last, is_channels_last, is_planar, like, moved_first, moved_last, store
-from fastconv.memory import aligned_empty
+from fastconv.memory import aligned_empty, fresh
 
 # Elements whose sums are taken together: 32 KiB of float32, so that the second look at a block, for its
 # variance, finds it in the L1 cache. A constant, so that sums never depend on threads.
 _BLOCK_ELEMENTS = 8192
+# But so many rows at least: a block's sums are doubles, to be joined.
+_BLOCK_ROWS = 32
 # Pixels from which on a plane is worth a run of its own.
 _MIN_PIXELS = 32
 
@@ -23,7 +25,12 @@ _MIN_PIXELS = 32
 def by_channel(x: np.ndarray, num_threads: int | None) -> Rows | Runs:
     """``x`` (N, C, ...) where it lies if a kernel can take it so."""
     planar = is_planar(x, x.dtype) and math.prod(x.shape[2:]) >= _MIN_PIXELS
-    return (Runs if planar else Rows)(x, num_threads)
+    return Runs(x, num_threads) if planar else Rows(x, num_threads)
+
+
+def by_image(x: np.ndarray, num_threads: int | None) -> Rows | Runs:
+    """``x`` (N, C, ...) in its memory format, for statistics and constants of each image."""
+    return Rows(x, num_threads, images=True) if is_channels_last(x) else Runs(x, num_threads)
 
 
 def joined(means: np.ndarray, squares: np.ndarray, sizes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -36,37 +43,93 @@ def joined(means: np.ndarray, squares: np.ndarray, sizes: np.ndarray) -> tuple[n
     return mean, squares.sum(axis=0) / sizes.sum() + (weights * (means - mean) ** 2).sum(axis=0)
 
 
-class Rows:
-    """x (N, C, ...) as rows (M, C). Constants are (C,), one a channel."""
+def normalized_runs(
+    runs: np.ndarray,
+    pixels: int,
+    weight: np.ndarray | None,
+    bias: np.ndarray | None,
+    eps: float,
+    count: int,
+    wanted: bool = True,
+) -> tuple[np.ndarray | None, np.ndarray, np.ndarray]:
+    """Each of ``runs`` (R, L) minus its mean, over its deviation; means and 1 / √(variance + eps), (R,).
 
-    def __init__(self, x: np.ndarray, num_threads: int | None):
+    Each ``pixels`` elements of a run have their own weight and bias, of which some runs take all, again and
+    again. The first result is None unless ``wanted``; ``count`` threads.
+    """
+    size = runs.shape[1]
+    if weight is None and bias is None:
+        weight, bias, pixels = np.ones(1), np.zeros(1), size
+    out = fresh(runs.shape, runs.dtype) if wanted else None
+    mean, inverse = np.empty((2, len(runs)))
+    if runs.size:
+        parts = np.empty((count, -(-size // _BLOCK_ELEMENTS), 2))
+        parameters = _parameters(weight, bias, runs.dtype)
+        kernels.active().normalize_runs(runs, *parameters, eps, out, mean, inverse, parts, pixels, count)
+    return out, mean, inverse
+
+
+def _parameters(weight: np.ndarray | None, bias: np.ndarray | None, dtype: np.dtype) -> list[np.ndarray]:
+    """Both as a kernel takes them; of one that is None the default, in the other's shape."""
+    weight = np.ones_like(bias) if weight is None else weight
+    bias = np.zeros_like(weight) if bias is None else bias
+    return [np.ascontiguousarray(array, dtype).ravel() for array in (weight, bias)]
+
+
+class Rows:
+    """x (N, C, ...) as rows, (1, N·M, C), or those of each of the ``images``, (N, M, C).
+
+    Constants are (C,), one a channel, or, with ``images``, (N, C).
+    """
+
+    def __init__(self, x: np.ndarray, num_threads: int | None, images: bool = False):
         self._format, self._threads = x, threads.for_elements(num_threads, x.size)
         self.count = math.prod(x.shape[:1] + x.shape[2:])
+        self._shape = (len(x) if images else 1, x.shape[1])
+        self._pixels = math.prod(x.shape[2:]) if images else self.count
         self._rows = self._as_rows(x)
-        self._block = max(1, _BLOCK_ELEMENTS // max(x.shape[1], 1))
-        self._sizes = np.full(-(-self.count // self._block), self._block)
-        if len(self._sizes):
-            self._sizes[-1] = self.count - self._block * (len(self._sizes) - 1)
+        self._block = max(_BLOCK_ROWS, _BLOCK_ELEMENTS // max(x.shape[1], 1))
+        self._blocks = -(-self._pixels // self._block)
 
     def moments(self) -> tuple[np.ndarray, np.ndarray]:
-        """Mean and biased variance of each channel."""
-        means, squares = np.empty((2, len(self._sizes), self._rows.shape[1]))
+        """Mean and biased variance of each channel, (C,), without ``images``."""
+        means, squares = np.empty((2, 1, self._blocks, self._shape[1]))
         kernels.active().channel_moments(self._rows, means, squares, self._block, self._threads)
-        return joined(means, squares, self._sizes)
+        sizes = np.minimum(self._pixels - self._block * np.arange(self._blocks), self._block)
+        return joined(means[0], squares[0], sizes)
 
     def products(self, grad: np.ndarray, mean: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Σ grad and Σ grad · (x − mean) of each channel."""
-        totals, products = np.empty((2, len(self._sizes), len(mean)))
+        """Σ grad and Σ grad · (x − mean) of each channel, (1, C), or of each image's, (N, C)."""
+        totals, products = np.empty((2, self._shape[0], self._blocks, self._shape[1]))
         kernels.active().channel_products(
             self._as_rows(grad), self._rows, *self._cast(mean), totals, products, self._block, self._threads
         )
-        return totals.sum(axis=0), products.sum(axis=0)
+        return totals.sum(axis=1), products.sum(axis=1)
 
-    def scaled(self, scale: np.ndarray, shift: np.ndarray, other: np.ndarray | None = None) -> np.ndarray:
-        """x · scale + shift, or ``other`` instead of x; in the memory format of ``x``."""
+    def normalized(self, groups: int, weight, bias, eps: float, wanted: bool = True):
+        """Each image's groups of channels minus their mean, over their deviation, as :func:`normalized_runs`.
+
+        In the memory format of ``x``; means and 1 / √(variance + eps) are (N, groups).
+        """
+        batch, channels = self._shape
+        if weight is None and bias is None:
+            weight = np.ones(channels)
+        out = fresh(self._rows.shape, self._rows.dtype) if wanted else None
+        mean, inverse = np.empty((2, batch, groups))
+        if self._rows.size:
+            kernels.active().normalize_images(
+                self._rows, *_parameters(weight, bias, self._rows.dtype), eps, out, mean, inverse,
+                np.empty((self._threads, 2 * (self._blocks + 1) * channels)),
+                np.empty((self._threads, 2, channels), self._rows.dtype), self._block, self._threads,
+            )  # fmt: skip
+        return self._image(out) if wanted else None, mean, inverse
+
+    def scaled(self, scale, shift, other: np.ndarray | None = None, mean=0.0) -> np.ndarray:
+        """(x − mean) · scale + shift, or ``other`` instead of x; in the memory format of ``x``."""
         rows = self._rows if other is None else self._as_rows(other)
         out = np.empty_like(rows)
-        kernels.active().scale_shift(rows, *self._cast(scale, shift), out, self._block, self._threads)
+        constants = self._cast(mean, scale, shift)
+        kernels.active().scale_shift(rows, *constants, out, self._block, self._threads)
         return self._image(out)
 
     def combined(self, grad: np.ndarray, factor, mean, slope, shift) -> np.ndarray:
@@ -79,14 +142,15 @@ class Rows:
         return self._image(out)
 
     def _as_rows(self, array: np.ndarray) -> np.ndarray:
-        return channels_last(array, array.dtype, self._threads).reshape(self.count, array.shape[1])
+        rows = channels_last(array, array.dtype, self._threads)
+        return rows.reshape(self._shape[0], self._pixels, self._shape[1])
 
     def _image(self, rows: np.ndarray) -> np.ndarray:
         batch, channels, *size = self._format.shape
         return like(rows.reshape(batch, *size, channels), self._format, self._threads)
 
     def _cast(self, *arrays: np.ndarray) -> list[np.ndarray]:
-        return [array.astype(self._rows.dtype, copy=False) for array in arrays]
+        return [np.broadcast_to(array, self._shape).astype(self._rows.dtype, order="C") for array in arrays]
 
 
 class Runs:
@@ -98,26 +162,20 @@ class Runs:
         self._shape, self._pixels = x.shape[:2], math.prod(x.shape[2:])
         self._runs = self._as_runs(x)
 
-    def moments(self, groups: int | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """Mean and biased variance of each channel, (C,); or of an image's groups of them, (N, groups)."""
+    def moments(self) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and biased variance of each channel, (C,)."""
         pieces = -(-self._pixels // _BLOCK_ELEMENTS)
         sizes = np.diff(np.arange(pieces + 1) * self._pixels // max(pieces, 1))
         means, squares = np.empty((2, len(self._runs), pieces))
         kernels.active().run_moments(self._runs, means, squares, self._threads)
         batch, channels = self._shape
-        if groups is None:
-            order, axes, shape = (batch, channels, pieces), (0, 2, 1), (channels,)
-        else:
-            shape = (batch, groups)
-            order, axes = (batch * groups, channels // groups, pieces), (1, 2, 0)
-        sizes = np.tile(sizes, order[axes[0]])
         parts = (
-            array.reshape(order).transpose(axes).reshape(len(sizes), math.prod(shape))
+            array.reshape(batch, channels, pieces).transpose(0, 2, 1).reshape(batch * pieces, channels)
             for array in (means, squares)
         )
-        return tuple(array.reshape(shape) for array in joined(*parts, sizes))
+        return joined(*parts, np.tile(sizes, batch))
 
-    def products_of_planes(self, grad: np.ndarray, mean: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def products(self, grad: np.ndarray, mean: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Σ grad and Σ grad · (x − mean) of each plane, (N, C)."""
         totals, products = np.empty((2, len(self._runs)))
         kernels.active().run_products(
@@ -125,9 +183,12 @@ class Runs:
         )
         return totals.reshape(self._shape), products.reshape(self._shape)
 
-    def products(self, grad: np.ndarray, mean: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Σ grad and Σ grad · (x − mean) of each channel."""
-        return tuple(array.sum(axis=0) for array in self.products_of_planes(grad, mean))
+    def normalized(self, groups: int, weight, bias, eps: float, wanted: bool = True):
+        """As that of :class:`Rows`: a group's planes are a run."""
+        batch, channels = self._shape
+        runs = self._runs.reshape(batch * groups, channels // groups * self._pixels)
+        out, *moments = normalized_runs(runs, self._pixels, weight, bias, eps, self._threads, wanted)
+        return self._image(out) if wanted else None, *(array.reshape(batch, groups) for array in moments)
 
     def scaled(self, scale, shift, other: np.ndarray | None = None, mean=0.0) -> np.ndarray:
         """(x − mean) · scale + shift, or ``other`` instead of x; in the memory format of ``x``."""

@@ -6,12 +6,13 @@ large batch loses digits.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
 
-from fastconv import checks
-from fastconv.functional.moments import Runs, by_channel
+from fastconv import checks, threads
+from fastconv.functional.moments import by_channel, by_image, normalized_runs
 
 
 def _float(name: str, value: object, ndim: int) -> np.ndarray:
@@ -47,9 +48,7 @@ def _scale(var, weight, eps):
 
 
 def _normalized(images, mean, var, weight, bias, eps):
-    scale = _scale(var, weight, eps)
-    shift = -mean * scale
-    return images.scaled(scale, shift if bias is None else shift + bias)
+    return images.scaled(_scale(var, weight, eps), 0 if bias is None else bias, mean=mean)
 
 
 def batch_norm(
@@ -174,7 +173,7 @@ def batch_norm_grad(grad_output, x, mean, var, weight=None, eps=1e-5, *, trainin
     mean, var = _vector("mean", mean, shape), _vector("var", var, shape)
     weight = _vector("weight", weight, shape)
     images = by_channel(x, num_threads)
-    total, product = images.products(grad, mean)
+    total, product = (array.sum(axis=0) for array in images.products(grad, mean))
     factor, inverse = _scale(var, weight, eps), 1 / (var + eps)
     if training:
         share = factor / max(images.count, 1)
@@ -219,7 +218,19 @@ def _layer_norm_arguments(x, normalized_shape, weight, bias):
     return x, tuple(range(x.ndim - len(shape), x.ndim)), *parameters
 
 
-def layer_norm(x, normalized_shape, weight=None, bias=None, eps=1e-5):
+def _sample_order(x: np.ndarray, samples: int) -> list[int] | None:
+    """The axes of ``x`` in the order of memory, the first ``samples`` of them before the others.
+
+    None if it is not stored so, without gaps.
+    """
+    axes = range(x.ndim)
+    order = list(axes) if x.flags.c_contiguous else sorted(axes, key=lambda axis: -x.strides[axis])
+    if x.transpose(order).flags.c_contiguous and set(order[:samples]) == set(axes[:samples]):
+        return order
+    return None
+
+
+def layer_norm(x, normalized_shape, weight=None, bias=None, eps=1e-5, *, num_threads=None):
     """Normalise each sample over its last axes. As ``torch.nn.functional.layer_norm``.
 
     Ba, Kiros, Hinton, "Layer Normalization", 2016.
@@ -230,6 +241,8 @@ def layer_norm(x, normalized_shape, weight=None, bias=None, eps=1e-5):
     normalized_shape : int or sequence of int
     weight, bias : arrays, shape ``normalized_shape``, default 1 and 0
     eps : float, default 1e-5
+    num_threads : int, optional
+        The result does not depend on it.
 
     Returns
     -------
@@ -241,7 +254,23 @@ def layer_norm(x, normalized_shape, weight=None, bias=None, eps=1e-5):
         If an argument is of the wrong type or shape.
     """
     x, axes, weight, bias = _layer_norm_arguments(x, normalized_shape, weight, bias)
-    return _affine(_standardized(x, axes, eps)[0], weight, bias)
+    samples, y = x.ndim - len(axes), None
+    order = _sample_order(x, samples)
+    if order is None:
+        x, y, order = np.ascontiguousarray(x), np.empty_like(x), list(range(x.ndim))
+    moved = x.transpose(order)
+    weight, bias = (
+        None if array is None else array.transpose([axis - samples for axis in order[samples:]])
+        for array in (weight, bias)
+    )
+    runs = moved.reshape(math.prod(moved.shape[:samples]), math.prod(moved.shape[samples:]))
+    count = threads.for_elements(num_threads, x.size)
+    result = normalized_runs(runs, 1, weight, bias, eps, count)[0].reshape(moved.shape)
+    result = result.transpose(np.argsort(order))
+    if y is None:
+        return result
+    y[...] = result
+    return y
 
 
 def layer_norm_grad(grad_output, x, normalized_shape, weight=None, eps=1e-5):
@@ -276,12 +305,6 @@ def _group_norm_arguments(x, num_groups, weight, bias):
     return x, groups, _vector("weight", weight, (channels,)), _vector("bias", bias, (channels,))
 
 
-def _group_moments(images: Runs, groups: int, channels: int, eps: float) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and 1 / √(var + eps) of each image's groups, for each of their channels, (N, C)."""
-    mean, var = images.moments(groups)
-    return tuple(np.repeat(array, channels // groups, axis=1) for array in (mean, 1 / np.sqrt(var + eps)))
-
-
 def group_norm(x, num_groups, weight=None, bias=None, eps=1e-5, *, num_threads=None):
     """Normalise each sample over each group of channels. As ``torch.nn.functional.group_norm``.
 
@@ -308,9 +331,7 @@ def group_norm(x, num_groups, weight=None, bias=None, eps=1e-5, *, num_threads=N
         If an argument is of the wrong type or shape.
     """
     x, groups, weight, bias = _group_norm_arguments(x, num_groups, weight, bias)
-    images = Runs(x, num_threads)
-    mean, inverse = _group_moments(images, groups, x.shape[1], eps)
-    return images.scaled(_times(inverse, weight), 0 if bias is None else bias, mean=mean)
+    return by_image(x, num_threads).normalized(groups, weight, bias, eps)[0]
 
 
 def group_norm_grad(grad_output, x, num_groups, weight=None, eps=1e-5, *, num_threads=None):
@@ -329,9 +350,13 @@ def group_norm_grad(grad_output, x, num_groups, weight=None, eps=1e-5, *, num_th
     """
     x, groups, weight, _ = _group_norm_arguments(x, num_groups, weight, None)
     grad = _gradient(grad_output, x)
-    images = Runs(x, num_threads)
-    mean, inverse = _group_moments(images, groups, x.shape[1], eps)
-    totals, products = images.products_of_planes(grad, mean)
+    images = by_image(x, num_threads)
+    # Those of a group for each of its channels, (N, C).
+    mean, inverse = (
+        np.repeat(array, x.shape[1] // groups, axis=1)
+        for array in images.normalized(groups, None, None, eps, wanted=False)[1:]
+    )
+    totals, products = images.products(grad, mean)
     products = products * inverse
     # With u = g · weight: ∂x = (u − mean(u) − n · mean(u·n)) / √(var + eps), means over the group.
     size = max(1, x.size // max(1, len(x) * groups))

@@ -49,9 +49,11 @@ def _pooled_planes(
     The largest pixels, without a ``divisor``.
     """
     lanes = kernels.active().vector_bytes() // x.itemsize
-    # Lines, and their taps, four vectors for each and one of divisors.
-    per_thread = 4 * (max(x.shape[-1], 2 * lanes) + lanes)
-    columns = (4 * axes.most + 1) * (y.shape[-1] + lanes)
+    # The taps of all columns, four vectors for each and one of divisors. For each thread four lines; or the
+    # largest, and where those are, of eight rows of windows and their largest.
+    width = -(-y.shape[-1] // lanes) * lanes
+    columns = (4 * axes.most + 1) * width
+    per_thread = 4 * -(-max(x.shape[-1], 2 * lanes) // lanes) * lanes if indices is None else 18 * width
     return kernels.active().pool_planes(
         _planes(x), _planes(y), None if indices is None else _planes(indices), axes, divisor is None,
         divisor or 0, aligned_empty((columns + count * per_thread,), x.dtype), per_thread, count,

@@ -1,4 +1,5 @@
-# Batch normalisation of channels-last pixels, (M, C), forward and backward.
+# Normalisation of channels-last pixels, (N, M, C), forward and backward, with constants for each of N: those
+# of an image, or N is 1.
 #
 # Sums over the M pixels are taken block by block of rows. A block's own sums are of float in groups of
 # SUM_ROWS rows, the groups are added up in double; the caller adds up the blocks, in double, in order.
@@ -10,21 +11,21 @@ cdef extern from "microkernel.h" nogil:
     void add_rows_f32(Py_ssize_t rows, const float *x, Py_ssize_t channels, double *total) noexcept
     void add_rows_f64(Py_ssize_t rows, const double *x, Py_ssize_t channels, double *total) noexcept
     void add_products_f32(
-        Py_ssize_t rows, const float *u, const float *v, const float *mean, Py_ssize_t channels, double *total
+        Py_ssize_t rows, const float *g, const float *x, const float *mean, Py_ssize_t channels, double *total
     ) noexcept
     void add_products_f64(
-        Py_ssize_t rows, const double *u, const double *v, const double *mean, Py_ssize_t channels,
+        Py_ssize_t rows, const double *g, const double *x, const double *mean, Py_ssize_t channels,
         double *total) noexcept
     void add_squares_f32(
         Py_ssize_t rows, const float *x, const double *mean, Py_ssize_t channels, double *total) noexcept
     void add_squares_f64(
         Py_ssize_t rows, const double *x, const double *mean, Py_ssize_t channels, double *total) noexcept
     void scale_rows_f32(
-        Py_ssize_t rows, const float *x, const float *scale, const float *shift, float *out,
-        Py_ssize_t channels) noexcept
+        Py_ssize_t rows, const float *x, const float *mean, const float *scale, const float *shift,
+        float *out, Py_ssize_t channels) noexcept
     void scale_rows_f64(
-        Py_ssize_t rows, const double *x, const double *scale, const double *shift, double *out,
-        Py_ssize_t channels) noexcept
+        Py_ssize_t rows, const double *x, const double *mean, const double *scale, const double *shift,
+        double *out, Py_ssize_t channels) noexcept
     void combine_rows_f32(
         Py_ssize_t rows, const float *g, const float *x, const float *factor, const float *mean,
         const float *slope, const float *shift, float *out, Py_ssize_t channels) noexcept
@@ -65,34 +66,55 @@ cdef void block_products(
         add_products_f64(rows, grad, x, mean, channels, products)
 
 
+cdef void scale_block(
+    Py_ssize_t rows, const real *x, const real *mean, const real *scale, const real *shift, real *out,
+    Py_ssize_t channels
+) noexcept nogil:
+    if real is float:
+        scale_rows_f32(rows, x, mean, scale, shift, out, channels)
+    else:
+        scale_rows_f64(rows, x, mean, scale, shift, out, channels)
+
+
+cdef void combine_block(
+    Py_ssize_t rows, const real *grad, const real *x, const real *factor, const real *mean, const real *slope,
+    const real *shift, real *out, Py_ssize_t channels
+) noexcept nogil:
+    if real is float:
+        combine_rows_f32(rows, grad, x, factor, mean, slope, shift, out, channels)
+    else:
+        combine_rows_f64(rows, grad, x, factor, mean, slope, shift, out, channels)
+
+
 def channel_moments(
-    const real[:, ::1] x,       # IN   (M, C)
-    double[:, ::1] mean,        # OUT  (blocks, C): of the rows of each block
-    double[:, ::1] squares,     # OUT  (blocks, C): Σ (x − mean)² of the block
+    const real[:, :, ::1] x,    # IN   (N, M, C)
+    double[:, :, ::1] mean,     # OUT  (N, blocks, C): of the rows of each block
+    double[:, :, ::1] squares,  # OUT  (N, blocks, C): Σ (x − mean)² of the block
     Py_ssize_t block, int num_threads,
 ):
     """Moments of blocks of `block` rows, the last of what is left."""
-    cdef Py_ssize_t i, rows = x.shape[0], channels = x.shape[1]
-    for i in prange(mean.shape[0], nogil=True, schedule="static", num_threads=num_threads):
+    cdef Py_ssize_t task, n, i, blocks = mean.shape[1]
+    for task in prange(x.shape[0] * blocks, nogil=True, schedule="static", num_threads=num_threads):
+        n, i = task // blocks, task % blocks
         block_moments(
-            &x[i * block, 0], min(block, rows - i * block), channels, &mean[i, 0], &squares[i, 0]
-        )
+            &x[n, i * block, 0], min(block, x.shape[1] - i * block), x.shape[2], &mean[n, i, 0],
+            &squares[n, i, 0])
 
 
 def channel_products(
-    const real[:, ::1] grad,    # IN   (M, C)
-    const real[:, ::1] x,       # IN   (M, C)
-    const real[::1] mean,       # IN   (C)
-    double[:, ::1] total,       # OUT  (blocks, C): Σ grad of each block
-    double[:, ::1] products,    # OUT  (blocks, C): Σ grad · (x − mean)
+    const real[:, :, ::1] grad,     # IN   (N, M, C)
+    const real[:, :, ::1] x,        # IN   (N, M, C)
+    const real[:, ::1] mean,        # IN   (N, C)
+    double[:, :, ::1] total,        # OUT  (N, blocks, C): Σ grad of each block
+    double[:, :, ::1] products,     # OUT  (N, blocks, C): Σ grad · (x − mean)
     Py_ssize_t block, int num_threads,
 ):
-    cdef Py_ssize_t i, rows = x.shape[0], channels = x.shape[1]
-    for i in prange(total.shape[0], nogil=True, schedule="static", num_threads=num_threads):
+    cdef Py_ssize_t task, n, i, blocks = total.shape[1]
+    for task in prange(x.shape[0] * blocks, nogil=True, schedule="static", num_threads=num_threads):
+        n, i = task // blocks, task % blocks
         block_products(
-            &grad[i * block, 0], &x[i * block, 0], &mean[0], min(block, rows - i * block), channels,
-            &total[i, 0], &products[i, 0],
-        )
+            &grad[n, i * block, 0], &x[n, i * block, 0], &mean[n, 0], min(block, x.shape[1] - i * block),
+            x.shape[2], &total[n, i, 0], &products[n, i, 0])
 
 
 # The maps follow a pass of sums over the same rows. A thread takes its share of them from the end, which the
@@ -100,42 +122,29 @@ def channel_products(
 
 
 def scale_shift(
-    const real[:, ::1] x, const real[::1] scale, const real[::1] shift,
-    real[:, ::1] out,           # OUT  (M, C): x · scale + shift
+    const real[:, :, ::1] x, const real[:, ::1] mean, const real[:, ::1] scale, const real[:, ::1] shift,
+    real[:, :, ::1] out,            # OUT  (N, M, C): (x − mean) · scale + shift
     Py_ssize_t block, int num_threads,
 ):
-    cdef Py_ssize_t part, i, rows = x.shape[0], channels = x.shape[1], blocks = (rows + block - 1) // block
-    cdef Py_ssize_t first, count
+    cdef Py_ssize_t part, task, n, at, blocks = (x.shape[1] + block - 1) // block
     for part in prange(num_threads, nogil=True, schedule="static", num_threads=num_threads):
-        first = share(blocks, num_threads, part)
-        for i in range(share(blocks, num_threads, part + 1) - 1, first - 1, -1):
-            count = min(block, rows - i * block)
-            if real is float:
-                scale_rows_f32(count, &x[i * block, 0], &scale[0], &shift[0], &out[i * block, 0], channels)
-            else:
-                scale_rows_f64(count, &x[i * block, 0], &scale[0], &shift[0], &out[i * block, 0], channels)
+        for task in range(share(x.shape[0] * blocks, num_threads, part + 1) - 1,
+                          share(x.shape[0] * blocks, num_threads, part) - 1, -1):
+            n, at = task // blocks, task % blocks * block
+            scale_block(min(block, x.shape[1] - at), &x[n, at, 0], &mean[n, 0], &scale[n, 0], &shift[n, 0],
+                        &out[n, at, 0], x.shape[2])
 
 
 def combine_gradient(
-    const real[:, ::1] grad, const real[:, ::1] x, const real[::1] factor, const real[::1] mean,
-    const real[::1] slope, const real[::1] shift,
-    real[:, ::1] out,           # OUT  (M, C): grad · factor + (x − mean) · slope + shift
+    const real[:, :, ::1] grad, const real[:, :, ::1] x, const real[:, ::1] factor, const real[:, ::1] mean,
+    const real[:, ::1] slope, const real[:, ::1] shift,
+    real[:, :, ::1] out,            # OUT  (N, M, C): grad · factor + (x − mean) · slope + shift
     Py_ssize_t block, int num_threads,
 ):
-    cdef Py_ssize_t part, i, rows = x.shape[0], channels = x.shape[1], blocks = (rows + block - 1) // block
-    cdef Py_ssize_t first, at, count
+    cdef Py_ssize_t part, task, n, at, blocks = (x.shape[1] + block - 1) // block
     for part in prange(num_threads, nogil=True, schedule="static", num_threads=num_threads):
-        first = share(blocks, num_threads, part)
-        for i in range(share(blocks, num_threads, part + 1) - 1, first - 1, -1):
-            at = i * block
-            count = min(block, rows - at)
-            if real is float:
-                combine_rows_f32(
-                    count, &grad[at, 0], &x[at, 0], &factor[0], &mean[0], &slope[0], &shift[0], &out[at, 0],
-                    channels,
-                )
-            else:
-                combine_rows_f64(
-                    count, &grad[at, 0], &x[at, 0], &factor[0], &mean[0], &slope[0], &shift[0], &out[at, 0],
-                    channels,
-                )
+        for task in range(share(x.shape[0] * blocks, num_threads, part + 1) - 1,
+                          share(x.shape[0] * blocks, num_threads, part) - 1, -1):
+            n, at = task // blocks, task % blocks * block
+            combine_block(min(block, x.shape[1] - at), &grad[n, at, 0], &x[n, at, 0], &factor[n, 0],
+                          &mean[n, 0], &slope[n, 0], &shift[n, 0], &out[n, at, 0], x.shape[2])

@@ -12,13 +12,19 @@ cdef extern from "microkernel.h" nogil:
     double run_squares_f64(
         Py_ssize_t count, const double *x, double mean) noexcept
     double run_products_f32(
-        Py_ssize_t count, const float *u, const float *v, float mean) noexcept
+        Py_ssize_t count, const float *g, const float *x, float mean) noexcept
     double run_products_f64(
-        Py_ssize_t count, const double *u, const double *v, double mean) noexcept
+        Py_ssize_t count, const double *g, const double *x, double mean) noexcept
     void scale_run_f32(
         Py_ssize_t count, const float *x, float mean, float scale, float shift, float *out) noexcept
     void scale_run_f64(
         Py_ssize_t count, const double *x, double mean, double scale, double shift, double *out) noexcept
+    void scale_each_f32(
+        Py_ssize_t count, const float *x, float mean, float factor, const float *scale, const float *shift,
+        float *out) noexcept
+    void scale_each_f64(
+        Py_ssize_t count, const double *x, double mean, double factor, const double *scale,
+        const double *shift, double *out) noexcept
     void combine_run_f32(
         Py_ssize_t count, const float *g, const float *x, float factor, float mean, float slope,
         float shift, float *out) noexcept

@@ -3,7 +3,7 @@
  * operations, but with vectors along the row:
  *
  *   plane_lines   out[k] = Σ_s weight[k][s] · line[source[k][s]] / (divisor · divisor[k]), or the largest of them
- *   plane_max     out[k] = max over rows r and taps s of k of row[r][source[k][s]], and where that was
+ *   plane_max     best[k] = max over s of row[source[k][s]], and where that was; plane_max_join, of two rows
  *
  * Tap s of LANES neighbouring outputs reads at most 2 · LANES neighbouring pixels: two loads, one where LANES
  * of them are enough, and a shuffle, whatever the pattern (every second pixel, each twice, ...). An output of
@@ -96,7 +96,7 @@ ALWAYS_INLINE void TYPED(plane_lines_sized)(
         vec value[PLANE_LINES];
         _Pragma("GCC unroll 4") for (int r = 0; r < lines; r++) value[r] =
             largest ? TYPED(plane_window)(reach, line + r * pitch + base[0], lane[0]) : -(vec){0};
-        _Pragma("GCC unroll 4") for (int s = 0; s < most; s++)
+        _Pragma("GCC unroll 4") for (int s = largest; s < most; s++)
             _Pragma("GCC unroll 4") for (int r = 0; r < lines; r++)
             {
                 const vec pixel = TYPED(plane_window)(reach, line + r * pitch + base[s], lane[s]);
@@ -146,35 +146,62 @@ static void TYPED(plane_lines)(
 #undef SIZED
 }
 
-/* With two vectors of reach. */
-static void TYPED(plane_max)(
-    int first, int rows, const REAL *const *row, const ptrdiff_t *row_pixel, const struct plane_taps *t,
-    ptrdiff_t columns, REAL *out, int64_t *index)
+ALWAYS_INLINE void TYPED(plane_max_sized)(
+    const int most, const REAL *row, ptrdiff_t pixel, const struct plane_taps *t, REAL *best, MASK *at)
 {
+    const ptrdiff_t blocks = t->blocks;
     const vec_mask *lane = t->lane;
     const ptrdiff_t *base = t->base;
-    for (ptrdiff_t b = 0; b < t->blocks; b++) {
-        const ptrdiff_t k = TYPED(plane_first)(b, columns);
-        const int count = columns - k < LANES ? (int)(columns - k) : LANES;
-        MASK at[LANES] __attribute__((aligned(VECTOR_BYTES))) = {0};
-        vec best = first ? TYPED(plane_window)(2, row[0] + base[0], lane[0])
-                         : TYPED(plane_load)(out + k, columns - k);
-        vec_mask best_at = lane[0] + (MASK)(row_pixel[0] + base[0]);
-        if (!first) {
-            for (int i = 0; i < count; i++) at[i] = (MASK)index[k + i];
-            best_at = *(const vec_mask *)at;
+    for (ptrdiff_t b = 0; b < blocks; b++, lane += most, base += most) {
+        vec largest = TYPED(plane_window)(2, row + base[0], lane[0]);
+        vec_mask where = lane[0] + (MASK)(pixel + base[0]);
+        _Pragma("GCC unroll 3") for (int s = 1; s < most; s++)
+        {
+            const vec one = TYPED(plane_window)(2, row + base[s], lane[s]);
+            const vec_mask larger = TYPED(larger)(one, largest);
+            largest = TYPED(choose)(larger, one, largest);
+            where = (larger & (lane[s] + (MASK)(pixel + base[s]))) | (~larger & where);
         }
-        for (int r = 0; r < rows; r++)
-            for (int s = 0; s < t->most; s++) {
-                const vec pixel = TYPED(plane_window)(2, row[r] + base[s], lane[s]);
-                const vec_mask larger = TYPED(larger)(pixel, best);
-                best = TYPED(choose)(larger, pixel, best);
-                best_at = (larger & (lane[s] + (MASK)(row_pixel[r] + base[s]))) | (~larger & best_at);
-            }
-        TYPED(plane_keep)(out + k, best, columns - k);
-        *(vec_mask *)at = best_at;
-        for (int i = 0; i < count; i++) index[k + i] = at[i];
-        lane += t->most, base += t->most;
+        TYPED(store)(best + b * LANES, largest);
+        *(vec_mask *)(at + b * LANES) = where;
+    }
+}
+
+/* The largest along one row, which begins at `pixel`, and where they are; with two vectors of reach. */
+static void TYPED(plane_max)(
+    const REAL *row, ptrdiff_t pixel, const struct plane_taps *t, REAL *best, MASK *at)
+{
+    switch (t->most) {
+    case 2: TYPED(plane_max_sized)(2, row, pixel, t, best, at); break;
+    case 3: TYPED(plane_max_sized)(3, row, pixel, t, best, at); break;
+    default: TYPED(plane_max_sized)((int)t->most, row, pixel, t, best, at);
+    }
+}
+
+/* Of two rows' largest, the first before the second. */
+static void TYPED(plane_max_join)(
+    const struct plane_taps *t, const REAL *first, const MASK *first_at, const REAL *second, const MASK *second_at,
+    REAL *best, MASK *at)
+{
+    _Pragma("GCC ivdep") for (ptrdiff_t k = 0; k < t->blocks * LANES; k++)
+    {
+        const MASK larger = LARGER(second[k], first[k]);
+        const REAL value = larger ? second[k] : first[k];
+        at[k] = larger ? second_at[k] : first_at[k];
+        best[k] = value;
+    }
+}
+
+static void TYPED(plane_max_keep)(
+    const struct plane_taps *t, ptrdiff_t columns, const REAL *best, const MASK *at, REAL *out, int64_t *index)
+{
+    for (ptrdiff_t b = 0; b < t->blocks; b++, best += LANES, at += LANES) {
+        const ptrdiff_t k = TYPED(plane_first)(b, columns), count = columns - k;
+        TYPED(plane_keep)(out + k, TYPED(load)(best), count);
+        if (count >= LANES)
+            for (int i = 0; i < LANES; i++) index[k + i] = at[i];
+        else
+            for (int i = 0; i < count; i++) index[k + i] = at[i];
     }
 }
 

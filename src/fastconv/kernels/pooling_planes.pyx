@@ -25,17 +25,29 @@ cdef extern from "microkernel.h" nogil:
         bint largest, int lines, const double *line, Py_ssize_t pitch, const plane_taps *t,
         Py_ssize_t columns, double divisor, double *out, Py_ssize_t out_pitch) noexcept
     void plane_max_f32(
-        bint first, int rows, const float **row, const Py_ssize_t *row_pixel, const plane_taps *t,
-        Py_ssize_t columns, float *out, int64_t *index) noexcept
+        const float *row, Py_ssize_t pixel, const plane_taps *t, float *best, int32_t *at) noexcept
     void plane_max_f64(
-        bint first, int rows, const double **row, const Py_ssize_t *row_pixel, const plane_taps *t,
-        Py_ssize_t columns, double *out, int64_t *index) noexcept
+        const double *row, Py_ssize_t pixel, const plane_taps *t, double *best, int64_t *at) noexcept
+    void plane_max_join_f32(
+        const plane_taps *t, const float *first, const int32_t *first_at, const float *second,
+        const int32_t *second_at, float *best, int32_t *at) noexcept
+    void plane_max_join_f64(
+        const plane_taps *t, const double *first, const int64_t *first_at, const double *second,
+        const int64_t *second_at, double *best, int64_t *at) noexcept
+    void plane_max_keep_f32(
+        const plane_taps *t, Py_ssize_t columns, const float *best, const int32_t *at, float *out,
+        int64_t *index) noexcept
+    void plane_max_keep_f64(
+        const plane_taps *t, Py_ssize_t columns, const double *best, const int64_t *at, double *out,
+        int64_t *index) noexcept
 
 cdef enum:
     # Elements of two vectors at most.
     WINDOW = 32
     # Planes that go together: PLANE_LINES, for which there is a copy of the loop.
     LINES = 4
+    # Rows whose largest pixels are kept for the windows below.
+    KEPT = 8
 
 
 cdef struct Planes:
@@ -44,7 +56,7 @@ cdef struct Planes:
     plane_taps columns
     Py_ssize_t line_pitch
     double divisor
-    bint divided, largest
+    bint divided, largest, selected     # selected: each output is one pixel
 
 
 cdef bint planes_of(tables, double divisor, bint reach_two, real[::1] workspace, Planes *planes) except -1:
@@ -57,13 +69,17 @@ cdef bint planes_of(tables, double divisor, bint reach_two, real[::1] workspace,
     t.most = 1
     planes.divisor = divisor
     planes.divided = divisor != 0 and divisor != 1
+    planes.selected = True
     for axis in range(3):
         for k in range(planes.axes[axis].out_size):
             planes.divided = planes.divided or planes.axes[axis].divisor[k] != 1
+            if planes.axes[axis].start[k + 1] != k + 1 or planes.axes[axis].weight[k] != 1:
+                planes.selected = False
     planes.divided = planes.divided and not planes.largest
+    planes.selected = planes.selected and not planes.divided
     for k in range(w.out_size):
         t.most = max(t.most, w.start[k + 1] - w.start[k])
-    planes.line_pitch = whole_vectors(max(w.size, 2 * lanes), &workspace[0])
+    planes.line_pitch = whole_vectors(w.out_size if reach_two else max(w.size, 2 * lanes), &workspace[0])
     if 2 * w.out_size < lanes:
         return False
     # Three vectors and a position, which takes no more than a vector, for each.
@@ -96,31 +112,71 @@ cdef inline const real *whole_window(
 
 cdef void plane_max_row(
     const Planes *planes, const real *plane, const real *end, real *out, int64_t *indices, Py_ssize_t i,
-    Py_ssize_t j
+    Py_ssize_t j,
+    real *scratch,          # (KEPT + 1, 2, columns in whole vectors): the largest, and where they are
+    const real **kept,      # of which rows
 ) noexcept nogil:
-    """Row (i, j) of the largest pixels, and where they are."""
+    """Row (i, j) of the largest pixels, and where they are: those along each row, joined."""
     cdef const taps *d = &planes.axes[0]
     cdef const taps *h = &planes.axes[1]
     cdef const taps *w = &planes.axes[2]
-    cdef const real *row[ROWS]
-    cdef Py_ssize_t pixel[ROWS]
-    cdef real copy[ROWS * WINDOW]
-    cdef int count = 0
-    cdef bint first = True
-    cdef Py_ssize_t a, b, last = d.start[i + 1] - 1
+    cdef const plane_taps *t = &planes.columns
+    cdef const real *row
+    cdef real copy[WINDOW]
+    cdef real *best = NULL
+    cdef real *line
+    cdef real *both = scratch + 2 * KEPT * planes.line_pitch
+    cdef Py_ssize_t a, b, pixel, slot, pitch = planes.line_pitch
     for a in range(d.start[i], d.start[i + 1]):
         for b in range(h.start[j], h.start[j + 1]):
-            pixel[count] = (d.source[a] * h.size + h.source[b]) * w.size
-            row[count] = whole_window(plane + pixel[count], w.size, end, copy + count * WINDOW)
-            count += 1
-            if count < ROWS and (a != last or b + 1 != h.start[j + 1]):
+            pixel = (d.source[a] * h.size + h.source[b]) * w.size
+            slot = h.source[b] % KEPT
+            line = scratch + 2 * slot * pitch
+            if kept[slot] != plane + pixel:
+                if best == line:  # the row before has the same place
+                    best = both
+                    memcpy(both, line, 2 * pitch * sizeof(real))
+                kept[slot] = plane + pixel
+                row = whole_window(plane + pixel, w.size, end, copy)
+                if real is float:
+                    plane_max_f32(row, pixel, t, line, <int32_t *>(line + pitch))
+                else:
+                    plane_max_f64(row, pixel, t, line, <int64_t *>(line + pitch))
+            if best == NULL:
+                best = line
                 continue
             if real is float:
-                plane_max_f32(first, count, row, pixel, &planes.columns, w.out_size, out, indices)
+                plane_max_join_f32(t, best, <int32_t *>(best + pitch), line, <int32_t *>(line + pitch), both,
+                                   <int32_t *>(both + pitch))
             else:
-                plane_max_f64(first, count, row, pixel, &planes.columns, w.out_size, out, indices)
-            first = False
-            count = 0
+                plane_max_join_f64(t, best, <int64_t *>(best + pitch), line, <int64_t *>(line + pitch), both,
+                                   <int64_t *>(both + pitch))
+            best = both
+    if real is float:
+        plane_max_keep_f32(t, w.out_size, best, <int32_t *>(best + pitch), out, indices)
+    else:
+        plane_max_keep_f64(t, w.out_size, best, <int64_t *>(best + pitch), out, indices)
+
+
+cdef void plane_max_share(
+    const Planes *planes, const real *x, const real *end, real *out, int64_t *indices, Py_ssize_t first,
+    Py_ssize_t last, real *scratch
+) noexcept nogil:
+    """Rows `first` to `last` of all planes."""
+    cdef Py_ssize_t heights = planes.axes[1].out_size, depths = planes.axes[0].out_size, row, slot
+    cdef Py_ssize_t i = first // heights % depths, j = first % heights, columns = planes.axes[2].out_size
+    cdef Py_ssize_t pixels = planes.axes[0].size * planes.axes[1].size * planes.axes[2].size
+    cdef const real *kept[KEPT]
+    for slot in range(KEPT):
+        kept[slot] = NULL
+    x += first // (heights * depths) * pixels
+    for row in range(first, last):
+        plane_max_row(planes, x, end, out + row * columns, indices + row * columns, i, j, scratch, kept)
+        j += 1
+        if j == heights:
+            i, j = i + 1, 0
+        if i == depths:
+            i, x = 0, x + pixels
 
 
 cdef void plane_rows_of(
@@ -132,9 +188,12 @@ cdef void plane_rows_of(
     cdef const taps *h = &planes.axes[1]
     cdef const taps *w = &planes.axes[2]
     cdef Py_ssize_t columns = w.out_size, row, j = first % h.out_size - 1, i = first // h.out_size, p
-    cdef Py_ssize_t plane = d.out_size * h.out_size * columns
+    cdef Py_ssize_t plane = d.out_size * h.out_size * columns, pitch
     cdef real *to
+    cdef const real *source
     cdef real divisor = 0
+    # A row is read where it lies if no window reaches beyond it.
+    cdef bint direct = planes.selected and w.size >= planes.columns.reach * panel_width(x) // 2
     for row in range(first, last):
         j += 1
         if j == h.out_size:
@@ -144,15 +203,20 @@ cdef void plane_rows_of(
             for p in range(count):
                 memcpy(to + p * plane, to + p * plane - columns, columns * sizeof(real))
             continue
-        joined_rows(x, planes.axes, i, j, planes.largest, 0, w.size, 1, count, line, planes.line_pitch, True)
+        source, pitch = line, planes.line_pitch
+        if direct:
+            source, pitch = x + (d.source[i] * h.size + h.source[j]) * w.size, d.size * h.size * w.size
+        else:
+            joined_rows(x, planes.axes, i, j, planes.largest, 0, w.size, 1, count, line, pitch, True)
         if planes.divided:
             divisor = <real>(planes.divisor or d.divisor[i] * h.divisor[j])
+        # The largest of one pixel is that pixel.
         if real is float:
-            plane_lines_f32(planes.largest, count, line, planes.line_pitch, &planes.columns, columns, divisor,
-                            to, plane)
+            plane_lines_f32(planes.largest or planes.selected, count, source, pitch, &planes.columns, columns,
+                            divisor, to, plane)
         else:
-            plane_lines_f64(planes.largest, count, line, planes.line_pitch, &planes.columns, columns, divisor,
-                            to, plane)
+            plane_lines_f64(planes.largest or planes.selected, count, source, pitch, &planes.columns, columns,
+                            divisor, to, plane)
 
 
 cdef void plane_share(
@@ -182,7 +246,7 @@ def pool_planes(
     not for planes."""
     cdef Planes planes
     cdef bint with_indices = indices is not None
-    cdef Py_ssize_t task, row, depths = out.shape[1], heights = out.shape[2], columns = out.shape[3]
+    cdef Py_ssize_t task, depths = out.shape[1], heights = out.shape[2]
     cdef Py_ssize_t rows = out.shape[0] * depths * heights
     cdef Py_ssize_t lines = workspace.shape[0] - num_threads * per_thread
     cdef const real *end
@@ -191,10 +255,10 @@ def pool_planes(
         return False
     if with_indices:
         end = &x[0, 0, 0, 0] + x.shape[0] * x.shape[1] * x.shape[2] * x.shape[3]
-        for row in prange(rows, nogil=True, schedule="static", num_threads=num_threads):
-            plane_max_row(&planes, &x[row // (depths * heights), 0, 0, 0], end,
-                          &out[0, 0, 0, 0] + row * columns, &indices[0, 0, 0, 0] + row * columns,
-                          row // heights % depths, row % heights)
+        for task in prange(num_threads, nogil=True, schedule="static", num_threads=num_threads):
+            plane_max_share(&planes, &x[0, 0, 0, 0], end, &out[0, 0, 0, 0], &indices[0, 0, 0, 0],
+                            share(rows, num_threads, task), share(rows, num_threads, task + 1),
+                            &workspace[lines + task * per_thread])
         return True
     rows = (x.shape[0] + LINES - 1) // LINES * depths * heights
     for task in prange(num_threads, nogil=True, schedule="static", num_threads=num_threads):

@@ -216,17 +216,15 @@ class _InstanceNorm(_ChannelNorm):
                 x.mean(axis=axes, dtype=np.float64).mean(axis=0),
                 x.var(axis=axes, dtype=np.float64, ddof=1).mean(axis=0),
             )
-        return functional.instance_norm(x, *parameters, self.eps), (x, None, None)
+        y = functional.instance_norm(x, *parameters, self.eps, num_threads=mode.num_threads)
+        return y, (x, None, None)
 
     def backward(self, grad_output, cache, mode=EVALUATION):
         x, mean, var = cache
+        options = {"weight": self.weight, "eps": self.eps, "num_threads": mode.num_threads}
         if mean is None:
-            gradients = functional.instance_norm_grad(grad_output, x, self.weight, self.eps)
-        else:
-            gradients = functional.batch_norm_grad(
-                grad_output, x, mean, var, self.weight, self.eps, num_threads=mode.num_threads
-            )
-        return self._named(gradients)
+            return self._named(functional.instance_norm_grad(grad_output, x, **options))
+        return self._named(functional.batch_norm_grad(grad_output, x, mean, var, **options))
 
 
 @register
@@ -321,7 +319,8 @@ class LayerNorm(_Norm):
 
     def forward(self, x, mode=EVALUATION):
         self.output_shape(x.shape)
-        return functional.layer_norm(x, self.normalized_shape, self.weight, self.bias, self.eps), x
+        parameters = (self.weight, self.bias, self.eps)
+        return functional.layer_norm(x, self.normalized_shape, *parameters, num_threads=mode.num_threads), x
 
     def backward(self, grad_output, x, mode=EVALUATION):
         return self._named(
@@ -380,10 +379,12 @@ class GroupNorm(_Norm):
 
     def forward(self, x, mode=EVALUATION):
         self.output_shape(x.shape)
-        return functional.group_norm(x, self.num_groups, self.weight, self.bias, self.eps), x
+        parameters = (self.weight, self.bias, self.eps)
+        return functional.group_norm(x, self.num_groups, *parameters, num_threads=mode.num_threads), x
 
     def backward(self, grad_output, x, mode=EVALUATION):
-        return self._named(functional.group_norm_grad(grad_output, x, self.num_groups, self.weight, self.eps))
+        options = {"weight": self.weight, "eps": self.eps, "num_threads": mode.num_threads}
+        return self._named(functional.group_norm_grad(grad_output, x, self.num_groups, **options))
 
 
 @register
