@@ -127,14 +127,14 @@ class Rows:
     def scaled(self, scale, shift, other: np.ndarray | None = None, mean=0.0) -> np.ndarray:
         """(x − mean) · scale + shift, or ``other`` instead of x; in the memory format of ``x``."""
         rows = self._rows if other is None else self._as_rows(other)
-        out = np.empty_like(rows)
+        out = fresh(rows.shape, rows.dtype)
         constants = self._cast(mean, scale, shift)
         kernels.active().scale_shift(rows, *constants, out, self._block, self._threads)
         return self._image(out)
 
     def combined(self, grad: np.ndarray, factor, mean, slope, shift) -> np.ndarray:
         """grad · factor + (x − mean) · slope + shift, in the memory format of ``x``."""
-        out = np.empty_like(self._rows)
+        out = fresh(self._rows.shape, self._rows.dtype)
         constants = self._cast(factor, mean, slope, shift)
         kernels.active().combine_gradient(
             self._as_rows(grad), self._rows, *constants, out, self._block, self._threads
@@ -193,13 +193,13 @@ class Runs:
     def scaled(self, scale, shift, other: np.ndarray | None = None, mean=0.0) -> np.ndarray:
         """(x − mean) · scale + shift, or ``other`` instead of x; in the memory format of ``x``."""
         runs = self._runs if other is None else self._as_runs(other)
-        out = aligned_empty(runs.shape, runs.dtype)
+        out = fresh(runs.shape, runs.dtype)
         kernels.active().scale_runs(runs, *self._cast(mean, scale, shift), out, self._threads)
         return self._image(out)
 
     def combined(self, grad: np.ndarray, factor, mean, slope, shift) -> np.ndarray:
         """grad · factor + (x − mean) · slope + shift, in the memory format of ``x``."""
-        out = aligned_empty(self._runs.shape, self._runs.dtype)
+        out = fresh(self._runs.shape, self._runs.dtype)
         constants = self._cast(factor, mean, slope, shift)
         kernels.active().combine_runs(self._as_runs(grad), self._runs, *constants, out, self._threads)
         return self._image(out)

@@ -151,15 +151,15 @@ def _axes(resampling: Resampling, size: tuple[int, ...], transpose: bool = False
 
 def _factors(scale_factor: object, rank: int) -> tuple[float, ...]:
     single = isinstance(scale_factor, str) or not isinstance(scale_factor, Sequence)
-    factors = (scale_factor,) * rank if single else tuple(scale_factor)
-    if len(factors) != rank:
+    factors = (scale_factor,) if single else tuple(scale_factor)
+    if not single and len(factors) != rank:
         raise ValueError(f"scale_factor must be a number or {rank} of them, got {scale_factor!r}")
     for factor in factors:
         if isinstance(factor, bool) or not isinstance(factor, int | float | np.integer | np.floating):
             raise TypeError(f"scale_factor must be a number > 0 or {rank} of them, got {scale_factor!r}")
         if not 0 < factor < math.inf:
             raise ValueError(f"scale_factor must be a number > 0 or {rank} of them, got {scale_factor!r}")
-    return tuple(float(factor) for factor in factors)
+    return tuple(map(float, factors)) * (rank if single else 1)
 
 
 def interpolate(x, size=None, scale_factor=None, mode="nearest", align_corners=None, *, num_threads=None):

@@ -11,11 +11,11 @@ cdef extern from "microkernel.h" nogil:
     void add_rows_f32(Py_ssize_t rows, const float *x, Py_ssize_t channels, double *total) noexcept
     void add_rows_f64(Py_ssize_t rows, const double *x, Py_ssize_t channels, double *total) noexcept
     void add_products_f32(
-        Py_ssize_t rows, const float *g, const float *x, const float *mean, Py_ssize_t channels, double *total
-    ) noexcept
+        Py_ssize_t rows, const float *g, const float *x, const float *mean, Py_ssize_t channels,
+        double *total, double *products) noexcept
     void add_products_f64(
         Py_ssize_t rows, const double *g, const double *x, const double *mean, Py_ssize_t channels,
-        double *total) noexcept
+        double *total, double *products) noexcept
     void add_squares_f32(
         Py_ssize_t rows, const float *x, const double *mean, Py_ssize_t channels, double *total) noexcept
     void add_squares_f64(
@@ -59,11 +59,9 @@ cdef void block_products(
     memset(total, 0, channels * sizeof(double))
     memset(products, 0, channels * sizeof(double))
     if real is float:
-        add_rows_f32(rows, grad, channels, total)
-        add_products_f32(rows, grad, x, mean, channels, products)
+        add_products_f32(rows, grad, x, mean, channels, total, products)
     else:
-        add_rows_f64(rows, grad, channels, total)
-        add_products_f64(rows, grad, x, mean, channels, products)
+        add_products_f64(rows, grad, x, mean, channels, total, products)
 
 
 cdef void scale_block(
@@ -117,22 +115,16 @@ def channel_products(
             x.shape[2], &total[n, i, 0], &products[n, i, 0])
 
 
-# The maps follow a pass of sums over the same rows. A thread takes its share of them from the end, which the
-# sums have left in its cache.
-
-
 def scale_shift(
     const real[:, :, ::1] x, const real[:, ::1] mean, const real[:, ::1] scale, const real[:, ::1] shift,
     real[:, :, ::1] out,            # OUT  (N, M, C): (x − mean) · scale + shift
     Py_ssize_t block, int num_threads,
 ):
-    cdef Py_ssize_t part, task, n, at, blocks = (x.shape[1] + block - 1) // block
-    for part in prange(num_threads, nogil=True, schedule="static", num_threads=num_threads):
-        for task in range(share(x.shape[0] * blocks, num_threads, part + 1) - 1,
-                          share(x.shape[0] * blocks, num_threads, part) - 1, -1):
-            n, at = task // blocks, task % blocks * block
-            scale_block(min(block, x.shape[1] - at), &x[n, at, 0], &mean[n, 0], &scale[n, 0], &shift[n, 0],
-                        &out[n, at, 0], x.shape[2])
+    cdef Py_ssize_t task, n, at, blocks = (x.shape[1] + block - 1) // block
+    for task in prange(x.shape[0] * blocks, nogil=True, schedule="static", num_threads=num_threads):
+        n, at = task // blocks, task % blocks * block
+        scale_block(min(block, x.shape[1] - at), &x[n, at, 0], &mean[n, 0], &scale[n, 0], &shift[n, 0],
+                    &out[n, at, 0], x.shape[2])
 
 
 def combine_gradient(
@@ -141,10 +133,8 @@ def combine_gradient(
     real[:, :, ::1] out,            # OUT  (N, M, C): grad · factor + (x − mean) · slope + shift
     Py_ssize_t block, int num_threads,
 ):
-    cdef Py_ssize_t part, task, n, at, blocks = (x.shape[1] + block - 1) // block
-    for part in prange(num_threads, nogil=True, schedule="static", num_threads=num_threads):
-        for task in range(share(x.shape[0] * blocks, num_threads, part + 1) - 1,
-                          share(x.shape[0] * blocks, num_threads, part) - 1, -1):
-            n, at = task // blocks, task % blocks * block
-            combine_block(min(block, x.shape[1] - at), &grad[n, at, 0], &x[n, at, 0], &factor[n, 0],
-                          &mean[n, 0], &slope[n, 0], &shift[n, 0], &out[n, at, 0], x.shape[2])
+    cdef Py_ssize_t task, n, at, blocks = (x.shape[1] + block - 1) // block
+    for task in prange(x.shape[0] * blocks, nogil=True, schedule="static", num_threads=num_threads):
+        n, at = task // blocks, task % blocks * block
+        combine_block(min(block, x.shape[1] - at), &grad[n, at, 0], &x[n, at, 0], &factor[n, 0],
+                      &mean[n, 0], &slope[n, 0], &shift[n, 0], &out[n, at, 0], x.shape[2])

@@ -74,21 +74,17 @@ def run_products(
             products[r] = run_products_f64(size, &grad[r, 0], &x[r, 0], mean[r])
 
 
-# As in normalization.pyx, a thread takes its share of the maps from the end.
-
-
 def scale_runs(
     const real[:, ::1] x, const real[::1] mean, const real[::1] scale, const real[::1] shift,
     real[:, ::1] out,           # OUT  (R, P): (x − mean) · scale + shift
     int num_threads,
 ):
-    cdef Py_ssize_t part, r, runs = x.shape[0], size = x.shape[1]
-    for part in prange(num_threads, nogil=True, schedule="static", num_threads=num_threads):
-        for r in range(share(runs, num_threads, part + 1) - 1, share(runs, num_threads, part) - 1, -1):
-            if real is float:
-                scale_run_f32(size, &x[r, 0], mean[r], scale[r], shift[r], &out[r, 0])
-            else:
-                scale_run_f64(size, &x[r, 0], mean[r], scale[r], shift[r], &out[r, 0])
+    cdef Py_ssize_t r, size = x.shape[1]
+    for r in prange(x.shape[0], nogil=True, schedule="static", num_threads=num_threads):
+        if real is float:
+            scale_run_f32(size, &x[r, 0], mean[r], scale[r], shift[r], &out[r, 0])
+        else:
+            scale_run_f64(size, &x[r, 0], mean[r], scale[r], shift[r], &out[r, 0])
 
 
 def combine_runs(
@@ -97,12 +93,11 @@ def combine_runs(
     real[:, ::1] out,           # OUT  (R, P): grad · factor + (x − mean) · slope + shift
     int num_threads,
 ):
-    cdef Py_ssize_t part, r, runs = x.shape[0], size = x.shape[1]
-    for part in prange(num_threads, nogil=True, schedule="static", num_threads=num_threads):
-        for r in range(share(runs, num_threads, part + 1) - 1, share(runs, num_threads, part) - 1, -1):
-            if real is float:
-                combine_run_f32(
-                    size, &grad[r, 0], &x[r, 0], factor[r], mean[r], slope[r], shift[r], &out[r, 0])
-            else:
-                combine_run_f64(
-                    size, &grad[r, 0], &x[r, 0], factor[r], mean[r], slope[r], shift[r], &out[r, 0])
+    cdef Py_ssize_t r, size = x.shape[1]
+    for r in prange(x.shape[0], nogil=True, schedule="static", num_threads=num_threads):
+        if real is float:
+            combine_run_f32(
+                size, &grad[r, 0], &x[r, 0], factor[r], mean[r], slope[r], shift[r], &out[r, 0])
+        else:
+            combine_run_f64(
+                size, &grad[r, 0], &x[r, 0], factor[r], mean[r], slope[r], shift[r], &out[r, 0])
