@@ -76,6 +76,11 @@ def _parameters(weight: np.ndarray | None, bias: np.ndarray | None, dtype: np.dt
     return [np.ascontiguousarray(array, dtype).ravel() for array in (weight, bias)]
 
 
+def _about_mean(total, product, center, mean) -> tuple[np.ndarray, np.ndarray]:
+    """Σ g and Σ g · (x − mean) from Σ g · (x − center), where the center is the rounded mean."""
+    return total, product + total * (center - mean)
+
+
 class Rows:
     """x (N, C, ...) as rows, (1, N·M, C), or those of each of the ``images``, (N, M, C).
 
@@ -101,10 +106,11 @@ class Rows:
     def products(self, grad: np.ndarray, mean: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Σ grad and Σ grad · (x − mean) of each channel, (1, C), or of each image's, (N, C)."""
         totals, products = np.empty((2, self._shape[0], self._blocks, self._shape[1]))
+        (center,) = self._cast(mean)
         kernels.active().channel_products(
-            self._as_rows(grad), self._rows, *self._cast(mean), totals, products, self._block, self._threads
+            self._as_rows(grad), self._rows, center, totals, products, self._block, self._threads
         )
-        return totals.sum(axis=1), products.sum(axis=1)
+        return _about_mean(totals.sum(axis=1), products.sum(axis=1), center, mean)
 
     def normalized(self, groups: int, weight, bias, eps: float, wanted: bool = True):
         """Each image's groups of channels minus their mean, over their deviation, as :func:`normalized_runs`.
@@ -178,10 +184,12 @@ class Runs:
     def products(self, grad: np.ndarray, mean: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Σ grad and Σ grad · (x − mean) of each plane, (N, C)."""
         totals, products = np.empty((2, len(self._runs)))
+        (center,) = self._cast(mean)
         kernels.active().run_products(
-            self._as_runs(grad), self._runs, *self._cast(mean), totals, products, self._threads
+            self._as_runs(grad), self._runs, center, totals, products, self._threads
         )
-        return totals.reshape(self._shape), products.reshape(self._shape)
+        sums = (array.reshape(self._shape) for array in (totals, products, center))
+        return _about_mean(*sums, mean)
 
     def normalized(self, groups: int, weight, bias, eps: float, wanted: bool = True):
         """As that of :class:`Rows`: a group's planes are a run."""
