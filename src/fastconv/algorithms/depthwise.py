@@ -125,7 +125,7 @@ def pack(weight, bias, geometry: ConvGeometry, kernels: ModuleType, into: Packed
         packed_weight, packed_bias = packed[:-1], packed[-1]
     else:
         packed_weight, packed_bias = into.weight, into.bias
-    finite = kernels.pack_narrow(weight, packed_weight)
+    finite = kernels.pack_narrow(np.ascontiguousarray(weight), packed_weight)
     packed_bias[channels:] = 0
     packed_bias[:channels] = 0 if bias is None else bias
     return Packed(kernels, geometry, packed_weight, packed_bias, finite=finite)
