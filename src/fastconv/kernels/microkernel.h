@@ -73,13 +73,20 @@ struct inside {
     ptrdiff_t first_row, last_row, first_column, last_column;
 };
 
-/* The same on planes: rows of the gathered input are cut into stride_w phases. */
+/* The same on planes. Rows of the gathered input are cut into stride_w phases; square kernels of depthwise problems
+ * read a plane, `width` wide, where it lies. */
 struct planes {
-    ptrdiff_t taps, stride_w, pad_w, phase_pitch, columns;
-    ptrdiff_t a_row, a_line, w_stride, y_plane, y_row; /* a_row: from one output row to the next, a_line: in a */
-    ptrdiff_t square_step; /* the stride of both axes of an undilated depthwise square kernel; else 0 */
+    ptrdiff_t taps, stride_w, pad_w, phase_pitch, columns, width;
+    ptrdiff_t a_row, w_stride, y_plane, y_row; /* a_row: from one output row to the next */
     int rectified, accumulate;
 };
+
+/* Vectors of a strip of planes. */
+#if defined(__AVX512F__)
+#define PLANE_WIDE 2
+#else
+#define PLANE_WIDE 1
+#endif
 
 /* What the outputs of one axis read: output k the positions source[start[k]] … source[start[k + 1] − 1]. */
 struct taps {
