@@ -60,6 +60,8 @@ cdef extern from "microkernel.h" nogil:
         Py_ssize_t taps, stride_w, pad_w, phase_pitch, columns, width
         Py_ssize_t a_row, w_stride, y_plane, y_row
         bint rectified, accumulate
+    void narrow_align_f32(narrow *s, Py_ssize_t rows, const float *a) noexcept
+    void narrow_align_f64(narrow *s, Py_ssize_t rows, const double *a) noexcept
     bint narrow_sized_f32(const narrow *s) noexcept
     bint narrow_sized_f64(const narrow *s) noexcept
     void narrow_rows_f32(

@@ -6,7 +6,7 @@
  *
  *   transpose         between channels-last and planar pixels
  *   gemm_tile         C[rows × columns]  (+)=  A[rows × K] · B[K × columns]   in registers
- *   depthwise.h       depthwise and narrow groups on channels-last pixels
+ *   depthwise.h       depthwise and narrow groups on channels-last pixels, in strips.h the longest of its tiles
  *   planes.h          the same on planes
  *   gradients.h       the weight gradient's products
  *   spectral.h        complex products in the frequency domain
@@ -57,8 +57,10 @@ struct narrow {
     ptrdiff_t a_row, a_pixel, w_stride, y_row, y_pixel; /* a_row: from one kernel row to the next */
     ptrdiff_t a_step;                                   /* from one output row to the next */
     ptrdiff_t out_channels, vectors; /* the last vector of output channels may overlap the one before */
+    ptrdiff_t lead; /* channels by which vectors begin earlier, on cache lines of the input */
     const ptrdiff_t *base;
     int sized, pairs; /* whether tiles are made for this kernel, and tiles of two rows */
+    int wrapped;      /* whether the first vector has the last `lead` channels before its own, else it overlaps */
     int mode, rectified, accumulate;
 };
 

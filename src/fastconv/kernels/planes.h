@@ -165,11 +165,11 @@ ALWAYS_INLINE void TYPED(square_input_row)(
 
 /* A strip of `wide` vectors down all rows of a band of one output channel, from columns where they lie: line[i] is
  * column −pad_w of input row i, NULL where the row is padding, and lanes that are not `inside` the image are made
- * zeros. The last row goes to `end`, as it may spill over. */
+ * zeros. The last `tail` rows, which would spill over the band's end, go to `end`. */
 ALWAYS_INLINE void TYPED(square_strip)(
     const int taps, const int step, const int wide, const struct planes *s, ptrdiff_t rows,
     const REAL *const *line, ptrdiff_t left, const vec_mask (*inside)[PLANE_WIDE], const vec *weight, REAL bias,
-    REAL *y, ptrdiff_t y_row, REAL *end)
+    REAL *y, ptrdiff_t y_row, ptrdiff_t tail, REAL *end)
 {
     const int slots = (taps + step - 1) / step, rectified = s->rectified && !s->accumulate;
     vec sum[7][PLANE_WIDE] = {{{0}}};
@@ -191,7 +191,8 @@ ALWAYS_INLINE void TYPED(square_strip)(
 #undef INPUT_ROW
         }
         if (last >= slots) {
-            REAL *to = first == slots - 1 ? end : y;
+            const ptrdiff_t rest = slots - first; /* rows, with this one */
+            REAL *to = rest <= tail ? end + (tail - rest) * wide * LANES : y;
             _Pragma("GCC unroll 2") for (int x = 0; x < wide; x++)
             {
                 const vec done = sum[slots - 1][x];
@@ -216,7 +217,7 @@ static void TYPED(block_out)(
 }
 
 /* All columns of a band of one output channel. Strips go from right to left, rows downwards: what spills over a
- * row's end is stored later. Where it is not, a strip goes to `block` first. */
+ * row's end is stored later. Where it would not be, rows go to `block` first. */
 ALWAYS_INLINE void TYPED(square_band)(
     const int taps, const int step, const struct planes *s, ptrdiff_t rows, const REAL *const *line,
     const REAL *w, REAL bias, REAL *block, REAL *y)
@@ -224,7 +225,7 @@ ALWAYS_INLINE void TYPED(square_band)(
     vec weight[7 * 7];
     for (int t = 0; t < taps * taps; t++)
         weight[t] = TYPED(broadcast)(w[t * s->w_stride]);
-    const int spills = !s->accumulate && (s->y_row == s->columns || rows == 1);
+    const int spills = !s->accumulate && s->y_row == s->columns;
     ptrdiff_t vectors = (s->columns + LANES - 1) / LANES, wide;
     for (; vectors > 0; vectors -= wide) {
         wide = vectors >= PLANE_WIDE ? PLANE_WIDE : 1;
@@ -239,21 +240,22 @@ ALWAYS_INLINE void TYPED(square_band)(
                 column += (MASK)((left + x * LANES) * step + j - s->pad_w);
                 inside[j][x] = (column >= 0) & (column < (MASK)s->width);
             }
-        const int whole = !s->accumulate && columns == pitch;
-        REAL *to = whole || spills ? y + left : block;
-        const ptrdiff_t to_row = to == block ? pitch : s->y_row;
-        REAL *end = whole || to == block ? to + (rows - 1) * to_row : block;
+        /* A row is stored whole where its last vector ends before the band does. */
+        ptrdiff_t tail = rows;
+        if (!s->accumulate && columns == pitch)
+            tail = 0;
+        else if (spills)
+            tail = (left + pitch - 1) / s->columns;
+        tail = tail < rows ? tail : rows;
+        REAL *to = y + left;
 #define STRIP(wide) \
-    TYPED(square_strip)(taps, step, wide, s, rows, line, left, inside, weight, bias, to, to_row, end)
+    TYPED(square_strip)(taps, step, wide, s, rows, line, left, inside, weight, bias, to, s->y_row, tail, block)
         if (wide == PLANE_WIDE)
             STRIP(PLANE_WIDE);
         else
             STRIP(1);
 #undef STRIP
-        if (to == block)
-            TYPED(block_out)(s, rows, columns, block, pitch, y + left);
-        else if (end == block)
-            TYPED(block_out)(s, 1, columns, block, pitch, y + (rows - 1) * s->y_row + left);
+        TYPED(block_out)(s, tail, columns, block, pitch, to + (rows - tail) * s->y_row);
     }
 }
 
