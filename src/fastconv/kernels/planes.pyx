@@ -1,7 +1,7 @@
 # The same convolution on channels-first planes: vectors run along a row of outputs, weights are broadcast.
 # A band of a group's input planes is gathered with its halo, columns sorted by their phase modulo the stride,
 # so that every tap reads consecutive elements; the band stays in the L1 cache for all outputs of the group.
-# Square kernels of depthwise problems read each row where it lies. They read beyond its ends, so the first and
+# Square kernels of depthwise problems read each row where it lies, and beyond its ends: the first and
 # the last rows in memory are copied.
 from cython.parallel cimport prange, threadid
 from libc.string cimport memcpy, memset
@@ -27,8 +27,8 @@ cdef inline void plane_rows(
 
 
 cdef inline void square_rows(
-    const planes *s, Py_ssize_t outs, Py_ssize_t rows, const real *const *line, const real *w, const real *bias,
-    real *block, real *y
+    const planes *s, Py_ssize_t outs, Py_ssize_t rows, const real *const *line, const real *w,
+    const real *bias, real *block, real *y
 ) noexcept nogil:
     if real is float:
         square_rows_f32(s, outs, rows, line, w, bias, block, y)
@@ -52,8 +52,8 @@ cdef void square_band(
 ) noexcept nogil:
     """`rows` rows of all output channels of the plane x; the first one's window begins in row `top`.
 
-    Elements from `lowest` to `highest` may be read. `scratch` holds a pointer for each row of input, a strip of
-    outputs and copies of rows.
+    Elements from `lowest` to `highest` may be read. `scratch` holds a pointer for each row of input, a strip
+    of outputs and copies of rows.
     """
     cdef Py_ssize_t lanes = VECTOR_BYTES // <Py_ssize_t>sizeof(real), y, in_rows
     cdef Py_ssize_t reach = (s.columns + lanes - 1) // lanes * lanes * s.stride_w + problem.kernel_w
