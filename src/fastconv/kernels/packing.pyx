@@ -49,7 +49,7 @@ cdef void pack_weight_panel(
     const real *weight, const Py_ssize_t *stride, Py_ssize_t count, Py_ssize_t channels, Py_ssize_t taps,
     real *panel
 ) noexcept nogil:
-    """panel[(tap, c), j] = weight[j, c, tap] for j < count, zero beyond; strides are those of j, c and tap."""
+    """panel[(tap, c), j] = weight[j, c, tap] for j < count, zero beyond; `stride` is that of j, c and tap."""
     cdef Py_ssize_t width = panel_width(weight), c, t, j, lowest = 0, step = channels * width
     cdef bint runs = stride[0] > 0 and stride[1] > 0 and (stride[2] == 1 or stride[2] == -1) and taps > 1
     cdef real *row
