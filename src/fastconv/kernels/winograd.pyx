@@ -359,9 +359,9 @@ def winograd(
     cdef real *scratch
     cdef const real *image
     for item in prange(items, nogil=True, num_threads=num_threads, schedule="static"):
-        part, n = item % panel_parts, item // panel_parts // bands
-        first = share(lines, bands, item // panel_parts % bands)
-        last = share(lines, bands, item // panel_parts % bands + 1)
+        # All bands of some panels one after the other: a thread reads a part of the weights.
+        part, n = item // (items // panel_parts), item // bands % x.shape[0]
+        first, last = share(lines, bands, item % bands), share(lines, bands, item % bands + 1)
         scratch, image = &workspace[threadid() * per_thread], &x[n, 0, 0, 0]
         view = View(problem.pad_h, problem.pad_w, x.shape[1], x.shape[2], x_stride[0], x_stride[1])
         if not in_place:
