@@ -18,6 +18,14 @@ PLAN = {1: fc.plan_conv1d, 2: fc.plan_conv2d, 3: fc.plan_conv3d}
 # A row that is cut into several segments: more than twice the bytes one segment may have.
 LONG_ROW = strategies.Case((2, 64, 3500), (6, 32, 5), padding=((3, 1),), stride=(1,), dilation=(2,), groups=2)
 
+# Images whose rows take as much: a kernel taller than the padding, strides, groups, and first layers.
+WIDE = (
+    strategies.Case((2, 24, 7, 5200), (8, 24, 3, 3), padding=((1, 1), (1, 1))),
+    strategies.Case((1, 3, 6, 12_011), (40, 3, 3, 3), padding=((0, 1), (2, 1)), stride=(2, 2)),
+    strategies.Case((1, 64, 5, 3001), (64, 1, 3, 5), padding=((1, 1), (3, 0)), groups=64, dilation=(2, 1)),
+    strategies.Case((1, 70, 3, 5000), (30, 70, 1, 1)),
+)
+
 
 def supports(algorithm, case, dtype):
     flat = lowering.planar(geometry(case, dtype))
@@ -72,6 +80,24 @@ def test_long_rows_are_cut_into_segments(algorithm, channels_last):
     assert_within_bound(y, expected, plan.error_bound, LONG_ROW.reduction)
 
 
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("case", WIDE, ids=lambda case: str(case.x_shape))
+def test_wide_images_are_cut_into_strips(case, algorithm, channels_last):
+    x, weight, bias = case.normal(np.float32)
+    if channels_last:
+        x = np.moveaxis(np.ascontiguousarray(np.moveaxis(x, 1, -1)), -1, 1)
+    assert len(lowering.passes(geometry(case, np.float32))) > 1
+    if not supports(algorithm, case, np.float32):
+        pytest.skip(f"{algorithm} does not compute this problem")
+    plan = fc.plan_conv2d(x.shape, weight, bias, algorithm=algorithm, **case.keywords)
+    expected = reference.conv(x, weight, bias, **case.keywords)
+    out = np.ones(plan.output_shape, np.float32)
+    assert_within_bound(plan(x, num_threads=1), expected, plan.error_bound, case.reduction)
+    assert_same_bits(plan(x, num_threads=2), plan(x, num_threads=1))
+    assert_within_bound(plan(x, out, accumulate=True), expected + 1, plan.error_bound, case.reduction)
+
+
 @given(
     size=st.integers(1, 60_000),
     kernel=st.integers(1, 9),
@@ -94,7 +120,7 @@ def test_segments_cover_every_output_once(size, kernel, stride, dilation, paddin
         target += 1
         if part.step:  # whatever lies between two images of a batch must not leave the row
             reach = (part.geometry.batch - 1) * part.step + part.geometry.input_size[1]
-            assert part.source[1].start + reach <= size
+            assert part.source[2].start + reach <= size
     assert (out == 1).all()
 
 

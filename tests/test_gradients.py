@@ -73,6 +73,33 @@ def test_direct_sums_of_integers_are_exact(level, case):
     np.testing.assert_array_equal(actual, expected)
 
 
+@pytest.mark.parametrize("level", LEVELS)
+@settings(max_examples=25)
+@given(
+    channels=strategies.channel_counts(),
+    size=st.tuples(st.integers(1, 24), st.integers(128, 300))
+    | st.tuples(st.integers(12, 24), st.integers(11, 40)),
+    batch=st.integers(1, 3),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_planes_of_a_pointwise_kernel_are_multiplied_where_they_lie(level, channels, size, batch, seed):
+    in_channels, out_channels, groups = channels
+    case = strategies.Case(
+        (batch, in_channels, *size), (out_channels, in_channels // groups, 1, 1), groups=groups, seed=seed
+    )
+    for dtype in DTYPES:
+        x, weight, _ = case.integers(dtype)
+        grad = output_gradient(case, dtype)
+        expected = reference.conv_weight_grad(grad, x, weight.shape, **case.keywords)
+        for arrange in (strategies.MEMORY_LAYOUTS["contiguous"], channels_last):
+            with kernels.use(level):
+                actual = [
+                    gradients(case, arrange(x), weight, arrange(grad), num_threads=n)[1] for n in (1, 2, 3)
+                ]
+            for one in actual:
+                np.testing.assert_array_equal(one, expected)
+
+
 TILED = [
     # Large enough for several parts, blocks of channels and of tiles, and every form of Winograd's.
     strategies.Case((2, 70, 21, 30), (67, 70, 3, 3), padding=((1, 1), (1, 1))),

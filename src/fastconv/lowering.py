@@ -1,8 +1,8 @@
 """Convolutions of one, two or three spatial axes as 2-D convolutions, which is what the algorithms compute.
 
-1-D   an image of one row. A row too long for the cache is cut into segments, the inner ones a batch whose
+1-D   an image of one row.
+2-D   itself. Where a row is too long for the cache the image is cut into strips, the inner ones a batch whose
       images overlap by the kernel's reach.
-2-D   itself.
 3-D   for each depth of the kernel, 2-D convolutions of the depth slices it meets (the batch), added to the
       outputs: y[d] = Σ_i conv2d(x[d·s + i·dilation − p], w[:, :, i]). Slices of padding are left out.
 
@@ -14,17 +14,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import lru_cache
+from math import isqrt
 from typing import NamedTuple
 
 import numpy as np
 
-from fastconv.algorithms.base import BAND_BYTES, ceil_div
+from fastconv.algorithms.base import BAND_BYTES, ceil_div, in_rows
 from fastconv.geometry import ConvGeometry
 
-# Bytes of a segment's input or of the output slices computed together: the part of an L2 cache a band has.
+# Bytes of a strip's rows, or of the output slices computed together: the part of an L2 cache a band has.
 _PART_BYTES = BAND_BYTES
-# Outputs a segment has at least, so that every segment is computed in the same form of its algorithm.
-_SHORTEST = 256
+# Columns of outputs a strip has at least.
+_NARROWEST = 256
 
 
 class Pass(NamedTuple):
@@ -39,7 +40,7 @@ class Pass(NamedTuple):
     source, target : tuple of slice
         The parts of an input (N, *spatial, C_in) and of an output (N, *spatial, C_out).
     step : int
-        Input pixels from one image of the batch to the next, where they are segments of one row; else 0.
+        Input columns from one image of the batch to the next, where they are strips of one; else 0.
     first, last : bool
         Whether this is the first and the last contribution to these outputs.
     """
@@ -56,21 +57,24 @@ class Pass(NamedTuple):
         """The input of this pass, (batch, H, W, C_in), as a view of x (N, *spatial, C_in)."""
         if not self.source and x.ndim == 4:
             return x
-        return self._images(x[self.source], self.step, self.geometry.input_size[1])
+        return self._images(x, self.source, self.step, self.geometry.input_size[1])
 
     def write(self, out: np.ndarray) -> np.ndarray:
         """The output of this pass, (batch, H_out, W_out, C_out), as a view of out (N, *spatial, C_out)."""
         if not self.target and out.ndim == 4:
             return out
         columns = self.geometry.output_size[1]
-        return self._images(out[self.target], columns if self.step else 0, columns)
+        return self._images(out, self.target, columns if self.step else 0, columns)
 
-    def _images(self, part: np.ndarray, step: int, columns: int) -> np.ndarray:
+    def _images(self, image: np.ndarray, part: tuple, step: int, columns: int) -> np.ndarray:
+        if image.ndim == 5:
+            return image[part][0]
+        image = image[:, None][part] if image.ndim == 3 else image[part]
         if step:
-            _, pixel, channel = part.strides
-            shape = (self.geometry.batch, 1, columns, part.shape[2])
-            return np.lib.stride_tricks.as_strided(part, shape, (step * pixel, 0, pixel, channel))
-        return part[:, None] if part.ndim == 3 else part[0] if part.ndim == 5 else part
+            _, row, pixel, channel = image.strides
+            shape = (self.geometry.batch, image.shape[1], columns, image.shape[3])
+            return np.lib.stride_tricks.as_strided(image, shape, (step * pixel, row, pixel, channel))
+        return image
 
 
 def planar(geometry: ConvGeometry) -> ConvGeometry:
@@ -98,7 +102,7 @@ def planar(geometry: ConvGeometry) -> ConvGeometry:
 
 
 @lru_cache(maxsize=1024)
-def passes(geometry: ConvGeometry, segmented: bool = True) -> tuple[Pass, ...]:
+def passes(geometry: ConvGeometry, strips: bool = True) -> tuple[Pass, ...]:
     """The 2-D convolutions a problem consists of, in order.
 
     Outputs that no pass writes lie in the padding of a 3-D problem: they are the bias alone.
@@ -107,32 +111,29 @@ def passes(geometry: ConvGeometry, segmented: bool = True) -> tuple[Pass, ...]:
     ----------
     geometry : ConvGeometry
         Of one to three spatial axes.
-    segmented : bool, default True
-        Whether long rows may be cut; not where an algorithm cuts them itself.
+    strips : bool, default True
+        Whether wide images may be cut; not where an algorithm cuts them itself.
     """
-    if geometry.spatial_rank == 1 and segmented:
-        return tuple(_segments(geometry)) or (Pass(planar(geometry)),)
     if geometry.spatial_rank == 3:
         return tuple(_slices(geometry))
-    return (Pass(planar(geometry)),)
+    return (strips and tuple(_strips(planar(geometry)))) or (Pass(planar(geometry)),)
 
 
-def _segments(geometry: ConvGeometry) -> Iterator[Pass]:
-    """Cut every row into segments of equal length; none where it is short or its padding is long."""
-    (size,), (outputs,), (stride,) = geometry.input_size, geometry.output_size, geometry.stride
-    ((low, high),) = geometry.padding
-    reach = geometry.dilation[0] * (geometry.kernel_size[0] - 1)
-    pixel_bytes = geometry.in_channels * geometry.dtype.itemsize
-    count = size * pixel_bytes // _PART_BYTES
+def _strips(geometry: ConvGeometry) -> Iterator[Pass]:
+    """Cut every image into strips of equally many columns; none where it is narrow or its padding is wide."""
+    size, outputs, stride = geometry.input_size[1], geometry.output_size[1], geometry.stride[1]
+    low, high = geometry.padding[1]
+    reach = geometry.dilation[1] * (geometry.kernel_size[1] - 1)
+    row = max(size * geometry.in_channels * in_rows(geometry, 1), outputs * geometry.out_channels)
+    count = row * geometry.dtype.itemsize // _PART_BYTES
     if count < 2:
         return
+    # The last strip is less than `count` columns narrower: at least half as wide, so each meets the image.
+    length = max(ceil_div(outputs, count), _NARROWEST, isqrt(2 * outputs) + 1)
+    count = ceil_div(outputs, length)
     length = ceil_div(outputs, count)
-    # The last segment is at most `count` outputs shorter, so each meets the image.
-    if length < max(4 * count, _SHORTEST) or max(low, high, reach) > length * stride // 2:
+    if count < 2 or max(low, high, reach) > length * stride // 2:
         return
-    if reach == 0 and (low or high):
-        return  # the padded ends of a 1×1 kernel's row would want another form than its middle
-    flat = planar(geometry)
     for image in range(geometry.batch):
         start = 0
         while start < outputs:
@@ -143,17 +144,17 @@ def _segments(geometry: ConvGeometry) -> Iterator[Pass]:
             run = min(length, outputs - start)
             end = begin + (run - 1) * stride + reach + 1
             pads = (max(0, -begin), max(0, end - size))
-            segment = replace(
-                flat,
+            strip = replace(
+                geometry,
                 batch=batch,
-                input_size=(1, end - begin - sum(pads)),
-                padding=((0, 0), pads),
+                input_size=(geometry.input_size[0], end - begin - sum(pads)),
+                padding=(geometry.padding[0], pads),
             )
-            one = slice(image, image + 1)
+            one = slice(image, image + 1), slice(None)
             yield Pass(
-                segment,
-                source=(one, slice(begin + pads[0], None)),
-                target=(one, slice(start, None)),
+                strip,
+                source=(*one, slice(begin + pads[0], None)),
+                target=(*one, slice(start, None)),
                 step=length * stride,
             )
             start += batch * run

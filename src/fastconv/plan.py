@@ -9,7 +9,7 @@ import numpy as np
 
 from fastconv import checks, kernels, lowering, selection, threads
 from fastconv.algorithms import ALGORITHMS
-from fastconv.algorithms.base import Call, Epilogue, Packed
+from fastconv.algorithms.base import Algorithm, Call, Epilogue, Packed
 from fastconv.geometry import ConvGeometry
 from fastconv.layout import empty
 from fastconv.memory import Workspaces, fresh, give_back
@@ -28,7 +28,7 @@ class Design(NamedTuple):
     """All of a plan that depends on shapes and options alone; :func:`design` makes it.
 
     The fields are those of :class:`Plan`, and: ``level``, the kernels; ``inner``, the problem they see, its
-    padding all zeros; ``planar``, the 2-D problem that stands for it; ``passes``, the convolutions it takes.
+    padding all zeros; ``passes``, its 2-D convolutions; ``planar``, one of them, to pack the weights for.
     """
 
     geometry: ConvGeometry
@@ -66,12 +66,21 @@ def design(
     shapes = geometry.input_shape, geometry.output_shape
     if layout != layouts[0]:
         shapes = [(shape[0], *shape[2:], shape[1]) for shape in shapes]
-    # FFT cuts long rows into tiles of its own.
-    passes = lowering.passes(inner, algorithm != "fft")
+    passes = _passes(inner, ALGORITHMS[algorithm], level)
+    planar = passes[0].geometry if passes else planar
     return Design(
         geometry, padding_mode, activation, layout, num_threads, level, inner, planar, algorithm, reason,
         passes, *shapes,
     )  # fmt: skip
+
+
+def _passes(geometry: ConvGeometry, algorithm: Algorithm, level: ModuleType) -> tuple[lowering.Pass, ...]:
+    """The 2-D convolutions a problem consists of, all of which take their weights in one form."""
+    for strips in (algorithm.name != "fft", False):  # which cuts images into tiles of its own
+        passes = lowering.passes(geometry, strips)
+        if len({algorithm.packing(part.geometry, level) for part in passes}) <= 1:
+            break
+    return passes
 
 
 class _Bound(NamedTuple):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from types import ModuleType
 from typing import NamedTuple
 
@@ -107,6 +107,10 @@ class Algorithm(ABC):
     @abstractmethod
     def error_bound(self, geometry: ConvGeometry) -> float:
         """The largest max|error| / max|result| to expect for zero-mean random data."""
+
+    def packing(self, geometry: ConvGeometry, kernels: ModuleType) -> Hashable:
+        """Which of this algorithm's forms of packed weights the problem takes."""
+        return None
 
     @abstractmethod
     def pack(

@@ -97,6 +97,9 @@ class Direct(Algorithm):
         block = depthwise.summed_at_once(geometry)
         return base.summation_error(geometry.reduction, geometry.dtype, block)
 
+    def packing(self, geometry: ConvGeometry, kernels: ModuleType) -> bool:
+        return planes.fits(geometry, kernels)
+
     def pack(
         self, weight, bias, geometry: ConvGeometry, kernels: ModuleType, num_threads: int, into=None
     ) -> Packed:

@@ -12,11 +12,13 @@ import numpy as np
 
 from fastconv.algorithms import base, winograd
 from fastconv.geometry import ConvGeometry
-from fastconv.memory import aligned_empty
+from fastconv.memory import aligned_empty, give_back
 
 # Output pixels multiplied at a time: a panel of their gradients and a tile of their inputs share the L1
 # cache. They are summed in registers, so this bounds rounding errors as base.DEPTH does.
-_PIXELS = 128
+_PIXELS = 256
+# Pixels of planes from which on they are multiplied where they lie; shorter sums do not pay for it.
+_MIN_PLANE = 128
 # Tiles multiplied at a time: their transforms and the sums they are added to share the L2 cache.
 _TILES = 28
 # Channels of a block; more inputs where there is one tap, so that an image is read but once. For Winograd
@@ -130,6 +132,25 @@ def _tiled(geometry: ConvGeometry, kernels: ModuleType) -> _Tiled | None:
     return _Tiled(form, blocks, chunks, _TILES, base.round_up(per_thread, lanes))
 
 
+def reads_planes(geometry: ConvGeometry, *images: np.ndarray) -> bool:
+    """Whether the problem is a matrix product of ``images`` (N, D, H, W, C) whose planes lie in one run."""
+    return (
+        math.prod(geometry.kernel_size) * math.prod(geometry.stride) == 1
+        and not geometry.padded
+        and not _is_depthwise(geometry)
+        and math.prod(geometry.output_size) >= _MIN_PLANE
+        and all(
+            image.strides[3] == image.itemsize and image.strides[2] == image.itemsize * image.shape[3]
+            for image in images
+        )
+    )
+
+
+def _planes(images: np.ndarray) -> np.ndarray:
+    """Planar images (N, D, H, W, C) as (N, D, C, H · W)."""
+    return images.transpose(0, 1, 4, 2, 3).reshape(*images.shape[:2], images.shape[4], -1)
+
+
 def weight_grad(
     grad_output: np.ndarray, x: np.ndarray, geometry: ConvGeometry, kernels: ModuleType, num_threads: int,
     out: np.ndarray,
@@ -151,7 +172,7 @@ def weight_grad(
     dtype = geometry.dtype
     lanes = kernels.vector_bytes() // dtype.itemsize
     tiled, direct = _tiled(geometry, kernels), _direct(geometry, kernels)
-    depthwise = _is_depthwise(geometry)
+    depthwise, planes = _is_depthwise(geometry), reads_planes(geometry, x, grad_output)
     groups = 1 if depthwise else geometry.groups
     blocks, per_thread = (tiled or direct).blocks, (tiled or direct).per_thread
     pitch = base.round_up(geometry.out_channels // groups, lanes)
@@ -166,6 +187,12 @@ def weight_grad(
             *winograd.origins(geometry, form), (blocks.in_blocks, blocks.out_blocks, tiled.chunks),
             tiled.capacity, partial, workspace, per_thread, num_threads,
         )  # fmt: skip
+    elif planes:
+        kernels.weight_grad_planes(
+            _planes(x), _planes(grad_output),
+            (blocks.in_blocks, blocks.out_blocks, direct.bands * direct.chunks), partial, workspace,
+            per_thread, num_threads,
+        )  # fmt: skip
     else:
         whole = geometry.out_channels // groups % lanes == 0
         copy_x = geometry.padded or x.strides[4] != x.itemsize or (depthwise and not whole)
@@ -176,3 +203,5 @@ def weight_grad(
     if depthwise:
         out = out.transpose(1, 0, 2, 3)  # vectors ran over the groups
     kernels.sum_weight_grad(partial, out, num_threads)
+    give_back(partial)
+    give_back(workspace)

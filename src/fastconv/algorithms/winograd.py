@@ -429,6 +429,9 @@ class Winograd(Algorithm):
         growth = math.prod(_ERROR_GROWTH[pairs] for pairs in form.pairs)
         return _ERROR_SLACK * growth * base.summation_error(terms, geometry.dtype, form.depth)
 
+    def packing(self, geometry: ConvGeometry, kernels: ModuleType) -> Form | None:
+        return None if strassen.fits(geometry) else choose_form(geometry)
+
     def pack(
         self, weight, bias, geometry: ConvGeometry, kernels: ModuleType, num_threads: int, into=None
     ) -> Packed:

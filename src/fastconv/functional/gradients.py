@@ -8,13 +8,13 @@ from dataclasses import replace
 import numpy as np
 
 from fastconv import checks, kernels, lowering, threads
-from fastconv.algorithms.weight_grad import weight_grad
+from fastconv.algorithms.weight_grad import reads_planes, weight_grad
 from fastconv.functional.plan_cache import through_plan
 from fastconv.functional.polyphase import TransposedPlan
 from fastconv.geometry import WEIGHTS, ConvGeometry
 from fastconv.plan import LAYOUTS
 
-# Channels from which on it makes no difference which factor of a weight gradient is gathered.
+# Channels from which on it makes no difference which factor of a channels-last weight gradient is gathered.
 _WIDE = 256
 
 
@@ -171,8 +171,9 @@ def _planar_weight_grad(geometry: ConvGeometry, grads, images, num_threads: int,
     swapped = _swapped(geometry)
     lanes = level.vector_bytes() // geometry.dtype.itemsize
     few = group_out < min(lanes, group_in)
-    # One tap: the wider side is read where it lies, a panel of the other at a time gathered.
-    narrow = math.prod(geometry.kernel_size) == 1 and lanes <= group_in < min(group_out, _WIDE)
+    # One tap: the wider side is read where it lies, a panel of the other at a time gathered, or transposed.
+    limit = group_out if reads_planes(geometry, images, grads) else min(group_out, _WIDE)
+    narrow = math.prod(geometry.kernel_size) == 1 and lanes <= group_in < limit
     if (few or narrow) and swapped is not None:
         # Vectors run over output channels: where these are few, the two factors change places.
         geometry, images, grads = swapped, grads, images

@@ -32,6 +32,10 @@ cdef extern from "microkernel.h" nogil:
         double *sums, Py_ssize_t sums_stride) noexcept
 
 
+cdef enum:
+    SUMMED_TERMS = 64  # of a vector of output channels, added up before they are stored
+
+
 cdef struct Images:
     # A batch of images (N, D, H, W, C): an image for each (n, d).
     Py_ssize_t depths, height, width
@@ -280,16 +284,22 @@ cdef void sum_parts(
     const real *partial, Py_ssize_t parts, Py_ssize_t part_pitch, Py_ssize_t taps, Py_ssize_t channels,
     Py_ssize_t pitch, Py_ssize_t count, real *out, const Py_ssize_t *stride
 ) noexcept nogil:
-    """At most a vector of output channels."""
-    cdef Py_ssize_t c, t, part, i
-    cdef real[16] total
+    """At most a vector of output channels, some of an output channel's (c, t) at a time."""
+    cdef Py_ssize_t lanes = panel_width(partial) // 2, first, run, r, part, i
+    cdef real[SUMMED_TERMS * 16] total
     cdef const real *at
-    for c in range(channels):
-        for t in range(taps):
-            at = partial + (t * channels + c) * pitch
-            memcpy(total, at, count * sizeof(real))
+    for first from 0 <= first < channels * taps by SUMMED_TERMS:
+        run = min(SUMMED_TERMS, channels * taps - first)
+        for r in range(run):
+            at = partial + ((first + r) % taps * channels + (first + r) // taps) * pitch
+            memcpy(&total[r * lanes], at, VECTOR_BYTES)
             for part in range(1, parts):
-                for i in range(count):
-                    total[i] += at[part * part_pitch + i]
+                for i in range(lanes):
+                    total[r * lanes + i] += at[part * part_pitch + i]
+        if stride[1] == taps and (stride[2] == 1 or taps == 1):
+            transpose(total, lanes, run, count, run * lanes, out + first, stride[0])
+            continue
+        for r in range(run):
             for i in range(count):
-                out[i * stride[0] + c * stride[1] + t * stride[2]] = total[i]
+                out[i * stride[0] + (first + r) // taps * stride[1] + (first + r) % taps * stride[2]] = (
+                    total[r * lanes + i])
