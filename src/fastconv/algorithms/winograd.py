@@ -242,17 +242,32 @@ def _blocks(kernel: int, stride: int, taps: int) -> tuple[range, ...]:
     return tuple(range(start, min(start + stride * taps, kernel), stride) for start in sorted(starts))
 
 
+def _cuts(geometry: ConvGeometry) -> list[tuple[tuple[int, int], tuple[tuple[range, ...], ...]]]:
+    """The ways to cut a kernel into blocks: taps of a block, and the blocks, of each axis."""
+    kernel, stride = geometry.kernel_size, geometry.stride
+    choices = (_block_taps(*axis, _alone(geometry)) for axis in zip(kernel, stride, strict=True))
+    return [(taps, tuple(map(_blocks, kernel, stride, taps))) for taps in product(*choices)]
+
+
+def _alone(geometry: ConvGeometry) -> bool:
+    """Whether only one axis has blocks of more than one tap."""
+    return min(map(base.ceil_div, geometry.kernel_size, geometry.stride)) == 1
+
+
+def _count(blocks: tuple[tuple[range, ...], ...]) -> int:
+    return math.prod(map(len, blocks))
+
+
 @lru_cache(maxsize=1024)
 def forms(geometry: ConvGeometry) -> tuple[Form, ...]:
     """The tiles that a kernel may have."""
-    kernel, stride = geometry.kernel_size, geometry.stride
-    alone = min(map(base.ceil_div, kernel, stride)) == 1
-    every = []
-    for taps in product(*(_block_taps(*axis, alone) for axis in zip(kernel, stride, strict=True))):
-        blocks = tuple(map(_blocks, kernel, stride, taps))
-        if math.prod(map(len, blocks)) <= _MAX_BLOCKS:
-            outputs = _LINE_OUTPUTS if alone else _OUTPUTS
-            every += [Form(pair, taps, blocks) for pair in product(*(outputs[axis] for axis in taps))]
+    outputs = _LINE_OUTPUTS if _alone(geometry) else _OUTPUTS
+    every = (
+        Form(pair, taps, blocks)
+        for taps, blocks in _cuts(geometry)
+        if _count(blocks) <= _MAX_BLOCKS
+        for pair in product(*(outputs[axis] for axis in taps))
+    )
     return tuple(form for form in every if form.positions <= _MAX_POINTS)
 
 
@@ -399,7 +414,8 @@ class Winograd(Algorithm):
             elif down <= stride[0] and across <= stride[1]:
                 reason = f"it needs more taps than stride, got {down}×{across}"
             elif not forms(geometry):
-                reason = f"it takes {_MAX_BLOCKS} blocks of taps, {down}×{across} has more"
+                fewest = min(_count(blocks) for _, blocks in _cuts(geometry))
+                reason = f"it takes {_MAX_BLOCKS} blocks of taps, {down}×{across} has {fewest}"
         return reason
 
     def multiplications(self, geometry: ConvGeometry) -> int:
