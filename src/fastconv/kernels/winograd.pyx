@@ -22,12 +22,12 @@ cdef extern from *:
     """
     /* What was written past the caches is there for other threads to read. */
     #if defined(__x86_64__)
-    #define fastconv_streamed() __asm__ volatile("sfence" : : : "memory")
+    #define fastconv_finish_streams() __asm__ volatile("sfence" : : : "memory")
     #else
-    #define fastconv_streamed() (void)0
+    #define fastconv_finish_streams() (void)0
     #endif
     """
-    void streamed "fastconv_streamed"() nogil
+    void finish_streams "fastconv_finish_streams"() nogil
 
 # The most positions of a tile, and the most blocks of a kernel.
 cdef enum:
@@ -351,7 +351,7 @@ def winograd(
     # Planes are written in runs of a row: nothing to fetch.
     tiling.fetch = fetch and out.strides[3] == size
     tiling.stream = (stream and tiling.fetch and not accumulate
-                     and (<Py_ssize_t>&out[0, 0, 0, 0] | out.strides[1] | out.strides[2]
+                     and (<Py_ssize_t>&out[0, 0, 0, 0] | out.strides[0] | out.strides[1] | out.strides[2]
                           | problem.group_out * size) % VECTOR_BYTES == 0)
     for i in range(tiling.across):
         in_columns = max(in_columns, across_origin[i] * problem.stride_w + reach_w)
@@ -386,4 +386,4 @@ def winograd(
                 share(tiling.panels, panel_parts, part), share(tiling.panels, panel_parts, part + 1),
                 &coefficient_h[0], &coefficient_w[0], &bias[0], &out[n, 0, 0, 0], scratch)
         if tiling.stream:
-            streamed()
+            finish_streams()
