@@ -292,6 +292,28 @@ cdef void set_spacing(Tiling *tiling, const Problem *problem) noexcept:
     tiling.step_w = problem.stride_w * problem.dilation_w
 
 
+cdef Py_ssize_t farthest(const Py_ssize_t[::1] origin) noexcept:
+    """The largest: Python's `max` would make an object of each."""
+    cdef Py_ssize_t i, result = 0
+    for i in range(origin.shape[0]):
+        result = max(result, origin[i])
+    return result
+
+
+cdef void set_outputs(
+    Tiling *tiling, real[:, :, :, :] out, Py_ssize_t group_out, bint accumulate, bint fetch, bint stream
+) noexcept:
+    """Where outputs go, and how."""
+    cdef Py_ssize_t size = sizeof(real), start = <Py_ssize_t>&out[0, 0, 0, 0]
+    tiling.out_rows, tiling.out_columns, tiling.accumulate = out.shape[1], out.shape[2], accumulate
+    tiling.out_stride = [out.strides[1] // size, out.strides[2] // size, out.strides[3] // size]
+    # Planes are written in runs of a row: nothing to fetch.
+    tiling.fetch = fetch and out.strides[3] == size
+    # Only whole vectors can go past the caches: each group of each pixel must begin with one.
+    start |= out.strides[0] | out.strides[1] | out.strides[2] | group_out * size
+    tiling.stream = stream and tiling.fetch and not accumulate and start % VECTOR_BYTES == 0
+
+
 def winograd(
     const real[:, :, :, :] x, const real[:, :, :, :, ::1] packed, const real[::1] bias, geometry, form,
     const real[::1] coefficient_h, const real[::1] coefficient_w, const Py_ssize_t[:, ::1] corner,
@@ -338,23 +360,15 @@ def winograd(
     tiling.blocks, tiling.across, tiling.corner = corner.shape[0], across_origin.shape[0], &corner[0, 0]
     tiling.product_start, tiling.product_block = &product_start[0], &product_block[0]
     tiling.line_origin, tiling.across_origin = &line_origin[0], &across_origin[0]
-    tiling.depth, tiling.out_rows, tiling.out_columns = depth, out.shape[1], out.shape[2]
+    tiling.depth, tiling.rectified = depth, rectified
+    set_outputs(&tiling, out, problem.group_out, accumulate, fetch, stream)
     cdef Py_ssize_t item, items = x.shape[0] * bands * panel_parts, part, n, first, last, top, in_rows, parts
     cdef Py_ssize_t i, tiles, begin, end, following, lines = line_origin.shape[0], size = sizeof(real)
     # Padded input that the tiles of one output, at every block, reach over.
     cdef Py_ssize_t reach_h = (tiling.points_h - 1) * tiling.step_h + corner[corner.shape[0] - 1, 0] + 1
     cdef Py_ssize_t reach_w = (tiling.points_w - 1) * tiling.step_w + corner[corner.shape[0] - 1, 1] + 1
-    cdef Py_ssize_t in_columns = reach_w
+    cdef Py_ssize_t in_columns = farthest(across_origin) * problem.stride_w + reach_w
     cdef Py_ssize_t[3] x_stride = [x.strides[1] // size, x.strides[2] // size, x.strides[3] // size]
-    tiling.out_stride = [out.strides[1] // size, out.strides[2] // size, out.strides[3] // size]
-    tiling.rectified, tiling.accumulate = rectified, accumulate
-    # Planes are written in runs of a row: nothing to fetch.
-    tiling.fetch = fetch and out.strides[3] == size
-    tiling.stream = (stream and tiling.fetch and not accumulate
-                     and (<Py_ssize_t>&out[0, 0, 0, 0] | out.strides[0] | out.strides[1] | out.strides[2]
-                          | problem.group_out * size) % VECTOR_BYTES == 0)
-    for i in range(tiling.across):
-        in_columns = max(in_columns, across_origin[i] * problem.stride_w + reach_w)
     cdef bint in_place = x_stride[2] == 1 and x.shape[3] == pixel_pitch
     cdef real *scratch
     cdef const real *image
