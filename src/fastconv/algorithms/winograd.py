@@ -33,7 +33,7 @@ _POINTS = {
 # be even in number here, for m·r products; an axis of one tap is left alone.
 _OUTPUTS = {1: (1,), 2: (3, 5), 3: (2, 4), 5: (2, 4), 7: (2, 4)}
 # The same where the other axis has one tap, so that rounding errors grow along one axis alone.
-_LINE_OUTPUTS = _OUTPUTS | {3: (2, 4, 6), 5: (2, 4, 6)}
+_LINE_OUTPUTS = _OUTPUTS | {3: (2, 4, 6)}
 # Taps of a block where an axis, or its phases, have a number of taps that is not listed; one block has all.
 _BLOCK_TAPS, _LINE_BLOCK_TAPS = (3,), (3, 5)
 # Ten points on both axes would lose two digits.

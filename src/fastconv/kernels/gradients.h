@@ -141,7 +141,7 @@ static void TYPED(winograd_spread_lines)(
                                      coefficient);                                                      \
         return;
     switch (pairs * 8 + outputs) { /* as winograd_output_lines */
-        CASE(1, 2) CASE(2, 2) CASE(2, 4) CASE(3, 2) CASE(3, 4) CASE(3, 6) CASE(4, 4) CASE(4, 6) CASE(1, 3)
+        CASE(1, 2) CASE(2, 2) CASE(2, 4) CASE(3, 2) CASE(3, 4) CASE(3, 6) CASE(4, 4) CASE(1, 3)
         CASE(2, 5)
     }
 #undef CASE

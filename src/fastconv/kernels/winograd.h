@@ -168,8 +168,8 @@ static void TYPED(winograd_output_lines)(
     ptrdiff_t m_next, REAL *y, ptrdiff_t y_step, ptrdiff_t y_next, const REAL *coefficient, const REAL *bias,
     int accumulate, int rectified, int streamed)
 {
-    switch (pairs * 8 + outputs) { /* F(2, 3), F(2, 5), F(4, 3), F(2, 7), F(4, 5), F(6, 3), F(4, 7), F(6, 5); */
-        CASE(1, 2) CASE(2, 2) CASE(2, 4) CASE(3, 2) CASE(3, 4) CASE(3, 6) CASE(4, 4) CASE(4, 6)
+    switch (pairs * 8 + outputs) { /* F(2, 3), F(2, 5), F(4, 3), F(2, 7), F(4, 5), F(6, 3), F(4, 7); */
+        CASE(1, 2) CASE(2, 2) CASE(2, 4) CASE(3, 2) CASE(3, 4) CASE(3, 6) CASE(4, 4)
         CASE(1, 3) CASE(2, 5) /* F(3, 2), F(5, 2) */
     }
 }
