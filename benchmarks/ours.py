@@ -5,14 +5,14 @@ from __future__ import annotations
 import numpy as np
 
 import fastconv as fc
-from benchmarks.registry import Layer
+from benchmarks.registry import Layer, aligned
 from benchmarks.timing import NCHW_CALL, NCHW_PLAN, Absent, Contestant
 from fastconv.algorithms import ALGORITHMS
 
 
 def channels_last(x: np.ndarray) -> np.ndarray:
     """The same array with the channels innermost in memory."""
-    return np.ascontiguousarray(x.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
+    return aligned(x.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
 
 
 def planned(layer: Layer, arrays, algorithm: str, threads: int) -> Contestant | Absent:

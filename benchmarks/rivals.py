@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from benchmarks.registry import Layer
+from benchmarks.registry import Layer, aligned
 from benchmarks.timing import Absent, Contestant
 
 Arrays = tuple[np.ndarray, np.ndarray, np.ndarray]
@@ -21,7 +21,7 @@ def torch_contestants(layer: Layer, arrays: Arrays, threads: int) -> list[Contes
     import torch
 
     torch.set_num_threads(threads)
-    x, weight, bias = (torch.from_numpy(array.copy()) for array in arrays)
+    x, weight, bias = (torch.from_numpy(aligned(array)) for array in arrays)
     x_last = x.contiguous(memory_format=torch.channels_last)
     weight_last = weight.contiguous(memory_format=torch.channels_last)
     shape = list(layer.padding), list(layer.stride), list(layer.dilation), layer.groups
@@ -82,7 +82,7 @@ def onnxruntime_contestants(layer: Layer, arrays: Arrays, threads: int) -> list[
     options.add_session_config_entry("session.force_spinning_stop", "1")
     model = onnx_model(layer, weight, bias)
     session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-    y = np.empty(layer.output_shape, np.float32)
+    y = aligned(np.empty(layer.output_shape, np.float32))
     binding = session.io_binding()
     binding.bind_ortvalue_input("x", ort.OrtValue.ortvalue_from_numpy(x))
     binding.bind_output("y", "cpu", 0, np.float32, layer.output_shape, y.ctypes.data)
@@ -118,7 +118,7 @@ def openvino_contestants(layer: Layer, arrays: Arrays, threads: int) -> list[Con
             name, request.infer, lambda _, kept=(x, tensor): read(request.get_output_tensor().data)
         )
 
-    x_last = np.ascontiguousarray(x.transpose(0, 2, 3, 1))
+    x_last = aligned(x.transpose(0, 2, 3, 1))
     return [
         contestant("openvino", plain, x, lambda y: y),
         contestant("openvino_cl", steps.build(), x_last, lambda y: y.transpose(0, 3, 1, 2)),

@@ -57,10 +57,15 @@ def test_nhwc_views_equal_their_copies(algorithm, memory):
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-def test_broadcast_input(algorithm):
-    """Zero strides: one image seen as two, one channel as thirteen."""
+def test_broadcast_arguments(algorithm):
+    """Zero strides: one image seen as two, one channel as thirteen, one tap as nine."""
     x = np.broadcast_to(X[:1, :1], X.shape)
     assert_same_bits(conv2d(x, algorithm=algorithm), conv2d(x.copy(), algorithm=algorithm))
+    for weight in (WEIGHT[:1], WEIGHT[:, :1], WEIGHT[..., :1, :1]):
+        view = np.broadcast_to(weight, WEIGHT.shape)
+        assert_same_bits(
+            conv2d(weight=view, algorithm=algorithm), conv2d(weight=view.copy(), algorithm=algorithm)
+        )
 
 
 @pytest.mark.parametrize("strides", [None, (1, -1), (-2, 1)])

@@ -86,6 +86,9 @@ PADDED = {"padding": ((2, 1), (1, 2))}
 # Vectors that overlap, groups of a vector and of less, any kernel.
 NARROW_CASES = {
     "3x3": narrow_case(150, (3, 3), **PADDED),
+    "3x3 of whole vectors": narrow_case(96, (3, 3), **PADDED),
+    "3x3 s2 of whole vectors": narrow_case(64, (3, 3), stride=(2, 2), **PADDED),
+    "3x3 s2 of 1 KiB": narrow_case(256, (3, 3), stride=(2, 2), **PADDED),
     "5x5 s2": narrow_case(136, (5, 5), stride=(2, 2), **PADDED),
     "7x7": narrow_case(21, (7, 7), **PADDED),
     "2x4": narrow_case(19, (2, 4), dilation=(2, 1), **PADDED),

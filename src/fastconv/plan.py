@@ -228,8 +228,7 @@ class Plan:
             raise ValueError(f"weight must have shape {geometry.weight_shape}, got {weight.shape}")
         if bias is not None and bias.shape != (geometry.out_channels,):
             raise ValueError(f"bias must have shape ({geometry.out_channels},), got {bias.shape}")
-        if weight.dtype is not geometry.dtype:
-            weight = weight.astype(geometry.dtype)
+        weight = checks.kernel_ready(weight, geometry.dtype)
         if self._edges:
             self._edge = 0 if bias is None else bias.astype(geometry.dtype)
         # Each depth of a 3-D kernel by itself; the first has the bias, the others add none.
@@ -237,7 +236,7 @@ class Plan:
         before = self._packed or [None] * len(slices)
         self._packed = []
         for taps, into in zip(slices, before, strict=True):
-            taps = np.ascontiguousarray(taps).reshape(planar.weight_shape)
+            taps = taps.reshape(planar.weight_shape)
             packed = self._algorithm.pack(taps, bias, planar, self._kernels, self.num_threads, into)
             if into is not None and packed.finite != into.finite:
                 self._bound.clear()

@@ -231,7 +231,7 @@ def pack_grouped(
         shape = groups, ceil_div(group_out, width), geometry.reduction, width
         packed = aligned_empty(shape, geometry.dtype)
     grouped = weight.reshape(groups, group_out, geometry.in_channels // groups, -1)
-    kernels.pack_weight(np.ascontiguousarray(grouped), packed, num_threads)
+    kernels.pack_weight(grouped, packed, num_threads)
     return packed
 
 

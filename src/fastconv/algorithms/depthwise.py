@@ -96,13 +96,17 @@ def _blocking(geometry: ConvGeometry, num_threads: int, kernels: ModuleType) -> 
         plane_bands = min(rows, base.round_up(plane_bands, num_threads))
     plane_rows = base.in_rows(geometry, base.ceil_div(rows, plane_bands))
     planes = group_in * plane_rows * plane_row + 2 * lanes
+    # At worst every row of a strip is copied; see square_band in kernels/planes.pyx.
+    copied_row = base.round_up(columns, lanes) * stride + geometry.kernel_size[1]
+    strip_rows = plane_rows + 2
+    strips = strip_rows * (8 // itemsize + copied_row) + 2 * lanes * plane_rows
     return _Blocking(
         bands,
         base.count_bands(geometry, rows, 1, num_threads),
         plane_bands,
         phase_pitch,
         base.plane_offsets(geometry, plane_rows, phase_pitch).ravel().astype(np.intp),
-        base.round_up(max(gathered, planes), 64 // itemsize),
+        base.round_up(max(gathered, planes, strips), 64 // itemsize),
     )
 
 
@@ -125,7 +129,7 @@ def pack(weight, bias, geometry: ConvGeometry, kernels: ModuleType, into: Packed
         packed_weight, packed_bias = packed[:-1], packed[-1]
     else:
         packed_weight, packed_bias = into.weight, into.bias
-    finite = kernels.pack_narrow(weight, packed_weight)
+    finite = kernels.pack_narrow(np.ascontiguousarray(weight), packed_weight)
     packed_bias[channels:] = 0
     packed_bias[:channels] = 0 if bias is None else bias
     return Packed(kernels, geometry, packed_weight, packed_bias, finite=finite)
@@ -143,7 +147,7 @@ def bind(packed: Packed, x, out, epilogue: Epilogue, num_threads: int) -> Call:
     if x.strides[2] == out.strides[2] == x.itemsize:
         before = (
             packed.weight, packed.bias, geometry, blocking.offset, blocking.phase_pitch,
-            blocking.plane_bands, *epilogue,
+            blocking.plane_bands, packed.finite, *epilogue,
         )  # fmt: skip
         return bound(kernels.depthwise_planes, geometry.dtype, before, after)
     # What lies in whole vectors of channels is read where it lies, and only threads need bands.

@@ -299,7 +299,7 @@ def _in_blocks(weight: np.ndarray, form: Form) -> np.ndarray:
     """Weights (groups, outputs, channels, k_h, k_w) as (groups, outputs, blocks · channels, r_h · r_w)."""
     groups, outputs, channels = weight.shape[:3]
     if form.whole:
-        return np.ascontiguousarray(weight.reshape(groups, outputs, channels, -1))
+        return weight.reshape(groups, outputs, channels, -1)
     down, across = form.blocks
     blocks = np.zeros((groups, outputs, len(down), len(across), channels, *form.taps), weight.dtype)
     for (i, rows), (j, columns) in product(enumerate(down), enumerate(across)):

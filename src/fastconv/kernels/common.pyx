@@ -11,7 +11,7 @@ ctypedef fused real:
     double
 
 cdef extern from "microkernel.h" nogil:
-    const int VECTOR_BYTES, TILE_ROWS, START_ZERO, START_BIAS, START_ROW_BIAS, START_OUTPUT
+    const int VECTOR_BYTES, TILE_ROWS, PLANE_WIDE, START_ZERO, START_BIAS, START_ROW_BIAS, START_OUTPUT
     const int NARROW_PLAIN, NARROW_SHUFFLED, NARROW_BROADCAST
     void gemm_tile_f32(
         int rows, int columns, const float *a, Py_ssize_t a_stride, Py_ssize_t segments,
@@ -57,9 +57,11 @@ cdef extern from "microkernel.h" nogil:
         int mode
         bint sized, pairs, rectified, accumulate
     struct planes:
-        Py_ssize_t taps, stride_w, pad_w, phase_pitch, columns
-        Py_ssize_t a_row, a_line, w_stride, y_plane, y_row, square_step
+        Py_ssize_t taps, stride_w, pad_w, phase_pitch, columns, width
+        Py_ssize_t a_row, w_stride, y_plane, y_row
         bint rectified, accumulate
+    void narrow_align_f32(narrow *s, Py_ssize_t rows, const float *a) noexcept
+    void narrow_align_f64(narrow *s, Py_ssize_t rows, const double *a) noexcept
     bint narrow_sized_f32(const narrow *s) noexcept
     bint narrow_sized_f64(const narrow *s) noexcept
     void narrow_rows_f32(
@@ -78,6 +80,12 @@ cdef extern from "microkernel.h" nogil:
     void plane_rows_f64(
         const planes *s, Py_ssize_t outs, Py_ssize_t rows, const double *a, const Py_ssize_t *offset,
         const double *w, const double *bias, double *y) noexcept
+    void square_rows_f32(
+        const planes *s, Py_ssize_t outs, Py_ssize_t rows, const float *const *line, const float *w,
+        const float *bias, float *block, float *y) noexcept
+    void square_rows_f64(
+        const planes *s, Py_ssize_t outs, Py_ssize_t rows, const double *const *line, const double *w,
+        const double *bias, double *block, double *y) noexcept
     void transpose_f32(
         const float *source, Py_ssize_t source_stride, Py_ssize_t rows, Py_ssize_t columns,
         Py_ssize_t readable, float *target, Py_ssize_t target_stride) noexcept

@@ -201,110 +201,9 @@ static TYPED(narrow_run) * TYPED(narrow_run_for)(const struct narrow *s, int row
     return runs[kind][2 * (s->stride_w - 1) + rows - 1];
 }
 
-/* One row of the input of a strip: a column of row sums meets it with every step-th kernel row from `phase` on, the
- * newest with the first. Only sums first ≤ k < last are of the image, where not all are. */
-ALWAYS_INLINE void TYPED(strip_input_row)(
-    const int pixels, const int step, const int phase, const int all, ptrdiff_t first, ptrdiff_t last,
-    ptrdiff_t begin, ptrdiff_t end, const REAL *at, ptrdiff_t a_pixel, const vec (*weight)[3],
-    vec (*sum)[NARROW_PIXELS])
-{
-    const int taps = 3;
-    _Pragma("GCC unroll 32") for (int q = 0; q < (pixels - 1) * step + taps; q++)
-    {
-        if (COLUMN_IS_INSIDE(q)) {
-            vec v = TYPED(load)(at);
-            KEEP_IN_REGISTER(v);
-            _Pragma("GCC unroll 3") for (int k = 0; k * step + phase < taps; k++)
-            {
-                if (!all && (k < first || k >= last))
-                    continue;
-                _Pragma("GCC unroll 7") for (int p = 0; p < pixels; p++)
-                {
-                    const int j = q - p * step;
-                    if (j >= 0 && j < taps)
-                        sum[k][p] += v * weight[k * step + phase][j];
-                }
-            }
-        }
-        at += a_pixel;
-        __asm__("" : "+r"(at));
-    }
-}
-
-/* All rows of a tile of a 3×3 kernel: every input vector is loaded once, the weights and the sums of the (at most
- * three) rows that are not yet complete stay in registers. `a` is where the first row's window begins. */
-ALWAYS_INLINE void TYPED(strip)(
-    const int pixels, const int step, const struct narrow *s, ptrdiff_t rows, ptrdiff_t top, ptrdiff_t begin,
-    ptrdiff_t end, const REAL *a, const REAL *w, const REAL *bias, ptrdiff_t kept, REAL *y)
-{
-    const int slots = (2 + step) / step, as_it_is = !s->accumulate && !s->rectified;
-    vec sum[3][NARROW_PIXELS] = {{{0}}}, weight[3][3];
-    _Pragma("GCC unroll 3") for (int i = 0; i < 3; i++)
-        _Pragma("GCC unroll 3") for (int j = 0; j < 3; j++)
-        {
-            weight[i][j] = TYPED(load)(w + (i * 3 + j) * s->w_stride);
-            KEEP_IN_REGISTER(weight[i][j]);
-        }
-    for (ptrdiff_t n = 0; n < rows + slots - 1; n++, top += step, a += step * s->a_row) {
-        _Pragma("GCC unroll 7") for (int p = 0; p < pixels; p++) sum[0][p] = TYPED(load)(bias);
-        const ptrdiff_t first = n - rows + 1, last = n + 1;
-#define INPUT_ROW(all)                                                                                     \
-    TYPED(strip_input_row)(pixels, step, phase, all, first, last, begin, end, a + phase * s->a_row,        \
-                           s->a_pixel, weight, sum)
-        _Pragma("GCC unroll 2") for (int phase = 0; phase < step; phase++)
-        {
-            if (top + phase < 0 || top + phase >= s->height)
-                continue;
-            if (first <= 0 && last >= slots)
-                INPUT_ROW(1);
-            else
-                INPUT_ROW(0);
-        }
-#undef INPUT_ROW
-        if (last >= slots) {
-            _Pragma("GCC unroll 7") for (int p = 0; p < pixels; p++)
-            {
-                if (as_it_is)
-                    TYPED(store)(y + p * s->y_pixel, sum[slots - 1][p]);
-                else
-                    TYPED(narrow_store)(s, y + p * s->y_pixel, sum[slots - 1][p], kept);
-            }
-            y += s->y_row;
-        }
-        _Pragma("GCC unroll 2") for (int k = slots - 1; k > 0; k--)
-            _Pragma("GCC unroll 7") for (int p = 0; p < pixels; p++) sum[k][p] = sum[k - 1][p];
-    }
-}
-
-typedef void TYPED(strip_run)(
-    const struct narrow *, ptrdiff_t, ptrdiff_t, ptrdiff_t, ptrdiff_t, ptrdiff_t, const REAL *, const REAL *,
-    const REAL *, ptrdiff_t, REAL *);
-
-#define STRIP_CASE(pixels, step)                                                                   \
-    case pixels:                                                                                   \
-        TYPED(strip)(pixels, step, s, rows, top, begin, end, a, w, bias, kept, y);                 \
-        break;
-#define STRIP_RUN(step)                                                                            \
-    static void TYPED(strip_s##step)(                                                              \
-        const struct narrow *s, ptrdiff_t pixels, ptrdiff_t rows, ptrdiff_t top, ptrdiff_t begin,  \
-        ptrdiff_t end, const REAL *a, const REAL *w, const REAL *bias, ptrdiff_t kept, REAL *y)    \
-    {                                                                                              \
-        switch (pixels) {                                                                          \
-            STRIP_CASE(1, step)                                                                    \
-            STRIP_CASE(2, step)                                                                    \
-            STRIP_CASE(3, step)                                                                    \
-            STRIP_CASE(4, step)                                                                    \
-            STRIP_CASE(5, step)                                                                    \
-            STRIP_CASE(6, step)                                                                    \
-            STRIP_CASE(7, step)                                                                    \
-        }                                                                                          \
-    }
 #if NARROW_PIXELS == 7
-STRIP_RUN(1)
-STRIP_RUN(2)
+#include "strips.h"
 #endif
-#undef STRIP_RUN
-#undef STRIP_CASE
 
 /* Any kernel, dilation and stride: a row of pixels, whose kernel columns first_j ≤ j < last_j lie inside. */
 ALWAYS_INLINE void TYPED(narrow_any_tile)(
@@ -354,8 +253,8 @@ static void TYPED(narrow_any)(
 /* The first output channel of a vector. */
 ALWAYS_INLINE ptrdiff_t TYPED(narrow_start)(const struct narrow *s, ptrdiff_t v)
 {
-    const ptrdiff_t start = v * LANES, last = s->out_channels - LANES;
-    return last < 0 ? 0 : start < last ? start : last;
+    const ptrdiff_t start = v * LANES - s->lead, last = s->out_channels - LANES;
+    return last < 0 || start < 0 ? 0 : start < last ? start : last;
 }
 
 /* Whether a vector goes down all rows before the next one: what the rows share is then read from the L1 cache.
@@ -365,6 +264,23 @@ ALWAYS_INLINE int TYPED(narrow_in_strips)(const struct narrow *s)
     const ptrdiff_t few = 1024 / sizeof(REAL);
     return NARROW_PIXELS == 7 && s->pairs && s->mode == NARROW_PLAIN && s->a_pixel * s->stride_w % few != 0 &&
            s->y_pixel % few != 0;
+}
+
+/* Where it pays, let the vectors of a run of rows begin on cache lines of the input, which lies at `a`: NumPy's
+ * arrays begin 16 bytes into one, and the L1 cache then fetches each line for two vectors. The first one is wrapped
+ * where a strip's pixels are contiguous. */
+static void TYPED(narrow_align)(struct narrow *s, ptrdiff_t rows, const REAL *a)
+{
+    const int whole = s->a_pixel % LANES == 0 && s->a_row % LANES == 0 && s->out_channels % LANES == 0 &&
+                      (uintptr_t)a % sizeof(REAL) == 0;
+    const int strips = TYPED(narrow_in_strips)(s) && rows > 2;
+    const int fits = s->a_pixel == s->out_channels && !s->accumulate;
+    s->lead = s->wrapped = 0;
+    if (NARROW_PIXELS == 7 && s->mode == NARROW_PLAIN && s->pairs && s->kernel_w == 3 && whole &&
+        s->out_channels >= 2 * LANES && (fits || !strips))
+        s->lead = (uintptr_t)a / sizeof(REAL) % LANES;
+    s->wrapped = strips && s->lead > 0;
+    s->vectors = (s->out_channels + (s->wrapped ? 0 : s->lead) + LANES - 1) / LANES;
 }
 
 /* The rows of input, counted from row `top` in steps of the dilation, and the columns from column `left` on that
@@ -405,12 +321,10 @@ static void TYPED(narrow_tiles)(
     const MASK *lanes, REAL *y)
 {
     ptrdiff_t most = s->sized ? NARROW_MOST(s->stride_w) : NARROW_PIXELS, pixels;
-    TYPED(strip_run) *strip = NULL;
 #if NARROW_PIXELS == 7
-    if (rows > 2 && s->kernel_w == 3 && s->mode == NARROW_PLAIN) {
-        strip = s->stride_w == 1 ? TYPED(strip_s1) : TYPED(strip_s2);
+    const int in_strips = rows > 2 && s->kernel_w == 3 && s->mode == NARROW_PLAIN;
+    if (in_strips)
         most = NARROW_PIXELS;
-    }
 #endif
     const ptrdiff_t step = s->pairs ? 2 : 1;
     TYPED(narrow_run) *one = s->sized ? TYPED(narrow_run_for)(s, 1) : NULL;
@@ -430,10 +344,12 @@ static void TYPED(narrow_tiles)(
             REAL *to = y + x * s->y_pixel + c;
             if (s->mode == NARROW_SHUFFLED)
                 memcpy(index, lanes + v * s->group_in * LANES, s->group_in * sizeof(vec_mask));
-            if (strip) {
-                strip(s, pixels, rows, top, -left, s->width - left, at, w + c, bias + c, kept, to);
+#if NARROW_PIXELS == 7
+            if (in_strips) {
+                TYPED(strip_for)(s, v)(s, pixels, rows, top, -left, s->width - left, at, w + c, bias + c, kept, to);
                 continue;
             }
+#endif
             TYPED(narrow_rows_of_tile)(s, rows > 1 ? two : one, &in, pixels, at, w + c, bias + c, index, kept, to);
             for (ptrdiff_t r = step; r < rows; r += step) {
                 const struct inside next = TYPED(narrow_inside)(s, top + r * s->stride_h, left);

@@ -26,6 +26,13 @@ cdef inline bint narrow_sized(const narrow *s, const real *unused) noexcept nogi
         return narrow_sized_f64(s)
 
 
+cdef inline void narrow_align(narrow *s, Py_ssize_t rows, const real *a) noexcept nogil:
+    if real is float:
+        narrow_align_f32(s, rows, a)
+    else:
+        narrow_align_f64(s, rows, a)
+
+
 cdef void narrow_band(
     narrow *s, Py_ssize_t top, const real *x, const real *w, const real *bias, const void *lanes,
     Py_ssize_t rows, real *out, const Py_ssize_t *out_stride, real *block
@@ -38,10 +45,12 @@ cdef void narrow_band(
     s.y_pixel, s.y_row = out_stride[1], out_stride[0]
     x = x + top * (s.a_step // s.stride_h)
     if out_stride[2] == 1 and s.out_channels >= width:
+        narrow_align(s, rows, x)
         narrow_rows(s, rows, top, x, w, bias, lanes, out)
         return
     s.y_pixel = max(width, s.out_channels)
     s.y_row = s.columns * s.y_pixel
+    narrow_align(s, 2, x)
     for y from 0 <= y < rows by 2:
         count = min(2, rows - y)
         if s.accumulate:
@@ -82,7 +91,6 @@ cdef void narrow_item(
                     scratch, row_pitch, s.a_pixel)
         s.height, s.width, s.pad_w, x, top = in_rows, in_columns, 0, scratch, 0
         scratch = scratch + in_rows * row_pitch
-    s.vectors = (s.out_channels + width - 1) // width
     s.a_row, s.a_step = s.dilation_h * row_pitch, s.stride_h * row_pitch
     left = s.width + s.pad_w - (problem.kernel_w - 1) * problem.dilation_w  # one more than the last start
     s.interior_begin = min((s.pad_w + s.stride_w - 1) // s.stride_w, s.columns)

@@ -6,7 +6,7 @@
  *
  *   transpose         between channels-last and planar pixels
  *   gemm_tile         C[rows × columns]  (+)=  A[rows × K] · B[K × columns]   in registers
- *   depthwise.h       depthwise and narrow groups on channels-last pixels
+ *   depthwise.h       depthwise and narrow groups on channels-last pixels, in strips.h the longest of its tiles
  *   planes.h          the same on planes
  *   gradients.h       the weight gradient's products
  *   spectral.h        complex products in the frequency domain
@@ -57,8 +57,10 @@ struct narrow {
     ptrdiff_t a_row, a_pixel, w_stride, y_row, y_pixel; /* a_row: from one kernel row to the next */
     ptrdiff_t a_step;                                   /* from one output row to the next */
     ptrdiff_t out_channels, vectors; /* the last vector of output channels may overlap the one before */
+    ptrdiff_t lead; /* channels by which vectors begin earlier, on cache lines of the input */
     const ptrdiff_t *base;
     int sized, pairs; /* whether tiles are made for this kernel, and tiles of two rows */
+    int wrapped;      /* whether the first vector has the last `lead` channels before its own, else it overlaps */
     int mode, rectified, accumulate;
 };
 
@@ -73,13 +75,20 @@ struct inside {
     ptrdiff_t first_row, last_row, first_column, last_column;
 };
 
-/* The same on planes: rows of the gathered input are cut into stride_w phases. */
+/* The same on planes. Rows of the gathered input are cut into stride_w phases; square kernels of depthwise problems
+ * read a plane, `width` wide, where it lies. */
 struct planes {
-    ptrdiff_t taps, stride_w, pad_w, phase_pitch, columns;
-    ptrdiff_t a_row, a_line, w_stride, y_plane, y_row; /* a_row: from one output row to the next, a_line: in a */
-    ptrdiff_t square_step; /* the stride of both axes of an undilated depthwise square kernel; else 0 */
+    ptrdiff_t taps, stride_w, pad_w, phase_pitch, columns, width;
+    ptrdiff_t a_row, w_stride, y_plane, y_row; /* a_row: from one output row to the next */
     int rectified, accumulate;
 };
+
+/* Vectors of a strip of planes. */
+#if defined(__AVX512F__)
+#define PLANE_WIDE 2
+#else
+#define PLANE_WIDE 1
+#endif
 
 /* What the outputs of one axis read: output k the positions source[start[k]] … source[start[k + 1] − 1]. */
 struct taps {

@@ -25,26 +25,56 @@ cdef enum:
     PACK_AHEAD = 2  # vectors of each row asked for before they are packed
 
 
-cdef void pack_weight_panel(
-    const real *weight, Py_ssize_t count, Py_ssize_t channels, Py_ssize_t taps, real *panel
+cdef void pack_weight_rows(
+    const real *weight, Py_ssize_t row_stride, Py_ssize_t count, Py_ssize_t channels, Py_ssize_t taps,
+    real *panel
 ) noexcept nogil:
-    """panel[(tap, c), j] = weight[j, c, tap] for j < count, zero beyond."""
+    """pack_weight_panel where each output channel's weights (c, tap) lie in one run."""
     cdef Py_ssize_t width = panel_width(weight), lanes = width // 2, reduction = channels * taps, e, i, c, run
     cdef real[16 * 32] square  # LANES rows of a panel; AVX-512 float32 has the most
     for e from 0 <= e < reduction by lanes:
         run = min(lanes, reduction - e)
         for i in range(count):  # rows lie pages apart, which no processor foresees
-            prefetch(weight + i * reduction + e + PACK_AHEAD * lanes)
+            prefetch(weight + i * row_stride + e + PACK_AHEAD * lanes)
         if count < width:
             memset(square, 0, run * width * sizeof(real))
-        transpose(weight + e, reduction, count, run, count * reduction - e, square, width)
+        transpose(weight + e, row_stride, count, run, (count - 1) * row_stride + reduction - e, square, width)
         for i in range(run):
             c = (e + i) // taps
             memcpy(panel + ((e + i - c * taps) * channels + c) * width, square + i * width,
                    width * sizeof(real))
 
 
-def pack_weight(const real[:, :, :, ::1] weight, real[:, :, :, ::1] panels, int num_threads):
+cdef void pack_weight_panel(
+    const real *weight, const Py_ssize_t *stride, Py_ssize_t count, Py_ssize_t channels, Py_ssize_t taps,
+    real *panel
+) noexcept nogil:
+    """panel[(tap, c), j] = weight[j, c, tap] for j < count, zero beyond; `stride` is that of j, c and tap."""
+    cdef Py_ssize_t width = panel_width(weight), c, t, j, lowest = 0, step = channels * width
+    cdef bint runs = stride[0] > 0 and stride[1] > 0 and (stride[2] == 1 or stride[2] == -1) and taps > 1
+    cdef real *row
+    if stride[1] == taps and (stride[2] == 1 or taps == 1):
+        pack_weight_rows(weight, stride[0], count, channels, taps, panel)
+        return
+    # A kernel flipped and its channels exchanged, as a gradient's is, or one that is channels-last.
+    if count < width:
+        memset(panel, 0, taps * step * sizeof(real))
+    if runs and stride[2] < 0:
+        lowest, step = 1 - taps, -step
+    for c in range(channels):
+        row = panel + c * width
+        if runs:
+            transpose(weight + lowest, stride[0], count, taps,
+                      (channels - 1 - c) * stride[1] + (count - 1) * stride[0] + taps,
+                      row + lowest * step, step)
+        else:
+            for t in range(taps):
+                for j in range(count):
+                    row[t * step + j] = weight[j * stride[0] + t * stride[2]]
+        weight += stride[1]
+
+
+def pack_weight(const real[:, :, :, :] weight, real[:, :, :, ::1] panels, int num_threads):
     """Pack the weights of a convolution: panels[g, p, (tap, c), j] = weight[g, p · PANEL + j, c, tap].
 
     Parameters
@@ -52,11 +82,13 @@ def pack_weight(const real[:, :, :, ::1] weight, real[:, :, :, ::1] panels, int 
     weight : (groups, C_out/groups, C_in/groups, k_h·k_w), IN
     panels : (groups, ceil(C_out/groups / PANEL), k_h·k_w·C_in/groups, PANEL), OUT
     """
-    cdef Py_ssize_t item, g, p, width = panels.shape[3], parts = panels.shape[1]
+    cdef Py_ssize_t item, g, p, width = panels.shape[3], parts = panels.shape[1], size = sizeof(real)
+    cdef Py_ssize_t[3] stride = [
+        weight.strides[1] // size, weight.strides[2] // size, weight.strides[3] // size]
     for item in prange(panels.shape[0] * parts, nogil=True, num_threads=num_threads, schedule="static"):
         g = item // parts
         p = item % parts
-        pack_weight_panel(&weight[g, p * width, 0, 0], min(width, weight.shape[1] - p * width),
+        pack_weight_panel(&weight[g, p * width, 0, 0], stride, min(width, weight.shape[1] - p * width),
                           weight.shape[2], weight.shape[3], &panels[g, p, 0, 0])
 
 
@@ -137,7 +169,7 @@ cdef void transform_panel(
 
 
 def pack_winograd(
-    const real[:, :, :, ::1] weight, const double[:, ::1] matrix_h, const double[:, ::1] matrix_w,
+    const real[:, :, :, :] weight, const double[:, ::1] matrix_h, const double[:, ::1] matrix_w,
     const Py_ssize_t[:, ::1] place, real[:, :, :, :, ::1] transformed, real[:, :, ::1] workspace,
     int num_threads
 ):
@@ -155,13 +187,15 @@ def pack_winograd(
     workspace : (num_threads, r_h·r_w·blocks·C_in/groups, PANEL), scratch
     """
     cdef Py_ssize_t item, g, p, width = transformed.shape[4], channels = transformed.shape[3]
-    cdef Py_ssize_t parts = transformed.shape[1]
+    cdef Py_ssize_t parts = transformed.shape[1], size = sizeof(real)
+    cdef Py_ssize_t[3] stride = [
+        weight.strides[1] // size, weight.strides[2] // size, weight.strides[3] // size]
     cdef real *panel
     for item in prange(transformed.shape[0] * parts, nogil=True, num_threads=num_threads, schedule="static"):
         g = item // parts
         p = item % parts
         panel = &workspace[threadid(), 0, 0]
-        pack_weight_panel(&weight[g, p * width, 0, 0], min(width, weight.shape[1] - p * width),
+        pack_weight_panel(&weight[g, p * width, 0, 0], stride, min(width, weight.shape[1] - p * width),
                           weight.shape[2], weight.shape[3], panel)
         transform_panel(<const real *>panel, channels, matrix_h, matrix_w, place,
                         &transformed[g, p, 0, 0, 0])

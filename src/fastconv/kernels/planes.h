@@ -1,15 +1,11 @@
 /* Depthwise and narrow-group convolution on planes (channels first), a vector along the row; microkernel.h includes
  * this once for each element type. The products of a sum come in the order that depthwise.h states. */
 
-/* Rows of a register tile of several output channels; rows and vectors of one of a square kernel. */
+/* Rows of a register tile of several output channels; vectors of a strip of a square kernel. */
 #if defined(__AVX512F__)
 #define PLANE_ROWS 4
-#define PLANE_TALL 7
-#define PLANE_WIDE 2
 #else
 #define PLANE_ROWS 2
-#define PLANE_TALL 4
-#define PLANE_WIDE 1
 #endif
 
 /* target[r][phase][...] = a row of a plane with its zero halo; column x lies in phase (x + pad) mod stride. */
@@ -122,120 +118,189 @@ ALWAYS_INLINE void TYPED(plane_rows_sized)(
 #undef ROWS
 }
 
-/* plane_store out of line, so that its calls of memcpy do not keep a tile's sums out of registers. */
-__attribute__((noinline, cold)) static void TYPED(plane_store_part)(
-    const struct planes *s, REAL *at, const vec *sum, ptrdiff_t valid, ptrdiff_t room)
+/* Every other element, from `first` on, of two vectors side by side. */
+ALWAYS_INLINE vec TYPED(every_other)(vec low, vec high, MASK first)
 {
-    TYPED(plane_store)(s, at, *sum, valid, room);
+    vec_mask index;
+    for (int l = 0; l < LANES; l++)
+        index[l] = 2 * l + first;
+    return __builtin_shuffle(low, high, index);
 }
 
-/* A tile of rows × wide vectors of one output channel of a square kernel with equal strides: each vector of the
- * input is multiplied into all rows that it is part of. `column` holds where the taps of a row lie. */
-ALWAYS_INLINE void TYPED(square_tile)(
-    const int taps, const int step, const int rows, const int wide, const struct planes *s, const REAL *a,
-    const ptrdiff_t *column, const vec *weight, REAL bias, REAL *y, ptrdiff_t valid, ptrdiff_t room)
+/* One row of the input of a strip of `wide` vectors: sum[k] is of the k-th newest row of outputs, which meets the
+ * row with its kernel row k · step + phase. Only sums first ≤ k < last are of the band, where not all are. */
+ALWAYS_INLINE void TYPED(square_input_row)(
+    const int taps, const int step, const int wide, const int phase, const int all, ptrdiff_t first,
+    ptrdiff_t last, const REAL *at, const vec_mask (*inside)[PLANE_WIDE], const vec *weight,
+    vec (*sum)[PLANE_WIDE])
 {
-    vec sum[PLANE_TALL][PLANE_WIDE];
-    _Pragma("GCC unroll 8") for (int r = 0; r < rows; r++)
-        _Pragma("GCC unroll 2") for (int x = 0; x < wide; x++) sum[r][x] = TYPED(broadcast)(bias);
-    _Pragma("GCC unroll 24") for (int i = 0; i < (rows - 1) * step + taps; i++)
+    vec low[PLANE_WIDE], high[PLANE_WIDE], v[PLANE_WIDE];
+    _Pragma("GCC unroll 7") for (int j = 0; j < taps; j++)
     {
-        _Pragma("GCC unroll 7") for (int j = 0; j < taps; j++)
+        _Pragma("GCC unroll 2") for (int x = 0; x < wide; x++)
         {
+            if (j % step == 0) {
+                low[x] = TYPED(load)(at + j + x * step * LANES);
+                KEEP_IN_REGISTER(low[x]); /* a masked load that crosses a cache line takes longer */
+                if (step == 2) {
+                    high[x] = TYPED(load)(at + j + (2 * x + 1) * LANES);
+                    KEEP_IN_REGISTER(high[x]);
+                }
+            }
+            const vec read = step == 2 ? TYPED(every_other)(low[x], high[x], j % 2) : low[x];
+            v[x] = (vec)((vec_mask)read & inside[j][x]);
+            KEEP_IN_REGISTER(v[x]);
+        }
+        _Pragma("GCC unroll 7") for (int k = 0; k * step + phase < taps; k++)
+        {
+            if (!all && (k < first || k >= last))
+                continue;
+            vec by = weight[(k * step + phase) * taps + j];
+            if (wide > 1)
+                KEEP_IN_REGISTER(by); /* one load for all vectors */
+            _Pragma("GCC unroll 2") for (int x = 0; x < wide; x++) sum[k][x] += v[x] * by;
+        }
+    }
+}
+
+/* A strip of `wide` vectors down all rows of a band of one output channel, from columns where they lie: line[i] is
+ * column −pad_w of input row i, NULL where the row is padding, and lanes that are not `inside` the image are made
+ * zeros. The last `tail` rows, which would spill over the band's end, go to `end`. */
+ALWAYS_INLINE void TYPED(square_strip)(
+    const int taps, const int step, const int wide, const struct planes *s, ptrdiff_t rows,
+    const REAL *const *line, ptrdiff_t left, const vec_mask (*inside)[PLANE_WIDE], const vec *weight, REAL bias,
+    REAL *y, ptrdiff_t y_row, ptrdiff_t tail, REAL *end)
+{
+    const int slots = (taps + step - 1) / step, rectified = s->rectified && !s->accumulate;
+    vec sum[7][PLANE_WIDE] = {{{0}}};
+    for (ptrdiff_t n = 0; n < rows + slots - 1; n++) {
+        const ptrdiff_t first = n - rows + 1, last = n + 1;
+        _Pragma("GCC unroll 2") for (int x = 0; x < wide; x++) sum[0][x] = TYPED(broadcast)(bias);
+        _Pragma("GCC unroll 2") for (int phase = 0; phase < step; phase++)
+        {
+            const REAL *at = line[n * step + phase];
+            if (!at)
+                continue;
+            at += left * step;
+#define INPUT_ROW(all) \
+    TYPED(square_input_row)(taps, step, wide, phase, all, first, last, at, inside, weight, sum)
+            if (first <= 0 && last >= slots)
+                INPUT_ROW(1);
+            else
+                INPUT_ROW(0);
+#undef INPUT_ROW
+        }
+        if (last >= slots) {
+            const ptrdiff_t rest = slots - first; /* rows, with this one */
+            REAL *to = rest <= tail ? end + (tail - rest) * wide * LANES : y;
             _Pragma("GCC unroll 2") for (int x = 0; x < wide; x++)
             {
-                vec v = TYPED(load)(a + column[j] + x * LANES);
-                KEEP_IN_REGISTER(v);
-                _Pragma("GCC unroll 8") for (int r = 0; r < rows; r++)
-                    if (i - r * step >= 0 && i - r * step < taps)
-                        sum[r][x] += v * weight[(i - r * step) * taps + j];
+                const vec done = sum[slots - 1][x];
+                TYPED(store)(to + x * LANES, rectified ? TYPED(rectify)(done) : done);
             }
+            y += y_row;
         }
-        a += s->a_line;
-        __asm__("" : "+r"(a));
-    }
-    _Pragma("GCC unroll 8") for (int r = 0; r < rows; r++)
-    {
-        const ptrdiff_t behind = room - r * s->y_row - (wide - 1) * LANES;
-        const int whole = !s->accumulate && (valid >= wide * LANES || behind >= LANES);
-        _Pragma("GCC unroll 2") for (int x = wide - 1; x >= 0; x--)
-        {
-            REAL *at = y + r * s->y_row + x * LANES;
-            if (whole) {
-                TYPED(store)(at, s->rectified ? TYPED(rectify)(sum[r][x]) : sum[r][x]);
-            } else {
-                const vec part = sum[r][x];
-                TYPED(plane_store_part)(s, at, &part, valid - x * LANES, room - r * s->y_row - x * LANES);
-            }
-        }
+        _Pragma("GCC unroll 7") for (int k = slots - 1; k > 0; k--)
+            _Pragma("GCC unroll 2") for (int x = 0; x < wide; x++) sum[k][x] = sum[k - 1][x];
     }
 }
 
-/* `rows` rows of one output channel; vectors go from right to left, as each may spill over the row's end. */
-ALWAYS_INLINE void TYPED(square_rows)(
-    const int taps, const int step, const struct planes *s, ptrdiff_t rows, const REAL *a,
-    const ptrdiff_t *column, const REAL *w, const REAL *bias, REAL *y)
+/* y[r][...] = block[r][...], added to what is there and rectified where that is asked for. */
+static void TYPED(block_out)(
+    const struct planes *s, ptrdiff_t rows, ptrdiff_t columns, const REAL *block, ptrdiff_t pitch, REAL *y)
+{
+    for (ptrdiff_t r = 0; r < rows; r++, block += pitch, y += s->y_row)
+        for (ptrdiff_t x = 0; x < columns; x++) {
+            const REAL sum = s->accumulate ? y[x] + block[x] : block[x];
+            y[x] = s->accumulate && s->rectified && sum < 0 ? 0 : sum;
+        }
+}
+
+/* All columns of a band of one output channel. Strips go from right to left, rows downwards: what spills over a
+ * row's end is stored later. Where it would not be, rows go to `block` first. */
+ALWAYS_INLINE void TYPED(square_band)(
+    const int taps, const int step, const struct planes *s, ptrdiff_t rows, const REAL *const *line,
+    const REAL *w, REAL bias, REAL *block, REAL *y)
 {
     vec weight[7 * 7];
     for (int t = 0; t < taps * taps; t++)
         weight[t] = TYPED(broadcast)(w[t * s->w_stride]);
-    ptrdiff_t done = 0;
-#define TILE(count, wide)                                                                                 \
-    TYPED(square_tile)(taps, step, count, wide, s, a + done * s->a_row + x, column, weight, *bias,        \
-                       y + done * s->y_row + x, s->columns - x,                                           \
-                       s->y_row == s->columns ? (rows - done) * s->y_row - x : 0)
-#define ROWS(count)                                                                                       \
-    for (; count <= PLANE_TALL && rows - done >= count; done += count) {                                  \
-        ptrdiff_t x = (s->columns - 1) / LANES * LANES;                                                   \
-        for (; x >= (PLANE_WIDE - 1) * LANES; x -= LANES) {                                               \
-            x -= (PLANE_WIDE - 1) * LANES;                                                                \
-            TILE(count, PLANE_WIDE);                                                                      \
-        }                                                                                                 \
-        for (; x >= 0; x -= LANES)                                                                        \
-            TILE(count, 1);                                                                               \
+    const int spills = !s->accumulate && s->y_row == s->columns;
+    ptrdiff_t vectors = (s->columns + LANES - 1) / LANES, wide;
+    for (; vectors > 0; vectors -= wide) {
+        wide = vectors >= PLANE_WIDE ? PLANE_WIDE : 1;
+        const ptrdiff_t left = (vectors - wide) * LANES, pitch = wide * LANES;
+        const ptrdiff_t columns = s->columns - left < pitch ? s->columns - left : pitch;
+        vec_mask inside[7][PLANE_WIDE];
+        for (int j = 0; j < taps; j++)
+            for (int x = 0; x < wide; x++) {
+                vec_mask column;
+                for (int l = 0; l < LANES; l++)
+                    column[l] = l * step;
+                column += (MASK)((left + x * LANES) * step + j - s->pad_w);
+                inside[j][x] = (column >= 0) & (column < (MASK)s->width);
+            }
+        /* A row is stored whole where its last vector ends before the band does. */
+        ptrdiff_t tail = rows;
+        if (!s->accumulate && columns == pitch)
+            tail = 0;
+        else if (spills)
+            tail = (left + pitch - 1) / s->columns;
+        tail = tail < rows ? tail : rows;
+        REAL *to = y + left;
+#define STRIP(wide) \
+    TYPED(square_strip)(taps, step, wide, s, rows, line, left, inside, weight, bias, to, s->y_row, tail, block)
+        if (wide == PLANE_WIDE)
+            STRIP(PLANE_WIDE);
+        else
+            STRIP(1);
+#undef STRIP
+        TYPED(block_out)(s, tail, columns, block, pitch, to + (rows - tail) * s->y_row);
     }
-    ROWS(PLANE_TALL) ROWS(4) ROWS(2) ROWS(1)
-#undef ROWS
-#undef TILE
 }
 
 #define SQUARE(taps, step)                                                                               \
     static void TYPED(square_##taps##_s##step)(                                                          \
-        const struct planes *s, ptrdiff_t rows, const REAL *a, const ptrdiff_t *column, const REAL *w,   \
-        const REAL *bias, REAL *y)                                                                       \
+        const struct planes *s, ptrdiff_t rows, const REAL *const *line, const REAL *w, REAL bias,       \
+        REAL *block, REAL *y)                                                                            \
     {                                                                                                    \
-        TYPED(square_rows)(taps, step, s, rows, a, column, w, bias, y);                                  \
+        TYPED(square_band)(taps, step, s, rows, line, w, bias, block, y);                                \
     }
 SQUARE(3, 1)
 SQUARE(3, 2)
 SQUARE(5, 1)
 SQUARE(5, 2)
 SQUARE(7, 1)
+SQUARE(7, 2)
 #undef SQUARE
 
-typedef void TYPED(square_run)(
-    const struct planes *, ptrdiff_t, const REAL *, const ptrdiff_t *, const REAL *, const REAL *, REAL *);
-
-/* What there is for a kernel of `taps` products; NULL where that is nothing. */
-static TYPED(square_run) * TYPED(square_for)(const struct planes *s)
+/* `rows` rows of `outs` output channels of one input channel, with a square kernel of s->taps products; `block` holds
+ * rows × PLANE_WIDE vectors. */
+static void TYPED(square_rows)(
+    const struct planes *s, ptrdiff_t outs, ptrdiff_t rows, const REAL *const *line, const REAL *w,
+    const REAL *bias, REAL *block, REAL *y)
 {
-    if (s->square_step == 1)
-        return s->taps == 9    ? TYPED(square_3_s1)
-               : s->taps == 25 ? TYPED(square_5_s1)
-               : s->taps == 49 ? TYPED(square_7_s1)
-                               : NULL;
-    if (s->square_step == 2)
-        return s->taps == 9 ? TYPED(square_3_s2) : s->taps == 25 ? TYPED(square_5_s2) : NULL;
-    return NULL;
+#define BAND(taps)                                                         \
+    if (s->stride_w == 1)                                                  \
+        TYPED(square_##taps##_s1)(s, rows, line, w, *bias, block, y);      \
+    else                                                                   \
+        TYPED(square_##taps##_s2)(s, rows, line, w, *bias, block, y)
+    for (; outs > 0; outs--, w++, bias++, y += s->y_plane) {
+        if (s->taps == 9) {
+            BAND(3);
+        } else if (s->taps == 25) {
+            BAND(5);
+        } else {
+            BAND(7);
+        }
+    }
+#undef BAND
 }
 
 static void TYPED(plane_rows)(
     const struct planes *s, ptrdiff_t outs, ptrdiff_t rows, const REAL *a, const ptrdiff_t *offset,
     const REAL *w, const REAL *bias, REAL *y)
 {
-    TYPED(square_run) *square = TYPED(square_for)(s);
-    for (; square && outs > 0; outs--, w++, bias++, y += s->y_plane)
-        square(s, rows, a, offset, w, bias, y);
     for (; outs >= 4; outs -= 4, w += 4, bias += 4, y += 4 * s->y_plane)
         TYPED(plane_rows_sized)(4, PLANE_ROWS, s, rows, a, offset, w, bias, y);
     for (; outs > 0; outs--, w++, bias++, y += s->y_plane)
@@ -244,5 +309,3 @@ static void TYPED(plane_rows)(
 
 #undef KEEP_IN_REGISTER
 #undef PLANE_ROWS
-#undef PLANE_TALL
-#undef PLANE_WIDE

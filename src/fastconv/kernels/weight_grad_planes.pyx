@@ -3,7 +3,7 @@
 #     dW[m, c] = Σ_n Σ_p  dy[n, m, p] · x[n, c, p]
 #
 # The planes of x are the left factor where they lie. A panel of dy's channels is transposed into the right
-# one, some pixels at a time, which stay in the L1 cache. Blocks, units and parts are those of weight_grad.pyx.
+# one, some pixels at a time, which stay in the L1 cache. Blocks, units and parts are as in weight_grad.pyx.
 from cython.parallel cimport prange, threadid
 from libc.string cimport memset
 
