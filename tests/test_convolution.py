@@ -184,6 +184,52 @@ def test_winograd_3x3_is_accurate(channels):
     assert error <= 4e-6 * np.abs(expected).max()
 
 
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("taps", range(2, 16))
+def test_winograd_takes_a_line_of_any_length(taps, dtype, level):
+    for stride, dilation, size in ((1, 1, 40), (2, 1, 37), (1, 2, 45)):
+        case = strategies.Case(
+            (1, 5, 2, size), (3, 5, 1, taps), stride=(1, stride), dilation=(1, dilation), seed=taps
+        )
+        if taps <= stride:
+            continue
+        x, weight, bias = case.normal(dtype)
+        expected = expected_conv2d(case, x, weight, bias)
+        with kernels.use(level):
+            y = both_thread_counts(x, weight, bias, algorithm="winograd", **case.keywords)
+        assert_within_bound(y, expected, error_bound("winograd", case, dtype), case.reduction)
+
+
+@pytest.mark.parametrize("taps", [3, 5, 7, 9])
+def test_winograd_on_lines_is_accurate(taps):
+    """At most 4e-6 of the largest result on N(0, 1) data."""
+    case = strategies.Case((1, 64, 8, 500), (32, 64, 1, taps), seed=19)
+    x, weight, _ = case.normal(np.float32)
+    expected = expected_conv2d(case, x, weight)
+    error = np.abs(fc.conv2d(x, weight, algorithm="winograd") - expected).max()
+    assert error <= 4e-6 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_outputs_written_past_the_caches_are_those_of_any_layout(level):
+    """Images of more than 8 MiB, whose edges have parts of tiles, accumulated or not."""
+    case = strategies.Case((1, 3, 259, 262), (48, 3, 3, 3), padding=((1, 1), (1, 1)), seed=20)
+    x, weight, bias = case.normal(np.float32)
+    pixels = np.ascontiguousarray(x.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
+    with kernels.use(level):
+        plan = fc.plan_conv2d(x.shape, weight, bias, padding=1, algorithm="winograd", activation="relu")
+        expected = plan(x, num_threads=1)
+        for threads in (1, 2):
+            y = plan(pixels, num_threads=threads)  # on whole cache lines, which NumPy's arrays begin beside
+            assert_same_bits(y, expected)
+            assert_same_bits(plan(pixels, out=np.copy(y), num_threads=threads), expected)
+        added = plan(x, out=expected.copy(), accumulate=True)
+        assert_same_bits(plan(pixels, out=y, accumulate=True), added)
+    reference = np.maximum(expected_conv2d(case, x, weight, bias), 0)
+    assert_within_bound(expected, reference, error_bound("winograd", case, np.float32), case.reduction)
+
+
 @pytest.mark.parametrize("channels", [128, 512])
 def test_strassen_is_accurate(channels):
     case = strategies.Case((1, channels, 30, 30), (70, channels, 1, 1), seed=17)

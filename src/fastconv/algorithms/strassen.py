@@ -21,9 +21,10 @@ PRODUCTS = 7
 _UNIT, _BLOCK_UNITS = 32, 6
 # Bytes of a block's sums, most of an L2 cache.
 _SUMS_BYTES = 1 << 20
-# In times that a pixel's product with a row of a panel takes: to move a pixel of a panel of outputs, to add
-# up a channel of a pixel's sums, and to bring a row of a panel from the L3 cache.
-_STORE, _SUM, _WEIGHT = 5.0, 0.95, 3.5
+# In times that a pixel's product with a row of a panel takes: to move a pixel of a panel of outputs to planes
+# (channels-last 5.0, but a choice holds for all layouts), to add up a channel of a pixel's sums, and to bring
+# a row of a panel from the L3 cache.
+_STORE, _SUM, _WEIGHT = 12.0, 0.95, 3.5
 # The same to add up and pack such a row.
 _PACKING = 300.0
 # Growth of the error over a sum of the same length, because sums of up to four quarters, in both factors,

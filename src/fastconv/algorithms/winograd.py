@@ -32,8 +32,10 @@ _POINTS = {
 # Outputs a tile may have along an axis by the taps of its blocks. F(m, r) takes m + r − 1 points, which must
 # be even in number here, for m·r products; an axis of one tap is left alone.
 _OUTPUTS = {1: (1,), 2: (3, 5), 3: (2, 4), 5: (2, 4), 7: (2, 4)}
-# Taps of a block where an axis, or its phases, have a number of taps that is not listed.
-_BLOCK_TAPS = 3
+# The same where the other axis has one tap, so that rounding errors grow along one axis alone.
+_LINE_OUTPUTS = _OUTPUTS | {3: (2, 4, 6)}
+# Taps of a block where an axis, or its phases, have a number of taps that is not listed; one block has all.
+_BLOCK_TAPS, _LINE_BLOCK_TAPS = (3,), (3, 5)
 # Ten points on both axes would lose two digits.
 _MAX_POINTS = 64
 # Each block has a transformed tile of its own, and scratch memory is bounded.
@@ -44,13 +46,16 @@ _ERROR_GROWTH = {0: 1.0, 1: 1.25, 2: 2.25, 3: 5.0, 4: 10.0}
 # Of some 3,000 small random problems the worst came to 1.05 times that growth; what is stated lies above it.
 _ERROR_SLACK = 1.5
 # Tiles transformed at a time: two register tiles of AVX-512, so that weights are read half as often as with
-# one. Where so many fill the L2 cache by themselves (512 channels), twice as many, to read weights less.
+# one. Twice as many where so many take little of the L2 cache (one axis), or fill it by themselves (from 256
+# channels on), to read weights less.
 _BLOCK_TILES = 28
-_L2_BYTES = 3 << 19
+_L2_BYTES = 1 << 20
 # Bytes of transformed input and products a thread keeps at most.
 _BLOCK_BYTES = 4 << 20
 # Images of no more bytes of outputs wait near enough to be written, and read, without being asked for.
 _NEAR_BYTES = 2 << 20
+# Images of more are not in cache when the next layer reads them, and are written past it.
+_FAR_BYTES = 8 << 20
 # Tiles whose products take as long as their weights take to come: a row of a panel, 128 bytes, is fetched
 # from the L3 cache in the time of 10 to 14 tiles, while those before it are multiplied.
 _WEIGHT_TILES = 12
@@ -215,27 +220,55 @@ def choose_form(geometry: ConvGeometry) -> Form:
     return min(forms(geometry), key=lambda form: _cost(geometry, form))
 
 
-def _blocks(kernel: int, stride: int) -> tuple[int, tuple[range, ...]]:
-    """Taps r of an axis' blocks, and the blocks.
+def _block_taps(kernel: int, stride: int, alone: bool) -> tuple[int, ...]:
+    """Taps a block may have: those of a whole phase of the stride, or fewer."""
+    longest = base.ceil_div(kernel, stride)
+    if longest in _OUTPUTS:
+        return (longest,)
+    return tuple(taps for taps in (_LINE_BLOCK_TAPS if alone else _BLOCK_TAPS) if taps <= longest)
+
+
+def _blocks(kernel: int, stride: int, taps: int) -> tuple[range, ...]:
+    """The taps of an axis' blocks.
 
     y_i = Σ_a Σ_t g[a + s·t] x[s·(i + t) + a]: for each phase a of the stride, every s-th tap is a kernel of
     stride 1 on every s-th pixel. A phase of too many taps is cut into runs.
     """
-    longest = base.ceil_div(kernel, stride)
-    taps = longest if longest in _OUTPUTS else _BLOCK_TAPS
     starts = (
         phase + stride * first
         for phase in range(min(stride, kernel))
         for first in range(0, base.ceil_div(kernel - phase, stride), taps)
     )
-    return taps, tuple(range(start, min(start + stride * taps, kernel), stride) for start in sorted(starts))
+    return tuple(range(start, min(start + stride * taps, kernel), stride) for start in sorted(starts))
 
 
-def forms(geometry: ConvGeometry) -> list[Form]:
+def _cuts(geometry: ConvGeometry) -> list[tuple[tuple[int, int], tuple[tuple[range, ...], ...]]]:
+    """The ways to cut a kernel into blocks: taps of a block, and the blocks, of each axis."""
+    kernel, stride = geometry.kernel_size, geometry.stride
+    choices = (_block_taps(*axis, _alone(geometry)) for axis in zip(kernel, stride, strict=True))
+    return [(taps, tuple(map(_blocks, kernel, stride, taps))) for taps in product(*choices)]
+
+
+def _alone(geometry: ConvGeometry) -> bool:
+    """Whether only one axis has blocks of more than one tap."""
+    return min(map(base.ceil_div, geometry.kernel_size, geometry.stride)) == 1
+
+
+def _count(blocks: tuple[tuple[range, ...], ...]) -> int:
+    return math.prod(map(len, blocks))
+
+
+@lru_cache(maxsize=1024)
+def forms(geometry: ConvGeometry) -> tuple[Form, ...]:
     """The tiles that a kernel may have."""
-    taps, blocks = zip(*map(_blocks, geometry.kernel_size, geometry.stride), strict=True)
-    every = [Form((h, w), taps, blocks) for h in _OUTPUTS[taps[0]] for w in _OUTPUTS[taps[1]]]
-    return [form for form in every if form.positions <= _MAX_POINTS]
+    outputs = _LINE_OUTPUTS if _alone(geometry) else _OUTPUTS
+    every = (
+        Form(pair, taps, blocks)
+        for taps, blocks in _cuts(geometry)
+        if _count(blocks) <= _MAX_BLOCKS
+        for pair in product(*(outputs[axis] for axis in taps))
+    )
+    return tuple(form for form in every if form.positions <= _MAX_POINTS)
 
 
 def saving(geometry: ConvGeometry, calls: int | None) -> float:
@@ -283,6 +316,7 @@ class _Blocking(NamedTuple):
     block: int
     pixel_pitch: int
     fetch: bool
+    stream: bool
     per_thread: int
 
 
@@ -333,7 +367,8 @@ def _blocking(geometry: ConvGeometry, num_threads: int, kernels: ModuleType) -> 
     row_pitch = (int(across.max()) * geometry.stride[1] + reach[1]) * pixel_pitch
     tile_pitch = math.prod(map(len, form.blocks)) * pixel_pitch
     tile_bytes = form.positions * (tile_pitch + width) * itemsize
-    block = _BLOCK_TILES if _BLOCK_TILES * tile_bytes <= _L2_BYTES else 2 * _BLOCK_TILES
+    small = _L2_BYTES // 5 <= _BLOCK_TILES * tile_bytes <= _L2_BYTES
+    block = _BLOCK_TILES if small else 2 * _BLOCK_TILES
     block = max(1, min(block, _BLOCK_BYTES // tile_bytes))
 
     bands, panel_parts = _parts(geometry, panels, lines, len(across), num_threads)
@@ -353,8 +388,9 @@ def _blocking(geometry: ConvGeometry, num_threads: int, kernels: ModuleType) -> 
     per_thread = base.round_up(
         (band_rows + reach[0]) * row_pitch + pixel_pitch + transformed + stored + slack, line
     )
-    fetch = geometry.output_bytes // max(geometry.batch, 1) > _NEAR_BYTES
-    return _Blocking(bands, panel_parts, block, pixel_pitch, fetch, per_thread)
+    image_bytes = geometry.output_bytes // max(geometry.batch, 1)
+    fetch, stream = image_bytes > _NEAR_BYTES, image_bytes > _FAR_BYTES
+    return _Blocking(bands, panel_parts, block, pixel_pitch, fetch, stream, per_thread)
 
 
 class Winograd(Algorithm):
@@ -373,13 +409,13 @@ class Winograd(Algorithm):
         reason = super().unsupported(geometry)
         if reason is None and not strassen.fits(geometry):
             (down, across), stride = geometry.kernel_size, geometry.stride
-            blocks = math.prod(len(_blocks(*axis)[1]) for axis in zip((down, across), stride, strict=True))
             if down == across == 1:
                 reason = "a 1×1 kernel needs one group and no padding"
             elif down <= stride[0] and across <= stride[1]:
                 reason = f"it needs more taps than stride, got {down}×{across}"
-            elif blocks > _MAX_BLOCKS:
-                reason = f"it takes {_MAX_BLOCKS} blocks of taps, {down}×{across} has {blocks}"
+            elif not forms(geometry):
+                fewest = min(_count(blocks) for _, blocks in _cuts(geometry))
+                reason = f"it takes {_MAX_BLOCKS} blocks of taps, {down}×{across} has {fewest}"
         return reason
 
     def multiplications(self, geometry: ConvGeometry) -> int:
@@ -438,6 +474,7 @@ class Winograd(Algorithm):
         blocking = _blocking(geometry, num_threads, packed.kernels)
         before = (
             packed.weight, packed.bias, geometry, *_tables(geometry), blocking.bands, blocking.panel_parts,
-            blocking.block, blocking.pixel_pitch, choose_form(geometry).depth, blocking.fetch, *epilogue,
+            blocking.block, blocking.pixel_pitch, choose_form(geometry).depth, blocking.fetch,
+            blocking.stream, *epilogue,
         )  # fmt: skip
         return bound(packed.kernels.winograd, geometry.dtype, before, (blocking.per_thread, num_threads))

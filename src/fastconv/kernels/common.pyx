@@ -35,12 +35,12 @@ cdef extern from "microkernel.h" nogil:
         int pairs_h, int outputs_h, int pairs_w, int outputs_w, Py_ssize_t tiles, const float *m,
         Py_ssize_t position_stride, Py_ssize_t m_next, int columns, float *y, Py_ssize_t row_pitch,
         Py_ssize_t pixel_pitch, Py_ssize_t y_next, const float *coefficient_h, const float *coefficient_w,
-        const float *bias, bint accumulate, bint rectified) noexcept
+        const float *bias, bint accumulate, bint rectified, bint streamed) noexcept
     void winograd_output_f64(
         int pairs_h, int outputs_h, int pairs_w, int outputs_w, Py_ssize_t tiles, const double *m,
         Py_ssize_t position_stride, Py_ssize_t m_next, int columns, double *y, Py_ssize_t row_pitch,
         Py_ssize_t pixel_pitch, Py_ssize_t y_next, const double *coefficient_h, const double *coefficient_w,
-        const double *bias, bint accumulate, bint rectified) noexcept
+        const double *bias, bint accumulate, bint rectified, bint streamed) noexcept
     void winograd_weight_f32(
         int taps_h, int taps_w, Py_ssize_t points_h, Py_ssize_t points_w, const double *matrix_h,
         const double *matrix_w, const float *g, Py_ssize_t tap_stride, float *u,

@@ -110,8 +110,8 @@ ALWAYS_INLINE void TYPED(winograd_spread_sized)(
     REAL *m, ptrdiff_t m_step, ptrdiff_t m_next, const REAL *coefficient)
 {
     for (ptrdiff_t line = 0; line < lines; line++, y += y_next, m += m_next) {
-        vec x[5];
-        _Pragma("GCC unroll 5") for (int i = 0; i < outputs; i++) x[i] = TYPED(load)(y + i * y_step);
+        vec x[6];
+        _Pragma("GCC unroll 6") for (int i = 0; i < outputs; i++) x[i] = TYPED(load)(y + i * y_step);
         TYPED(store)(m, x[0]);
         _Pragma("GCC unroll 4") for (int p = 0; p < pairs; p++)
         {
@@ -122,6 +122,8 @@ ALWAYS_INLINE void TYPED(winograd_spread_sized)(
                 odd += POWER(p, 3) * x[3];
             if (outputs > 4)
                 even += POWER(p, 4) * x[4];
+            if (outputs > 5)
+                odd += POWER(p, 5) * x[5];
             TYPED(store)(m + (2 * p + 1) * m_step, even + odd);
             TYPED(store)(m + (2 * p + 2) * m_step, even - odd);
         }
@@ -139,7 +141,8 @@ static void TYPED(winograd_spread_lines)(
                                      coefficient);                                                      \
         return;
     switch (pairs * 8 + outputs) { /* as winograd_output_lines */
-        CASE(1, 2) CASE(2, 2) CASE(2, 4) CASE(3, 2) CASE(3, 4) CASE(4, 4) CASE(1, 3) CASE(2, 5)
+        CASE(1, 2) CASE(2, 2) CASE(2, 4) CASE(3, 2) CASE(3, 4) CASE(3, 6) CASE(4, 4) CASE(1, 3)
+        CASE(2, 5)
     }
 #undef CASE
 }

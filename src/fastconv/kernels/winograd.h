@@ -70,11 +70,27 @@ ALWAYS_INLINE void TYPED(winograd_input_sized)(
     }
 }
 
+/* Past the caches, for what the next reader would not find there anyway: no line is read before it is written. */
+#if defined(__AVX__)
+#define STREAM "vmovntps %1, %0"
+#else
+#define STREAM "movntps %1, %0"
+#endif
+ALWAYS_INLINE void TYPED(stream)(REAL *p, vec v)
+{
+#if defined(__x86_64__)
+    __asm__ volatile(STREAM : "=m"(*(vec *)p) : "v"(v));
+#else
+    TYPED(store)(p, v);
+#endif
+}
+#undef STREAM
+
 /* y_i = Σ_points α^i m(α), the point ∞ counting for the last i alone; with `bias` this is the last pass. */
 ALWAYS_INLINE void TYPED(winograd_output_sized)(
     const int pairs, const int outputs, ptrdiff_t lines, ptrdiff_t vectors, const REAL *m, ptrdiff_t m_step,
     ptrdiff_t m_next, REAL *y, ptrdiff_t y_step, ptrdiff_t y_next, const REAL *coefficient, const REAL *bias,
-    int accumulate, int rectified)
+    int accumulate, int rectified, int streamed)
 {
     const int n = 2 * pairs + 2;
     vec power[4][WINOGRAD_POWERS];
@@ -105,7 +121,10 @@ ALWAYS_INLINE void TYPED(winograd_output_sized)(
                         sum += TYPED(load)(y + c + i * y_step);
                     sum = rectified ? TYPED(rectify)(sum) : sum;
                 }
-                TYPED(store)(y + c + i * y_step, sum);
+                if (streamed)
+                    TYPED(stream)(y + c + i * y_step, sum);
+                else
+                    TYPED(store)(y + c + i * y_step, sum);
             }
         }
 }
@@ -142,15 +161,16 @@ ALWAYS_INLINE void TYPED(winograd_input_second)(
 #define CASE(pairs, outputs)                                                                                \
     case pairs * 8 + outputs:                                                                               \
         TYPED(winograd_output_sized)(pairs, outputs, lines, vectors, m, m_step, m_next, y, y_step, y_next, \
-                                     coefficient, bias, accumulate, rectified);                             \
+                                     coefficient, bias, accumulate, rectified, streamed);                   \
         return;
 static void TYPED(winograd_output_lines)(
     int pairs, int outputs, ptrdiff_t lines, ptrdiff_t vectors, const REAL *m, ptrdiff_t m_step,
     ptrdiff_t m_next, REAL *y, ptrdiff_t y_step, ptrdiff_t y_next, const REAL *coefficient, const REAL *bias,
-    int accumulate, int rectified)
+    int accumulate, int rectified, int streamed)
 {
-    switch (pairs * 8 + outputs) { /* F(2, 3), F(2, 5), F(4, 3), F(2, 7), F(4, 5), F(4, 7); F(3, 2), F(5, 2) */
-        CASE(1, 2) CASE(2, 2) CASE(2, 4) CASE(3, 2) CASE(3, 4) CASE(4, 4) CASE(1, 3) CASE(2, 5)
+    switch (pairs * 8 + outputs) { /* F(2, 3), F(2, 5), F(4, 3), F(2, 7), F(4, 5), F(6, 3), F(4, 7); */
+        CASE(1, 2) CASE(2, 2) CASE(2, 4) CASE(3, 2) CASE(3, 4) CASE(3, 6) CASE(4, 4)
+        CASE(1, 3) CASE(2, 5) /* F(3, 2), F(5, 2) */
     }
 }
 #undef CASE
@@ -180,30 +200,30 @@ static void TYPED(winograd_input)(
 }
 
 /* Some tiles of Y, from each to the next m_next and y_next: `columns` counts whole vectors, at most two, in m,
- * in y and in bias. */
+ * in y and in bias. Where outputs are `streamed`, they begin on whole vectors. */
 static void TYPED(winograd_output)(
     int pairs_h, int outputs_h, int pairs_w, int outputs_w, ptrdiff_t tiles, const REAL *m,
     ptrdiff_t position_stride, ptrdiff_t m_next, int columns, REAL *y, ptrdiff_t row_pitch,
     ptrdiff_t pixel_pitch, ptrdiff_t y_next, const REAL *coefficient_h, const REAL *coefficient_w,
-    const REAL *bias, int accumulate, int rectified)
+    const REAL *bias, int accumulate, int rectified, int streamed)
 {
     const int n_h = 2 * pairs_h + 2, n_w = 2 * pairs_w + 2;
     const ptrdiff_t vectors = columns / LANES;
     REAL half[WINOGRAD_MAX_POSITIONS * 2 * LANES] __attribute__((aligned(VECTOR_BYTES)));
     if (pairs_h == 0)
         TYPED(winograd_output_lines)(pairs_w, outputs_w, tiles, vectors, m, position_stride, m_next, y,
-                                     pixel_pitch, y_next, coefficient_w, bias, accumulate, rectified);
+                                     pixel_pitch, y_next, coefficient_w, bias, accumulate, rectified, streamed);
     else if (pairs_w == 0)
         TYPED(winograd_output_lines)(pairs_h, outputs_h, tiles, vectors, m, position_stride, m_next, y,
-                                     row_pitch, y_next, coefficient_h, bias, accumulate, rectified);
+                                     row_pitch, y_next, coefficient_h, bias, accumulate, rectified, streamed);
     else
         for (ptrdiff_t tile = 0; tile < tiles; tile++, m += m_next, y += y_next) {
             TYPED(winograd_output_lines)(pairs_w, outputs_w, n_h, vectors, m, position_stride,
                                          n_w * position_stride, half, n_h * columns, columns, coefficient_w,
-                                         NULL, 0, 0);
+                                         NULL, 0, 0, 0);
             TYPED(winograd_output_lines)(pairs_h, outputs_h, outputs_w, vectors, half, columns,
                                          n_h * columns, y, row_pitch, pixel_pitch, coefficient_h, bias,
-                                         accumulate, rectified);
+                                         accumulate, rectified, streamed);
         }
 }
 

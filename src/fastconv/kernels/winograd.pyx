@@ -18,6 +18,17 @@
 # stride s reads every (s·d)-th.
 from cython.parallel cimport prange, threadid
 
+cdef extern from *:
+    """
+    /* What was written past the caches is there for other threads to read. */
+    #if defined(__x86_64__)
+    #define fastconv_finish_streams() __asm__ volatile("sfence" : : : "memory")
+    #else
+    #define fastconv_finish_streams() (void)0
+    #endif
+    """
+    void finish_streams "fastconv_finish_streams"() nogil
+
 # The most positions of a tile, and the most blocks of a kernel.
 cdef enum:
     MAX_POSITIONS = 64
@@ -36,7 +47,7 @@ cdef struct Tiling:
     const Py_ssize_t *product_block
     Py_ssize_t out_rows, out_columns
     Py_ssize_t[3] out_stride
-    bint rectified, accumulate, fetch
+    bint rectified, accumulate, fetch, stream
 
 
 # Rows top … top + rows, columns left … left + columns of the padded input are in memory; the others are zero.
@@ -79,18 +90,18 @@ cdef inline void transform_input(
 cdef inline void transform_output(
     const Tiling *tiling, Py_ssize_t tiles, const real *m, Py_ssize_t position_stride, int columns, real *y,
     Py_ssize_t row_pitch, Py_ssize_t pixel_pitch, const real *coefficient_h, const real *coefficient_w,
-    const real *bias
+    const real *bias, bint streamed
 ) noexcept nogil:
     """Tiles side by side."""
     cdef Py_ssize_t width = panel_width(m), y_next = tiling.outputs_w * pixel_pitch
     if real is float:
         winograd_output_f32(tiling.pairs_h, tiling.outputs_h, tiling.pairs_w, tiling.outputs_w, tiles, m,
                             position_stride, width, columns, y, row_pitch, pixel_pitch, y_next, coefficient_h,
-                            coefficient_w, bias, tiling.accumulate, tiling.rectified)
+                            coefficient_w, bias, tiling.accumulate, tiling.rectified, streamed)
     else:
         winograd_output_f64(tiling.pairs_h, tiling.outputs_h, tiling.pairs_w, tiling.outputs_w, tiles, m,
                             position_stride, width, columns, y, row_pitch, pixel_pitch, y_next, coefficient_h,
-                            coefficient_w, bias, tiling.accumulate, tiling.rectified)
+                            coefficient_w, bias, tiling.accumulate, tiling.rectified, streamed)
 
 
 cdef inline Py_ssize_t padded_position(Py_ssize_t elements, const real *unused) noexcept nogil:
@@ -156,7 +167,8 @@ cdef void winograd_outputs(
             gather_band(<const real *>corner, stride, high, wide, channels, 0, 0, high, wide, block,
                         row_pitch, pixel_pitch)
         transform_output(tiling, run, products + (t - first) * width, position_stride, whole, target,
-                         row_pitch, pixel_pitch, coefficient_h, coefficient_w, bias)
+                         row_pitch, pixel_pitch, coefficient_h, coefficient_w, bias,
+                         tiling.stream and target == corner)
         if target == block:
             scatter_rows(block, row_pitch, pixel_pitch, high, wide, channels, corner, stride)
         t += run
@@ -254,9 +266,10 @@ cdef void winograd_block(
             target = out + (g * problem.group_out + p * width) * tiling.out_stride[2]
             panel = packed + (g * panels + p) * weights * width
             for q in range(tiling.positions):
-                if tiling.fetch:
+                if tiling.fetch and not tiling.stream:
                     fetch_outputs(tiling, first + share(tiles, tiling.positions, q),
                                   first + share(tiles, tiling.positions, q + 1), channels, target)
+                if tiling.fetch:
                     fetch_inputs(tiling, view, image, last + share(following - last, products, at),
                                  last + share(following - last, products, at + 1), pixel_pitch)
                     at += 1
@@ -279,14 +292,36 @@ cdef void set_spacing(Tiling *tiling, const Problem *problem) noexcept:
     tiling.step_w = problem.stride_w * problem.dilation_w
 
 
+cdef Py_ssize_t farthest(const Py_ssize_t[::1] origin) noexcept:
+    """The largest: Python's `max` would make an object of each."""
+    cdef Py_ssize_t i, result = 0
+    for i in range(origin.shape[0]):
+        result = max(result, origin[i])
+    return result
+
+
+cdef void set_outputs(
+    Tiling *tiling, real[:, :, :, :] out, Py_ssize_t group_out, bint accumulate, bint fetch, bint stream
+) noexcept:
+    """Where outputs go, and how."""
+    cdef Py_ssize_t size = sizeof(real), start = <Py_ssize_t>&out[0, 0, 0, 0]
+    tiling.out_rows, tiling.out_columns, tiling.accumulate = out.shape[1], out.shape[2], accumulate
+    tiling.out_stride = [out.strides[1] // size, out.strides[2] // size, out.strides[3] // size]
+    # Planes are written in runs of a row: nothing to fetch.
+    tiling.fetch = fetch and out.strides[3] == size
+    # Only whole vectors can go past the caches: each group of each pixel must begin with one.
+    start |= out.strides[0] | out.strides[1] | out.strides[2] | group_out * size
+    tiling.stream = stream and tiling.fetch and not accumulate and start % VECTOR_BYTES == 0
+
+
 def winograd(
     const real[:, :, :, :] x, const real[:, :, :, :, ::1] packed, const real[::1] bias, geometry, form,
     const real[::1] coefficient_h, const real[::1] coefficient_w, const Py_ssize_t[:, ::1] corner,
     const Py_ssize_t[::1] product_start, const Py_ssize_t[::1] product_block,
     const Py_ssize_t[::1] line_origin, const Py_ssize_t[::1] across_origin, Py_ssize_t bands,
     Py_ssize_t panel_parts, Py_ssize_t block, Py_ssize_t pixel_pitch, Py_ssize_t depth, bint fetch,
-    bint rectified, bint accumulate, real[:, :, :, :] out, real[::1] workspace, Py_ssize_t per_thread,
-    int num_threads
+    bint stream, bint rectified, bint accumulate, real[:, :, :, :] out, real[::1] workspace,
+    Py_ssize_t per_thread, int num_threads
 ):
     """Winograd convolution F(m_h×m_w, r_h×r_w), summed over blocks of taps.
 
@@ -311,6 +346,7 @@ def winograd(
     pixel_pitch : C_in in whole vectors
     depth : input channels multiplied at a time
     fetch : whether to ask for outputs, and for the next tiles' inputs, before they are needed
+    stream : whether to write outputs past the caches, where they are channels-last and whole vectors
     rectified, accumulate : as Epilogue has them
     out : (N, H_out, W_out, C_out), OUT
     workspace : (num_threads · per_thread), scratch
@@ -324,25 +360,22 @@ def winograd(
     tiling.blocks, tiling.across, tiling.corner = corner.shape[0], across_origin.shape[0], &corner[0, 0]
     tiling.product_start, tiling.product_block = &product_start[0], &product_block[0]
     tiling.line_origin, tiling.across_origin = &line_origin[0], &across_origin[0]
-    tiling.depth, tiling.out_rows, tiling.out_columns = depth, out.shape[1], out.shape[2]
+    tiling.depth, tiling.rectified = depth, rectified
+    set_outputs(&tiling, out, problem.group_out, accumulate, fetch, stream)
     cdef Py_ssize_t item, items = x.shape[0] * bands * panel_parts, part, n, first, last, top, in_rows, parts
     cdef Py_ssize_t i, tiles, begin, end, following, lines = line_origin.shape[0], size = sizeof(real)
     # Padded input that the tiles of one output, at every block, reach over.
     cdef Py_ssize_t reach_h = (tiling.points_h - 1) * tiling.step_h + corner[corner.shape[0] - 1, 0] + 1
     cdef Py_ssize_t reach_w = (tiling.points_w - 1) * tiling.step_w + corner[corner.shape[0] - 1, 1] + 1
-    cdef Py_ssize_t in_columns = max(across_origin) * problem.stride_w + reach_w
+    cdef Py_ssize_t in_columns = farthest(across_origin) * problem.stride_w + reach_w
     cdef Py_ssize_t[3] x_stride = [x.strides[1] // size, x.strides[2] // size, x.strides[3] // size]
-    tiling.out_stride = [out.strides[1] // size, out.strides[2] // size, out.strides[3] // size]
-    tiling.rectified, tiling.accumulate = rectified, accumulate
-    # Planes are written in runs of a row: nothing to fetch.
-    tiling.fetch = fetch and out.strides[3] == size
     cdef bint in_place = x_stride[2] == 1 and x.shape[3] == pixel_pitch
     cdef real *scratch
     cdef const real *image
     for item in prange(items, nogil=True, num_threads=num_threads, schedule="static"):
-        part, n = item % panel_parts, item // panel_parts // bands
-        first = share(lines, bands, item // panel_parts % bands)
-        last = share(lines, bands, item // panel_parts % bands + 1)
+        # All bands of some panels one after the other: a thread reads a part of the weights.
+        part, n = item // (items // panel_parts), item // bands % x.shape[0]
+        first, last = share(lines, bands, item % bands), share(lines, bands, item % bands + 1)
         scratch, image = &workspace[threadid() * per_thread], &x[n, 0, 0, 0]
         view = View(problem.pad_h, problem.pad_w, x.shape[1], x.shape[2], x_stride[0], x_stride[1])
         if not in_place:
@@ -366,3 +399,5 @@ def winograd(
                 &problem, &tiling, &view, image, pixel_pitch, begin, end, following, &packed[0, 0, 0, 0, 0],
                 share(tiling.panels, panel_parts, part), share(tiling.panels, panel_parts, part + 1),
                 &coefficient_h[0], &coefficient_w[0], &bias[0], &out[n, 0, 0, 0], scratch)
+        if tiling.stream:
+            finish_streams()
