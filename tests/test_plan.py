@@ -211,3 +211,15 @@ def test_accumulate_without_out_is_refused():
     plan = fc.plan_conv2d((1, 2, 4, 4), np.ones((3, 2, 1, 1), np.float32))
     with pytest.raises(ValueError, match="^out must be given with accumulate=True, got None"):
         plan(np.ones((1, 2, 4, 4), np.float32), accumulate=True)
+
+
+def test_narrow_vectors_make_tiles_of_few_channels_worth_it():
+    """Three channels fill a vector of four better than one of sixteen: AlexNet's first layer."""
+    weight = np.zeros((64, 3, 11, 11), np.float32)
+    chosen = {}
+    for level in LEVELS:
+        with kernels.use(level):
+            plan = fc.plan_conv2d((1, 3, 224, 224), weight, stride=4, padding=2)
+            chosen[kernels.active().vector_bytes()] = plan.algorithm
+    assert chosen[16] == "winograd"
+    assert chosen.get(64, "direct") == "direct"

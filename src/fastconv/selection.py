@@ -48,8 +48,10 @@ def select(
     algorithm : str
         One of ``NAMES``.
     limits : Limits
-    num_threads, level
-        What "fastest" measures with; nothing else looks at them.
+    num_threads
+        What "fastest" measures with; nothing else looks at it.
+    level : module
+        The kernels.
 
     Raises
     ------
@@ -57,7 +59,7 @@ def select(
         If the named algorithm, or every one, cannot compute this problem within the limits.
     """
     if algorithm == "auto" or (algorithm == "fastest" and geometry.batch == 0):
-        return _chosen(geometry, limits)
+        return _chosen(geometry, limits, level.vector_bytes() // geometry.dtype.itemsize)
     if algorithm == "fastest":
         names = allowed(geometry, ALGORITHMS, limits.rtol, limits.weight_budget)
         return measurement.fastest(geometry, names, num_threads, level), "measured the fastest here"
@@ -79,5 +81,5 @@ def select(
 
 
 @lru_cache(maxsize=4096)
-def _chosen(geometry: ConvGeometry, limits: Limits) -> tuple[str, str]:
-    return choose(geometry, ALGORITHMS, **limits._asdict())
+def _chosen(geometry: ConvGeometry, limits: Limits, lanes: int) -> tuple[str, str]:
+    return choose(geometry, ALGORITHMS, **limits._asdict(), lanes=lanes)

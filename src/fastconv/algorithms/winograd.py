@@ -198,11 +198,11 @@ def tiles(geometry: ConvGeometry, form: Form) -> int:
     return math.prod(_tiles_along(geometry, axis, form.outputs[axis]) for axis in range(2))
 
 
-def _cost(geometry: ConvGeometry, form: Form) -> float:
+def _cost(geometry: ConvGeometry, form: Form, lanes: int = 16) -> float:
     """Time for an image's products and transforms, in products of one tile."""
     # Each block's input is transformed, in whole vectors of channels; their outputs are summed.
     blocks, channels = math.prod(map(len, form.blocks)), geometry.in_channels
-    inputs = base.round_up(channels, 16) / channels / geometry.out_channels
+    inputs = base.round_up(channels, lanes) / channels / geometry.out_channels
     outputs = 1 / (channels * blocks)
     transforms = _TRANSFORM_CHANNELS * geometry.groups * (inputs + outputs)
     starts = _START_CHANNELS * geometry.groups / channels
@@ -271,16 +271,17 @@ def forms(geometry: ConvGeometry) -> tuple[Form, ...]:
     return tuple(form for form in every if form.positions <= _MAX_POINTS)
 
 
-def saving(geometry: ConvGeometry, calls: int | None) -> float:
+def saving(geometry: ConvGeometry, calls: int | None, lanes: int) -> float:
     """How many times faster than direct convolution to expect this, by counting; for supported problems.
 
-    The weights are transformed once for so many calls; None: for so many that it costs nothing.
+    The weights are transformed once for so many calls; None: for so many that it costs nothing. The fewer
+    ``lanes`` a vector has, the less is transformed in vain for an image of three channels.
     """
     if strassen.fits(geometry):
         return strassen.saving(geometry, calls)
     direct = math.prod(geometry.kernel_size) * max(math.prod(geometry.output_size), _WEIGHT_TILES)
     form = choose_form(geometry)
-    cost = _cost(geometry, form)
+    cost = _cost(geometry, form, lanes)
     if calls is not None:
         cost += form.products * _PACKING_TILES / (max(geometry.batch, 1) * calls)
     return direct / cost
