@@ -32,6 +32,13 @@ def gradients(case, x, weight, grad, **keywords):
     )
 
 
+def weight_gradients(case, x, weight, grad, level):
+    """For each memory layout, the weight gradient by one to three threads."""
+    for arrange in (strategies.MEMORY_LAYOUTS["contiguous"], channels_last):
+        with kernels.use(level):
+            yield [gradients(case, arrange(x), weight, arrange(grad), num_threads=n)[1] for n in (1, 2, 3)]
+
+
 def cases_of(rank):
     return strategies.cases() if rank == 2 else strategies.ranked_cases(rank)
 
@@ -91,11 +98,7 @@ def test_planes_of_a_pointwise_kernel_are_multiplied_where_they_lie(level, chann
         x, weight, _ = case.integers(dtype)
         grad = output_gradient(case, dtype)
         expected = reference.conv_weight_grad(grad, x, weight.shape, **case.keywords)
-        for arrange in (strategies.MEMORY_LAYOUTS["contiguous"], channels_last):
-            with kernels.use(level):
-                actual = [
-                    gradients(case, arrange(x), weight, arrange(grad), num_threads=n)[1] for n in (1, 2, 3)
-                ]
+        for actual in weight_gradients(case, x, weight, grad, level):
             for one in actual:
                 np.testing.assert_array_equal(one, expected)
 
@@ -120,11 +123,7 @@ def test_weight_gradient_by_tiles(case, level):
         x, weight, _ = case.normal(dtype)
         grad = output_gradient(case, dtype)
         expected = reference.conv_weight_grad(grad, x, weight.shape, **case.keywords)
-        for arrange in (strategies.MEMORY_LAYOUTS["contiguous"], channels_last):
-            with kernels.use(level):
-                actual = [
-                    gradients(case, arrange(x), weight, arrange(grad), num_threads=n)[1] for n in (1, 2, 3)
-                ]
+        for actual in weight_gradients(case, x, weight, grad, level):
             assert_same_bits(actual[0], actual[1])
             assert_same_bits(actual[0], actual[2])
             assert np.abs(actual[0] - expected).max() <= 200 * unit * np.abs(expected).max()

@@ -76,7 +76,7 @@ def design(
 
 def _passes(geometry: ConvGeometry, algorithm: Algorithm, level: ModuleType) -> tuple[lowering.Pass, ...]:
     """The 2-D convolutions a problem consists of, all of which take their weights in one form."""
-    for strips in (algorithm.name != "fft", False):  # which cuts images into tiles of its own
+    for strips in (not algorithm.cuts_images, False):
         passes = lowering.passes(geometry, strips)
         if len({algorithm.packing(part.geometry, level) for part in passes}) <= 1:
             break

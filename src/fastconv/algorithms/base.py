@@ -80,11 +80,14 @@ class Algorithm(ABC):
         ``"yes"``, ``"no"``, or ``"subsampled"``: computed at stride 1, then every s-th output kept.
     quantizable : bool
         Whether the same scheme works on int8 operands with exact integer sums.
+    cuts_images : bool
+        Whether it cuts wide images itself.
     """
 
     name: str
     strided: str = "yes"
     quantizable: bool = True
+    cuts_images: bool = False
 
     def unsupported(self, geometry: ConvGeometry) -> str | None:
         """Why this algorithm cannot compute the problem; None where it can."""

@@ -279,6 +279,7 @@ class Fft(Algorithm):
     name = "fft"
     strided = "subsampled"
     quantizable = False
+    cuts_images = True
 
     def multiplications(self, geometry: ConvGeometry) -> int:
         """Real multiplications of the complex products; the transforms themselves are left out."""

@@ -29,7 +29,7 @@ def fits(geometry: ConvGeometry, kernels: ModuleType) -> bool:
     """Whether planar images are better multiplied as they are."""
     if geometry.groups > 1:
         return False
-    if _is_product(geometry):
+    if is_product(geometry):
         return geometry.input_size[0] * geometry.input_size[1] >= _MIN_PIXELS
     width, columns = base.panel_width(kernels, geometry.dtype), geometry.output_size[1]
     row_pitch = geometry.stride[1] * base.phase_pitch(geometry, kernels)
@@ -43,7 +43,7 @@ def fits(geometry: ConvGeometry, kernels: ModuleType) -> bool:
     )
 
 
-def _is_product(geometry: ConvGeometry) -> bool:
+def is_product(geometry: ConvGeometry) -> bool:
     """Whether the problem is a matrix product of weights and pixels."""
     plain = geometry.kernel_size == geometry.stride == (1, 1)
     return plain and geometry.input_size == geometry.output_size
@@ -84,7 +84,7 @@ def _blocking(geometry: ConvGeometry, num_threads: int, kernels: ModuleType) -> 
 
 def per_thread(geometry: ConvGeometry, num_threads: int, kernels: ModuleType) -> int:
     """Elements of scratch memory for each thread."""
-    if _is_product(geometry):  # a panel of as many input channels as are summed at a time
+    if is_product(geometry):  # a panel of as many input channels as are summed at a time
         return min(base.DEPTH, geometry.in_channels) * base.panel_width(kernels, geometry.dtype)
     return _blocking(geometry, num_threads, kernels).per_thread
 
@@ -126,17 +126,28 @@ def matrix(packed: Packed, _num_threads: int, into: np.ndarray | None = None) ->
 
 def is_planar(x: np.ndarray, out: np.ndarray, geometry: ConvGeometry) -> bool:
     """Whether pixels (N, H, W, C) lie so that this form may take them: rows, or whole planes, in one run."""
-    images = (x, out)
-    if _is_product(geometry):
-        return all(i.strides[2] == i.itemsize and i.strides[1] == i.itemsize * i.shape[2] for i in images)
-    return all(image.strides[2] == image.itemsize for image in images)
+    if is_product(geometry):
+        return in_runs(x) and in_runs(out)
+    return all(image.strides[2] == image.itemsize for image in (x, out))
+
+
+def in_runs(images: np.ndarray) -> bool:
+    """Whether each plane of images (..., H, W, C) lies in one run."""
+    row, pixel = images.strides[-3:-1]
+    return pixel == images.itemsize and row == images.itemsize * images.shape[-2]
+
+
+def runs(images: np.ndarray) -> np.ndarray:
+    """Such images (..., H, W, C) as (..., C, H · W)."""
+    lead = images.ndim - 3
+    return images.transpose(*range(lead), -1, -3, -2).reshape(*images.shape[:lead], images.shape[-1], -1)
 
 
 def bind(packed: Packed, epilogue: Epilogue, num_threads: int) -> Call:
     """For planar x (N, H, W, C_in) and planar out (N, H_out, W_out, C_out)."""
     geometry, kernels = packed.geometry, packed.kernels
     after = per_thread(geometry, num_threads, kernels), num_threads
-    if not _is_product(geometry):
+    if not is_product(geometry):
         blocking = _blocking(geometry, num_threads, kernels)
         before = (
             form(packed, matrix, num_threads), packed.bias, geometry, blocking.offset,
@@ -147,11 +158,6 @@ def bind(packed: Packed, epilogue: Epilogue, num_threads: int) -> Call:
     planes = bound(kernels.pointwise, geometry.dtype, (weight, packed.bias, base.DEPTH, *epilogue), after)
 
     def call(x: np.ndarray, out: np.ndarray, workspace: np.ndarray) -> None:
-        planes(_planes(x), _planes(out), workspace)
+        planes(runs(x), runs(out), workspace)
 
     return call
-
-
-def _planes(image: np.ndarray) -> np.ndarray:
-    """A planar image (N, H, W, C) as (N, C, H · W)."""
-    return image.transpose(0, 3, 1, 2).reshape(len(image), image.shape[3], -1)

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fastconv.algorithms import base, winograd
+from fastconv.algorithms import base, planes, winograd
 from fastconv.geometry import ConvGeometry
 from fastconv.memory import aligned_empty, give_back
 
@@ -134,21 +134,8 @@ def _tiled(geometry: ConvGeometry, kernels: ModuleType) -> _Tiled | None:
 
 def reads_planes(geometry: ConvGeometry, *images: np.ndarray) -> bool:
     """Whether the problem is a matrix product of ``images`` (N, D, H, W, C) whose planes lie in one run."""
-    return (
-        math.prod(geometry.kernel_size) * math.prod(geometry.stride) == 1
-        and not geometry.padded
-        and not _is_depthwise(geometry)
-        and math.prod(geometry.output_size) >= _MIN_PLANE
-        and all(
-            image.strides[3] == image.itemsize and image.strides[2] == image.itemsize * image.shape[3]
-            for image in images
-        )
-    )
-
-
-def _planes(images: np.ndarray) -> np.ndarray:
-    """Planar images (N, D, H, W, C) as (N, D, C, H · W)."""
-    return images.transpose(0, 1, 4, 2, 3).reshape(*images.shape[:2], images.shape[4], -1)
+    product = planes.is_product(geometry) and not _is_depthwise(geometry)
+    return product and math.prod(geometry.output_size) >= _MIN_PLANE and all(map(planes.in_runs, images))
 
 
 def weight_grad(
@@ -172,7 +159,7 @@ def weight_grad(
     dtype = geometry.dtype
     lanes = kernels.vector_bytes() // dtype.itemsize
     tiled, direct = _tiled(geometry, kernels), _direct(geometry, kernels)
-    depthwise, planes = _is_depthwise(geometry), reads_planes(geometry, x, grad_output)
+    depthwise = _is_depthwise(geometry)
     groups = 1 if depthwise else geometry.groups
     blocks, per_thread = (tiled or direct).blocks, (tiled or direct).per_thread
     pitch = base.round_up(geometry.out_channels // groups, lanes)
@@ -187,9 +174,9 @@ def weight_grad(
             *winograd.origins(geometry, form), (blocks.in_blocks, blocks.out_blocks, tiled.chunks),
             tiled.capacity, partial, workspace, per_thread, num_threads,
         )  # fmt: skip
-    elif planes:
+    elif reads_planes(geometry, x, grad_output):
         kernels.weight_grad_planes(
-            _planes(x), _planes(grad_output),
+            planes.runs(x), planes.runs(grad_output),
             (blocks.in_blocks, blocks.out_blocks, direct.bands * direct.chunks), partial, workspace,
             per_thread, num_threads,
         )  # fmt: skip

@@ -43,7 +43,7 @@ def weight_grad_planes(
         panel = &workspace[threadid() * per_thread]
         clear_block(sums, 1, 0, at.channels, pitch, whole_vectors(at.out_channels, sums))
         # Lanes beyond the channels are multiplied too: zero, because stale bits may be slow to multiply.
-        memset(panel, 0, per_thread * sizeof(real))
+        memset(panel, 0, (pixels + runs - 1) // runs * width * sizeof(real))
         for unit in range(share(units, parts, at.part), share(units, parts, at.part + 1)):
             n = unit // runs
             first = share(pixels, runs, unit % runs)
