@@ -54,7 +54,7 @@ def call_once(prepare: Callable, rank: int, x, weight, bias, out, *, num_threads
     if options.get("algorithm") != "fastest":  # which depends on what is remembered just now
         key = _key(prepare, x, weight, bias, (rank, num_threads, *options.values()))
     if key is None:  # with one, it has been an array from the start
-        x = np.asarray(x)
+        x = checks.float_array("x", x)
 
     def make():
         layout = options["layout"]
