@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
@@ -81,7 +80,7 @@ class ConvGeometry:
         """
         key = (input_shape, weight_shape, stride, padding, dilation, groups)
         if not is_plain(key):
-            key = tuple(map(_frozen, key))
+            key = tuple(map(checks.frozen, key))
         create = _create_cached if is_plain(key) else _create
         return create(*key, np.dtype(dtype))
 
@@ -179,14 +178,6 @@ class ConvGeometry:
         if self.groups != 1:
             text += f", {self.groups} groups"
         return f"{text}, {self.dtype}"
-
-
-def _frozen(value: object) -> object:
-    if isinstance(value, np.ndarray):
-        value = value.tolist()
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        return tuple(_frozen(item) for item in value)
-    return value
 
 
 _PLAIN = {int, str}
