@@ -12,7 +12,7 @@ from fastconv.algorithms import ALGORITHMS
 from fastconv.algorithms.base import Algorithm, Call, Epilogue, Packed
 from fastconv.geometry import ConvGeometry
 from fastconv.layout import is_channels_last, moved_first
-from fastconv.memory import Workspaces, give_back, allocator
+from fastconv.memory import Workspaces, allocator, give_back
 
 ACTIVATIONS = (None, "relu")
 # By the number of spatial axes: channels first, channels last.
