@@ -91,3 +91,37 @@ def test_activations_of_any_memory_format_length_and_team(name, level):
         reversed_both = flat[:1830].reshape(30, 61)[::-1, ::-1]
         assert_same_bits(np.ascontiguousarray(function(reversed_both)), expected[:1830][::-1].reshape(30, 61))
         assert_same_bits(function(np.broadcast_to(flat[:7], (3, 7))), np.tile(expected[:7], (3, 1)))
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("dim", [0, 1, 2, -1])
+@pytest.mark.parametrize(
+    "shape", [(3, 5, 4, 7), (2, 70, 3, 40), (1, 3, 2, 1500), (33, 2, 1, 1), (2, 0, 3, 3)]
+)
+def test_softmax_along_every_axis(shape, dim, dtype, level):
+    x = (RNG.standard_normal(shape) * 20).astype(dtype)
+    shifted = x.astype(float) - x.max(axis=dim, keepdims=True, initial=-np.inf)
+    total = np.exp(shifted).sum(axis=dim, keepdims=True) if x.size else 1.0
+    last = np.ascontiguousarray(x.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
+    unit = np.finfo(dtype).eps
+    with kernels.use(level):
+        y, logarithm = functional.softmax(x, dim), functional.log_softmax(x, dim)
+        np.testing.assert_allclose(y, np.exp(shifted) / total, rtol=80 * unit, atol=np.finfo(dtype).tiny)
+        np.testing.assert_allclose(logarithm, shifted - np.log(total), rtol=8 * unit, atol=8 * unit)
+        of_last = functional.softmax(last, dim)
+        np.testing.assert_allclose(of_last, y, rtol=80 * unit, atol=np.finfo(dtype).tiny)
+        assert of_last.transpose(0, 2, 3, 1).flags.c_contiguous
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_softmax_is_the_same_for_any_team(level):
+    before = fc.get_num_threads()
+    with kernels.use(level):
+        for shape, dim in (((300, 257), 1), ((2, 33, 999), 1)):
+            x, results = RNG.standard_normal(shape).astype(np.float32), []
+            for count in (1, 2):
+                fc.set_num_threads(count)
+                results.append(functional.softmax(x, dim))
+            fc.set_num_threads(before)
+            assert_same_bits(*results)

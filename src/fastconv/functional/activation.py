@@ -6,6 +6,7 @@ gradient there is PyTorch's.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -47,17 +48,29 @@ def _apply_grad(kind: str, grad_output: object, name: str, value: object, *param
 
 def _each(kernel: Callable, kind: str, parameters: tuple, *arrays: np.ndarray) -> np.ndarray:
     """``kernel`` over all elements of arrays of one shape, in the order in which they lie in the last one."""
-    like, axes = arrays[-1], None
-    if not like.flags.c_contiguous:
-        axes = sorted(range(like.ndim), key=lambda axis: -abs(like.strides[axis]))
-        arrays = [array.transpose(axes) for array in arrays]
-    result = fresh(arrays[-1].shape, like.dtype)
+    axes = _memory_order(arrays[-1])
+    arrays = [_laid_out(array, axes) for array in arrays]
+    result = fresh(arrays[-1].shape, arrays[-1].dtype)
     if result.size:
-        runs = [np.ascontiguousarray(checks.kernel_ready(array, like.dtype)).reshape(-1) for array in arrays]
         first, second = (*parameters, 0.0, 0.0)[:2]
+        runs = (array.reshape(-1) for array in (*arrays, result))
         count = threads.for_elements(None, result.size)
-        kernel(kernels.active().activations[kind], first, second, *runs, result.reshape(-1), count)
+        kernel(kernels.active().activations[kind], first, second, *runs, count)
     return result if axes is None else result.transpose(np.argsort(axes))
+
+
+def _memory_order(x: np.ndarray) -> list[int] | None:
+    """The axes of ``x``, the outermost first; None where they are as they are numbered."""
+    if x.flags.c_contiguous:
+        return None
+    return sorted(range(x.ndim), key=lambda axis: -abs(x.strides[axis]))
+
+
+def _laid_out(x: np.ndarray, axes: list[int] | None) -> np.ndarray:
+    """``x`` with its axes in another order, C-contiguous; a copy only where it must be."""
+    x = checks.kernel_ready(x, x.dtype.newbyteorder("="))
+    x = x if axes is None else x.transpose(axes)
+    return x if x.flags.c_contiguous else np.ascontiguousarray(x)  # which has an axis at least
 
 
 def relu(x):
@@ -299,12 +312,16 @@ def hardswish_grad(grad_output, x):
     return _apply_grad("hardswish", grad_output, "x", x)
 
 
-def _shifted(x: object, dim: object) -> np.ndarray:
-    """``x − max(x)`` along an axis, so that no exponential overflows; a NaN where the maximum is infinite."""
+def _softmax(x: object, dim: object, logarithm: bool) -> np.ndarray:
     x = _float("x", x)
-    dim = checks.axis("dim", dim, x.ndim)
-    with np.errstate(invalid="ignore", over="ignore"):
-        return x - x.max(axis=dim, keepdims=True, initial=-np.inf)
+    dim, axes = checks.axis("dim", dim, x.ndim) % x.ndim, _memory_order(x)
+    x, dim = _laid_out(x, axes), dim if axes is None else axes.index(dim)
+    result = fresh(x.shape, x.dtype)
+    if x.size:
+        lines = -1, x.shape[dim], math.prod(x.shape[dim + 1 :])
+        count = threads.for_elements(None, x.size)
+        kernels.active().softmax(x.reshape(lines), logarithm, result.reshape(lines), count)
+    return result if axes is None else result.transpose(np.argsort(axes))
 
 
 def softmax(x, dim=-1):
@@ -317,7 +334,7 @@ def softmax(x, dim=-1):
 
     Returns
     -------
-    ndarray, shape of ``x``
+    ndarray, shape and memory format of ``x``
         Sums to 1 along ``dim``.
 
     Raises
@@ -325,9 +342,7 @@ def softmax(x, dim=-1):
     TypeError, ValueError
         If ``x`` is not of floats or ``dim`` none of its axes.
     """
-    y = np.exp(_shifted(x, dim))
-    y /= y.sum(axis=dim, keepdims=True)
-    return y
+    return _softmax(x, dim, logarithm=False)
 
 
 def softmax_grad(grad_output, y, dim=-1):
@@ -359,8 +374,7 @@ def log_softmax(x, dim=-1):
     -------
     ndarray, shape of ``x``
     """
-    shifted = _shifted(x, dim)
-    return shifted - np.log(np.exp(shifted).sum(axis=dim, keepdims=True))
+    return _softmax(x, dim, logarithm=True)
 
 
 def log_softmax_grad(grad_output, y, dim=-1):

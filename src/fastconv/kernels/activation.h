@@ -127,6 +127,80 @@ ALWAYS_INLINE vec TYPED(activation_grad)(const int kind, vec g, vec x, vec a, ve
     }
 }
 
+/* `count` elements, at most a vector, and `rest` behind them. */
+ALWAYS_INLINE vec TYPED(load_part)(const REAL *p, ptrdiff_t count, vec rest)
+{
+    if (count >= LANES) return TYPED(load)(p);
+    memcpy(&rest, p, count * sizeof(REAL));
+    return rest;
+}
+
+ALWAYS_INLINE void TYPED(store_part)(REAL *p, ptrdiff_t count, vec v)
+{
+    if (count >= LANES) /* a move, no call */
+        TYPED(store)(p, v);
+    else
+        memcpy(p, &v, count * sizeof(REAL));
+}
+
+/* Vectors of a sum that are added up before the sum is added to others, for its error's sake. */
+#define SOFTMAX_BLOCK 32
+
+/* Softmax of a row of x, or its logarithm:
+ *
+ *     y = exp(x − m) / s,   m = max x,   s = Σ exp(x − m);   log y = (x − m) − log s */
+static void TYPED(softmax_row)(const REAL *x, REAL *y, ptrdiff_t count, int logarithm)
+{
+    const vec lowest = ALL(-INFINITY);
+    vec high = lowest;
+    for (ptrdiff_t i = 0; i < count; i += LANES) {
+        const vec v = TYPED(load_part)(x + i, count - i, lowest);
+        high = TYPED(select)(v > high, v, high);
+    }
+    REAL most = high[0];
+    for (int k = 1; k < LANES; k++) most = high[k] > most ? high[k] : most;
+    double total = 0;
+    for (ptrdiff_t first = 0; first < count; first += SOFTMAX_BLOCK * LANES) {
+        vec sum = ALL(0);
+        for (ptrdiff_t i = first; i < count && i < first + SOFTMAX_BLOCK * LANES; i += LANES) {
+            const vec e = TYPED(exponential)(TYPED(load_part)(x + i, count - i, lowest) - ALL(most));
+            if (!logarithm) TYPED(store_part)(y + i, count - i, e);
+            sum += e;
+        }
+        for (int k = 0; k < LANES; k++) total += sum[k];
+    }
+    const vec scale = ALL(1 / total), shift = ALL(log(total));
+    for (ptrdiff_t i = 0; i < count; i += LANES) {
+        const vec v = TYPED(load_part)((logarithm ? x : y) + i, count - i, lowest);
+        TYPED(store_part)(y + i, count - i, logarithm ? v - ALL(most) - shift : v * scale);
+    }
+}
+
+/* The same of at most a vector of columns, whose `count` elements are `stride` apart. */
+static void TYPED(softmax_columns)(
+    const REAL *x, REAL *y, ptrdiff_t columns, ptrdiff_t count, ptrdiff_t stride, int logarithm)
+{
+    vec most = ALL(-INFINITY), total = ALL(0), shift;
+    for (ptrdiff_t i = 0; i < count; i++) {
+        const vec v = TYPED(load_part)(x + i * stride, columns, ALL(0));
+        most = TYPED(select)(v > most, v, most);
+    }
+    for (ptrdiff_t first = 0; first < count; first += SOFTMAX_BLOCK) {
+        vec sum = ALL(0);
+        for (ptrdiff_t i = first; i < count && i < first + SOFTMAX_BLOCK; i++) {
+            const vec e = TYPED(exponential)(TYPED(load_part)(x + i * stride, columns, ALL(0)) - most);
+            if (!logarithm) TYPED(store_part)(y + i * stride, columns, e);
+            sum += e;
+        }
+        total += sum;
+    }
+    for (int k = 0; k < LANES; k++) shift[k] = logarithm ? (REAL)log(total[k]) : 0;
+    for (ptrdiff_t i = 0; i < count; i++) {
+        const vec v = TYPED(load_part)((logarithm ? x : y) + i * stride, columns, ALL(0));
+        TYPED(store_part)(y + i * stride, columns, logarithm ? v - most - shift : v / total);
+    }
+}
+
 /* An expression of v and u, a vector of x and of g where there is one, for each vector of y; the last may be a part. */
 #define EACH_VECTOR(expression)                                                     \
     for (ptrdiff_t i = 0; i < count; i += LANES) {                                  \
@@ -170,4 +244,5 @@ static void TYPED(activate)(
 #undef SINGLE
 #undef ALL
 #undef EACH_VECTOR
+#undef SOFTMAX_BLOCK
 #undef EACH_KIND

@@ -12,6 +12,14 @@ cdef extern from "microkernel.h" nogil:
     void activate_f64(
         int kind, double a, double b, const double *grad, const double *x, double *out, Py_ssize_t first,
         Py_ssize_t count) noexcept
+    void softmax_row_f32(const float *x, float *out, Py_ssize_t count, bint logarithm) noexcept
+    void softmax_row_f64(const double *x, double *out, Py_ssize_t count, bint logarithm) noexcept
+    void softmax_columns_f32(
+        const float *x, float *out, Py_ssize_t columns, Py_ssize_t count, Py_ssize_t stride,
+        bint logarithm) noexcept
+    void softmax_columns_f64(
+        const double *x, double *out, Py_ssize_t columns, Py_ssize_t count, Py_ssize_t stride,
+        bint logarithm) noexcept
 
 # Elements a thread passes over at a time.
 cdef Py_ssize_t ACTIVATION_PART = 8192
@@ -56,3 +64,33 @@ def activate_grad(
 ):
     with nogil:
         activate_all(kind, a, b, &grad[0], &x[0], &out[0], x.shape[0], num_threads)
+
+
+cdef inline void softmax_part(
+    const real *x, real *out, Py_ssize_t columns, Py_ssize_t count, Py_ssize_t stride, bint logarithm
+) noexcept nogil:
+    """At most a vector of columns; where they are one apart, a row."""
+    if stride == 1:
+        if real is float:
+            softmax_row_f32(x, out, count, logarithm)
+        else:
+            softmax_row_f64(x, out, count, logarithm)
+    elif real is float:
+        softmax_columns_f32(x, out, columns, count, stride, logarithm)
+    else:
+        softmax_columns_f64(x, out, columns, count, stride, logarithm)
+
+
+def softmax(
+    const real[:, :, ::1] x,    # IN   (outer, C, inner)
+    bint logarithm,
+    real[:, :, ::1] out,        # OUT  softmax along C, or its logarithm
+    int num_threads,
+):
+    cdef Py_ssize_t count = x.shape[1], stride = x.shape[2], lanes = panel_width(&x[0, 0, 0]) // 2
+    cdef Py_ssize_t blocks = (stride + lanes - 1) // lanes, item, first
+    for item in prange(x.shape[0] * blocks, nogil=True, schedule="static", num_threads=num_threads):
+        first = item % blocks * lanes
+        softmax_part(
+            &x[item // blocks, 0, first], &out[item // blocks, 0, first], min(lanes, stride - first), count,
+            stride, logarithm)

@@ -56,6 +56,19 @@ def run_moments(
                 &x[r, first], share(size, pieces, piece + 1) - first, &mean[r, piece], &squares[r, piece])
 
 
+def run_means(
+    const real[:, ::1] x,       # IN   (R, P)
+    real[::1] mean,             # OUT  (R)
+    int num_threads,
+):
+    cdef Py_ssize_t r, size = x.shape[1]
+    for r in prange(x.shape[0], nogil=True, schedule="static", num_threads=num_threads):
+        if real is float:
+            mean[r] = <float>(run_total_f32(size, &x[r, 0]) / size)
+        else:
+            mean[r] = run_total_f64(size, &x[r, 0]) / size
+
+
 def run_products(
     const real[:, ::1] grad,    # IN   (R, P)
     const real[:, ::1] x,       # IN   (R, P)
