@@ -63,6 +63,8 @@ _WEIGHT_TILES = 12
 _TRANSFORM_CHANNELS = 16
 # And beginning with a block's channels, as long as so many of them: first layers have three.
 _START_CHANNELS = 2
+# Pixels an output stands for, and where the first of them lies; see kernels/winograd.pyx.
+_ONE_PIXEL = ((1, 1), (0, 0))
 # And for the transformation of the weights: one of them takes as long as its products with so many tiles.
 _PACKING_TILES = 75
 
@@ -468,14 +470,17 @@ class Winograd(Algorithm):
         give_back(workspace)
         return Packed(kernels, geometry, transformed, base.pack_bias(bias, geometry, kernels, bias_memory))
 
-    def bind(self, packed: Packed, x, out, epilogue: Epilogue, num_threads: int) -> Call:
+    def bind(
+        self, packed: Packed, x, out, epilogue: Epilogue, num_threads: int, merged=_ONE_PIXEL
+    ) -> Call:  # fmt: skip
+        """As ``Algorithm.bind``; an output's channels may be those of several ``merged`` pixels of ``out``."""
         geometry = packed.geometry
         if strassen.fits(geometry):
             return strassen.bind(packed, epilogue, num_threads)
         blocking = _blocking(geometry, num_threads, packed.kernels)
         before = (
             packed.weight, packed.bias, geometry, *_tables(geometry), blocking.bands, blocking.panel_parts,
-            blocking.block, blocking.pixel_pitch, choose_form(geometry).depth, blocking.fetch,
-            blocking.stream, *epilogue,
+            blocking.block, blocking.pixel_pitch, choose_form(geometry).depth, merged,
+            blocking.fetch, blocking.stream, *epilogue,
         )  # fmt: skip
         return bound(packed.kernels.winograd, geometry.dtype, before, (blocking.per_thread, num_threads))
