@@ -216,7 +216,12 @@ class Plan:
         return self.algorithm == "winograd" and whole and planar
 
     def shuffle(
-        self, x: np.ndarray, image: np.ndarray, merged: tuple[int, ...], skip: tuple[int, ...], num_threads: int
+        self,
+        x: np.ndarray,
+        image: np.ndarray,
+        merged: tuple[int, ...],
+        skip: tuple[int, ...],
+        num_threads: int,
     ) -> None:
         """Convolve ``x`` (N, C_in, *spatial) into an ``image`` (N, *size, C), depth to space.
 

@@ -61,6 +61,8 @@ _FAR_BYTES = 8 << 20
 _WEIGHT_TILES = 12
 # The same for its transforms: a tile's input, or output, takes as long as so many channels of its products.
 _TRANSFORM_CHANNELS = 16
+# Bytes of the vectors these are measured with.
+_WIDEST = 64
 # And beginning with a block's channels, as long as so many of them: first layers have three.
 _START_CHANNELS = 2
 # Pixels an output stands for, and where the first of them lies; see kernels/winograd.pyx.
@@ -200,13 +202,16 @@ def tiles(geometry: ConvGeometry, form: Form) -> int:
     return math.prod(_tiles_along(geometry, axis, form.outputs[axis]) for axis in range(2))
 
 
-def _cost(geometry: ConvGeometry, form: Form, lanes: int = 16) -> float:
-    """Time for an image's products and transforms, in products of one tile."""
+def _cost(geometry: ConvGeometry, form: Form, lanes: int = 16, slowness: float = 1.0) -> float:
+    """Time for an image's products and transforms, in products of one tile.
+
+    With narrower vectors products take so many times as long as with AVX-512, but memory does not.
+    """
     # Each block's input is transformed, in whole vectors of channels; their outputs are summed.
     blocks, channels = math.prod(map(len, form.blocks)), geometry.in_channels
     inputs = base.round_up(channels, lanes) / channels / geometry.out_channels
     outputs = 1 / (channels * blocks)
-    transforms = _TRANSFORM_CHANNELS * geometry.groups * (inputs + outputs)
+    transforms = _TRANSFORM_CHANNELS / slowness * geometry.groups * (inputs + outputs)
     starts = _START_CHANNELS * geometry.groups / channels
     transformed = tiles(geometry, form) * (1 + starts + transforms)
     return form.products * max(transformed, _WEIGHT_TILES)
@@ -273,17 +278,18 @@ def forms(geometry: ConvGeometry) -> tuple[Form, ...]:
     return tuple(form for form in every if form.positions <= _MAX_POINTS)
 
 
-def saving(geometry: ConvGeometry, calls: int | None, lanes: int) -> float:
+def saving(geometry: ConvGeometry, calls: int | None, vector_bytes: int) -> float:
     """How many times faster than direct convolution to expect this, by counting; for supported problems.
 
-    The weights are transformed once for so many calls; None: for so many that it costs nothing. The fewer
-    ``lanes`` a vector has, the less is transformed in vain for an image of three channels.
+    The weights are transformed once for so many calls; None: for so many that it costs nothing. The shorter
+    a vector, the less is transformed in vain for an image of three channels, and the less moving counts.
     """
+    slowness = _WIDEST / vector_bytes
     if strassen.fits(geometry):
-        return strassen.saving(geometry, calls)
+        return strassen.saving(geometry, calls, slowness)
     direct = math.prod(geometry.kernel_size) * max(math.prod(geometry.output_size), _WEIGHT_TILES)
     form = choose_form(geometry)
-    cost = _cost(geometry, form, lanes)
+    cost = _cost(geometry, form, vector_bytes // geometry.dtype.itemsize, slowness)
     if calls is not None:
         cost += form.products * _PACKING_TILES / (max(geometry.batch, 1) * calls)
     return direct / cost
@@ -473,7 +479,7 @@ class Winograd(Algorithm):
     def bind(
         self, packed: Packed, x, out, epilogue: Epilogue, num_threads: int, merged=_ONE_PIXEL
     ) -> Call:  # fmt: skip
-        """As ``Algorithm.bind``; an output's channels may be those of several ``merged`` pixels of ``out``."""
+        """As ``Algorithm.bind``; an output's channels may be those of several ``merged`` pixels."""
         geometry = packed.geometry
         if strassen.fits(geometry):
             return strassen.bind(packed, epilogue, num_threads)
