@@ -24,9 +24,15 @@ WIDE = (
     strategies.Case((1, 3, 6, 12_011), (40, 3, 3, 3), padding=((0, 1), (2, 1)), stride=(2, 2)),
     strategies.Case((1, 64, 5, 3001), (64, 1, 3, 5), padding=((1, 1), (3, 0)), groups=64, dilation=(2, 1)),
     strategies.Case((1, 70, 3, 5000), (30, 70, 1, 1)),
-    strategies.Case((2, 24, 2, 3, 5200), (4, 24, 2, 3, 3), padding=((1, 1), (1, 1), (1, 1))),
     strategies.Case(
-        (1, 24, 5, 3, 9001), (4, 24, 3, 3, 3), padding=((0, 0), (1, 1), (2, 0)), stride=(2, 1, 2)
+        (2, 24, 2, 3, 5200), (4, 24, 2, 3, 3), padding=((1, 1),) * 3, stride=(1, 1, 1), dilation=(1, 1, 1)
+    ),
+    strategies.Case(
+        (1, 24, 5, 3, 9001),
+        (4, 24, 3, 3, 3),
+        padding=((0, 0), (1, 1), (2, 0)),
+        stride=(2, 1, 2),
+        dilation=(1, 1, 2),
     ),
 )
 

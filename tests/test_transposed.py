@@ -175,7 +175,7 @@ def test_merged_phases(kernel, padding, plans):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(
     ("kernel", "stride", "padding"),
-    [((4, 4), (2, 2), 1), ((4, 6), (2, 3), 2), ((4, 3), (2, 1), 0), ((8,), (4,), 3)],
+    [((4, 4), (2, 2), 1), ((4, 6), (2, 3), 2), ((4, 3), (2, 1), 0), ((12,), (4,), 3)],
 )
 def test_whole_panels_of_merged_phases_go_to_their_places_at_once(level, dtype, kernel, stride, padding):
     rank = len(kernel)
