@@ -60,14 +60,15 @@ cdef struct View:
     Py_ssize_t top, left, rows, columns, row_stride, pixel_stride
 
 
-# Of a panel's outputs, rows top … bottom and columns left … right lie in the image; the first one of all, in it
-# or not, `offset` elements from the image's first.
+# Of a panel's outputs, rows top … bottom and columns left … right lie in the image; the first one of all, in
+# it or not, `offset` elements from the image's first.
 cdef struct Place:
     Py_ssize_t offset, top, bottom, left, right
 
 
 cdef inline Place place_of(const Tiling *tiling, Py_ssize_t channel) noexcept nogil:
-    """The place of a panel that begins with this channel: its pixel (i, j) is (s_h·i + down, s_w·j + across)."""
+    """The place of a panel that begins with this channel; its pixel (i, j) is (s_h·i + down, s_w·j + across)
+    of the image."""
     cdef Py_ssize_t phase = channel // tiling.out_channels
     cdef Py_ssize_t down = phase // tiling.merged_w - tiling.skip_h
     cdef Py_ssize_t across = phase % tiling.merged_w - tiling.skip_w
