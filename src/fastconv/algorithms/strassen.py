@@ -77,7 +77,7 @@ def error_bound(geometry: ConvGeometry) -> float:
 def saving(geometry: ConvGeometry, calls: int | None, slowness: float) -> float:
     """How many times faster than direct convolution to expect this, by counting.
 
-    Products take ``slowness`` times as long as with AVX-512, moving does not.
+    Products take ``slowness`` times as long beside what is moved as with AVX-512.
     """
     store, add, weight, packing = (cost / slowness for cost in (_STORE, _SUM, _WEIGHT, _PACKING))
     width = 128 // geometry.dtype.itemsize

@@ -61,8 +61,9 @@ _FAR_BYTES = 8 << 20
 _WEIGHT_TILES = 12
 # The same for its transforms: a tile's input, or output, takes as long as so many channels of its products.
 _TRANSFORM_CHANNELS = 16
-# Bytes of the vectors these are measured with.
-_WIDEST = 64
+# Bytes of the vectors these are measured with. With AVX2, and with SSE, products take twice as long beside what
+# is moved.
+_WIDEST, _SLOWNESS = 64, 2.0
 # And beginning with a block's channels, as long as so many of them: first layers have three.
 _START_CHANNELS = 2
 # Pixels an output stands for, and where the first of them lies; see kernels/winograd.pyx.
@@ -205,7 +206,7 @@ def tiles(geometry: ConvGeometry, form: Form) -> int:
 def _cost(geometry: ConvGeometry, form: Form, lanes: int = 16, slowness: float = 1.0) -> float:
     """Time for an image's products and transforms, in products of one tile.
 
-    With narrower vectors products take so many times as long as with AVX-512, but memory does not.
+    Products take ``slowness`` times as long beside what is moved as with AVX-512.
     """
     # Each block's input is transformed, in whole vectors of channels; their outputs are summed.
     blocks, channels = math.prod(map(len, form.blocks)), geometry.in_channels
@@ -284,7 +285,7 @@ def saving(geometry: ConvGeometry, calls: int | None, vector_bytes: int) -> floa
     The weights are transformed once for so many calls; None: for so many that it costs nothing. The shorter
     a vector, the less is transformed in vain for an image of three channels, and the less moving counts.
     """
-    slowness = _WIDEST / vector_bytes
+    slowness = 1.0 if vector_bytes >= _WIDEST else _SLOWNESS
     if strassen.fits(geometry):
         return strassen.saving(geometry, calls, slowness)
     direct = math.prod(geometry.kernel_size) * max(math.prod(geometry.output_size), _WEIGHT_TILES)
