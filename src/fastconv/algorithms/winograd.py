@@ -61,9 +61,9 @@ _FAR_BYTES = 8 << 20
 _WEIGHT_TILES = 12
 # The same for its transforms: a tile's input, or output, takes as long as so many channels of its products.
 _TRANSFORM_CHANNELS = 16
-# Bytes of the vectors these are measured with. With AVX2, and with SSE, products take twice as long beside what
-# is moved.
-_WIDEST, _SLOWNESS = 64, 2.0
+# Bytes of the vectors these are measured with. With shorter ones products take so many times as long beside
+# what is moved.
+_WIDEST, _SLOWNESS = 64, 1.6
 # And beginning with a block's channels, as long as so many of them: first layers have three.
 _START_CHANNELS = 2
 # Pixels an output stands for, and where the first of them lies; see kernels/winograd.pyx.
