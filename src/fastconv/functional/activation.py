@@ -79,14 +79,14 @@ def relu6_grad(grad_output, x):
 
 def leaky_relu(x, negative_slope=0.01):
     """``x`` where it is positive, else ``negative_slope · x``; ``x`` and result as in :func:`relu`."""
-    x = _float("x", x)
-    return np.where(x > 0, x, x * x.dtype.type(negative_slope))
+    x, slope = _float("x", x), checks.finite("negative_slope", negative_slope)
+    return np.where(x > 0, x, x * x.dtype.type(slope))
 
 
 def leaky_relu_grad(grad_output, x, negative_slope=0.01):
     """The gradient of :func:`leaky_relu` by its input ``x``."""
-    grad, x = _pair(grad_output, "x", x)
-    return np.where(x > 0, grad, grad * grad.dtype.type(negative_slope))
+    (grad, x), slope = _pair(grad_output, "x", x), checks.finite("negative_slope", negative_slope)
+    return np.where(x > 0, grad, grad * grad.dtype.type(slope))
 
 
 def _slopes(x: np.ndarray, weight: object) -> np.ndarray:
@@ -135,13 +135,13 @@ def elu(x, alpha=1.0):
 
     Clevert, Unterthiner, Hochreiter, "Exponential Linear Units", 2015.
     """
-    x = _float("x", x)
+    x, alpha = _float("x", x), checks.finite("alpha", alpha)
     return np.where(x > 0, x, x.dtype.type(alpha) * np.expm1(np.minimum(x, x.dtype.type(0))))
 
 
 def elu_grad(grad_output, x, alpha=1.0):
     """The gradient of :func:`elu` by its input ``x``."""
-    grad, x = _pair(grad_output, "x", x)
+    (grad, x), alpha = _pair(grad_output, "x", x), checks.finite("alpha", alpha)
     slope = x.dtype.type(alpha) * np.exp(np.minimum(x, x.dtype.type(0)))
     return np.where(x > 0, grad, grad * slope)
 
@@ -257,6 +257,13 @@ def gelu_grad(grad_output, x, approximate="none"):
     return grad * ((1 + bend) / 2 + near * (1 - bend * bend) * slope / 2)
 
 
+def _scaled(x: np.ndarray, beta: object, threshold: object) -> tuple[np.ndarray, float, float]:
+    """``x · beta``, infinite where that is too large, and both arguments checked."""
+    beta, threshold = checks.positive("beta", beta), checks.finite("threshold", threshold)
+    with np.errstate(over="ignore"):
+        return x * x.dtype.type(beta), beta, threshold
+
+
 def softplus(x, beta=1.0, threshold=20.0):
     """``log(1 + exp(beta · x)) / beta``, and ``x`` itself where ``beta · x > threshold``.
 
@@ -269,9 +276,14 @@ def softplus(x, beta=1.0, threshold=20.0):
     Returns
     -------
     ndarray, shape and memory format of ``x``
+
+    Raises
+    ------
+    TypeError, ValueError
+        If ``x`` is not of floats, ``beta`` not a number > 0 or ``threshold`` not a finite one.
     """
     x = _float("x", x)
-    scaled = x * x.dtype.type(beta)
+    scaled, beta, threshold = _scaled(x, beta, threshold)
     bent = np.log1p(np.exp(np.minimum(scaled, x.dtype.type(threshold)))) / x.dtype.type(beta)
     return np.where(scaled > threshold, x, bent)
 
@@ -279,7 +291,7 @@ def softplus(x, beta=1.0, threshold=20.0):
 def softplus_grad(grad_output, x, beta=1.0, threshold=20.0):
     """The gradient of :func:`softplus` by its input ``x``."""
     grad, x = _pair(grad_output, "x", x)
-    scaled = x * x.dtype.type(beta)
+    scaled, _, threshold = _scaled(x, beta, threshold)
     return np.where(scaled > threshold, grad, grad * sigmoid(scaled))
 
 
@@ -309,13 +321,14 @@ def hardswish_grad(grad_output, x):
     """The gradient of :func:`hardswish` by its input ``x``."""
     grad, x = _pair(grad_output, "x", x)
     near = np.clip(x, x.dtype.type(-3), x.dtype.type(3))
-    return np.where(x <= -3, grad.dtype.type(0), np.where(x < 3, grad * (near / 3 + 0.5), grad))
+    return np.where(x <= -3, grad.dtype.type(0), np.where(x >= 3, grad, grad * (near / 3 + 0.5)))
 
 
-def _shifted(x: object, dim: int) -> np.ndarray:
+def _shifted(x: object, dim: object) -> np.ndarray:
     """``x − max(x)`` along an axis, so that no exponential overflows; a NaN where the maximum is infinite."""
     x = _float("x", x)
-    with np.errstate(invalid="ignore"):
+    dim = checks.axis("dim", dim, x.ndim)
+    with np.errstate(invalid="ignore", over="ignore"):
         return x - x.max(axis=dim, keepdims=True, initial=-np.inf)
 
 
@@ -331,6 +344,11 @@ def softmax(x, dim=-1):
     -------
     ndarray, shape of ``x``
         Sums to 1 along ``dim``.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If ``x`` is not of floats or ``dim`` none of its axes.
     """
     y = np.exp(_shifted(x, dim))
     y /= y.sum(axis=dim, keepdims=True)
@@ -350,6 +368,7 @@ def softmax_grad(grad_output, y, dim=-1):
     ndarray, same shape
     """
     grad, y = _pair(grad_output, "y", y)
+    dim = checks.axis("dim", dim, y.ndim)
     return y * (grad - (grad * y).sum(axis=dim, keepdims=True))
 
 
@@ -372,4 +391,5 @@ def log_softmax(x, dim=-1):
 def log_softmax_grad(grad_output, y, dim=-1):
     """The gradient of :func:`log_softmax` by its input, from its output: ``g − exp(y) · Σ g``."""
     grad, y = _pair(grad_output, "y", y)
+    dim = checks.axis("dim", dim, y.ndim)
     return grad - np.exp(y) * grad.sum(axis=dim, keepdims=True)
