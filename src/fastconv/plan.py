@@ -12,7 +12,7 @@ from fastconv.algorithms import ALGORITHMS
 from fastconv.algorithms.base import Algorithm, Call, Epilogue, Packed, panel_width
 from fastconv.geometry import ConvGeometry
 from fastconv.layout import is_channels_last, moved_first
-from fastconv.memory import Workspaces, give_back, allocator
+from fastconv.memory import Workspaces, allocator, give_back
 
 ACTIVATIONS = (None, "relu")
 # By the number of spatial axes: channels first, channels last.
@@ -219,13 +219,9 @@ class Plan:
         return self.algorithm == "winograd" and whole and planar
 
     def shuffle(
-        self,
-        x: np.ndarray,
-        image: np.ndarray,
-        merged: tuple[int, ...],
-        skip: tuple[int, ...],
+        self, x: np.ndarray, image: np.ndarray, merged: tuple[int, ...], skip: tuple[int, ...],
         num_threads: int,
-    ) -> None:
+    ) -> None:  # fmt: skip
         """Convolve ``x`` (N, C_in, *spatial) into an ``image`` (N, *size, C), depth to space.
 
         Output pixel i has the channels of ``merged`` pixels of the image, from i · merged − skip on; those
