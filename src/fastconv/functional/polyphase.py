@@ -78,9 +78,10 @@ class TransposedPlan:
         self._images = self._images_at_once() if self._is_merged else geometry.batch
         self.activation = activation
         self._parts = tuple(self._plan_parts(weight, bias, calls))
-        # Where every phase has one tap, merged ones are written in place (see _phases), as a plan may do it.
-        self._is_moved = self._is_merged and geometry.kernel_size != geometry.stride
-        self._is_shuffled = self._is_moved and self.plans[0].shuffles(geometry.in_channels)
+        # Where every phase has one tap, merged ones are written in place: see _phases.
+        apart = self._is_merged and geometry.kernel_size != geometry.stride
+        self._is_shuffled = apart and self.plans[0].shuffles(geometry.in_channels)
+        self._is_moved = apart and not self._is_shuffled
         self._workspaces = Workspaces()
         self._edge = self._edge_of(bias)
 
@@ -239,8 +240,7 @@ class TransposedPlan:
         """Scratch memory for merged phases, and for a channels-last result; both in whole cache lines."""
         if not self._is_merged:
             return 0, 0
-        is_moved = self._is_moved and not self._is_shuffled
-        moved = [plan.geometry.output_bytes for plan in self.plans if is_moved]
+        moved = [plan.geometry.output_bytes for plan in self.plans if self._is_moved]
         return tuple(
             -(-size // 64) * 64 for size in (max(moved, default=0), self._images * self._image_bytes)
         )
