@@ -7,8 +7,9 @@ from hypothesis import strategies as st
 
 import fastconv as fc
 import reference
-from fastconv import kernels
+from fastconv import kernels, lowering
 from fastconv.functional import plan_separable_conv2d, separable_conv2d, separate_kernel
+from fastconv.geometry import ConvGeometry
 from strategies import MEMORY_LAYOUTS
 from support import DTYPES, LEVELS, assert_same_bits
 
@@ -72,6 +73,29 @@ def test_is_two_convolutions(level, problem, layout, biased, relu):
             np.testing.assert_array_equal(y, expected)
             results.append(y)
         assert_same_bits(*results)
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize(
+    ("shape", "multiplier", "keywords"),
+    [
+        ((2, 24, 5, 5200), 1, {"padding": ((1, 1), (1, 1))}),
+        ((1, 12, 6, 12_011), 2, {"padding": ((0, 1), (2, 1)), "stride": (2, 2), "dilation": (1, 3)}),
+    ],
+)
+def test_wide_images_are_cut_into_strips(shape, multiplier, keywords, channels_last):
+    rng = np.random.default_rng(0)
+    mid = shape[1] * multiplier
+    shapes = shape, (mid, 1, 3, 3), (7, mid, 1, 1), (mid,), (7,)
+    x, *weights = (rng.integers(-3, 4, size).astype(np.float32) for size in shapes)
+    if channels_last:
+        x = np.ascontiguousarray(x.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
+    plan = plan_separable_conv2d(shape, *weights, depthwise_activation="relu", **keywords)
+    inner = ConvGeometry.create(shape, shapes[1], groups=shape[1], **keywords)
+    assert len(lowering.passes(inner)) > shape[0]
+    expected = two_convolutions(x, *weights, keywords, ("relu", None))
+    for num_threads in (1, 2):
+        np.testing.assert_array_equal(plan(x, num_threads=num_threads), expected)
 
 
 @pytest.mark.parametrize("level", LEVELS)

@@ -43,7 +43,10 @@ def problems(draw, rank, largest=4, even=False):
         "stride": stride, "padding": padding, "output_padding": extra, "groups": groups, "dilation": dilation,
     }  # fmt: skip
     x_shape = (draw(st.integers(1, 2)), groups * draw(st.integers(1, 20)), *size)
-    return x_shape, (x_shape[1], draw(st.integers(1, 20)), *kernel), keywords
+    filters = st.integers(1, 20)
+    if even:  # whole panels of channels go to their places at once
+        filters |= st.sampled_from([32, 64])
+    return x_shape, (x_shape[1], draw(filters), *kernel), keywords
 
 
 def expected_output(x, weight, bias, stride, padding, output_padding, groups, dilation):
@@ -135,10 +138,12 @@ def test_layers_are_torchs(rank):
 
 
 @pytest.mark.parametrize("memory", strategies.MEMORY_LAYOUTS)
-@pytest.mark.parametrize(("kernel", "padding"), [((3, 4), 1), ((4, 6), 1), ((2, 3), 0)])
-def test_views_equal_their_copies(memory, kernel, padding):
+@pytest.mark.parametrize(
+    ("kernel", "padding", "filters"), [((3, 4), 1, 18), ((4, 6), 1, 18), ((4, 6), 1, 32), ((2, 3), 0, 18)]
+)
+def test_views_equal_their_copies(memory, kernel, padding, filters):
     arrange = strategies.MEMORY_LAYOUTS[memory]
-    x, weight, bias = arrays(((2, 33, 13, 9), (33, 18, *kernel), (18,)), np.float32)
+    x, weight, bias = arrays(((2, 33, 13, 9), (33, filters, *kernel), (filters,)), np.float32)
     keywords = {"stride": (2, 3), "padding": padding}
     expected = fc.conv_transpose2d(x, weight, bias, **keywords)
     assert_same_bits(fc.conv_transpose2d(arrange(x), arrange(weight), bias, **keywords), expected)
@@ -164,6 +169,28 @@ def test_merged_phases(kernel, padding, plans):
     assert plan.explain().count("all") == {1: 2, 2: 2, 4: 0}[plans]
     # Each keeps a scratch memory, and so does a result that is not channels-last.
     assert (plan.workspace_bytes > sum(inner.workspace_bytes for inner in plan.plans)) == (plans < 4)
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(
+    ("kernel", "stride", "padding"),
+    [((4, 4), (2, 2), 1), ((4, 6), (2, 3), 2), ((4, 3), (2, 1), 0), ((12,), (4,), 3)],
+)
+def test_whole_panels_of_merged_phases_go_to_their_places_at_once(level, dtype, kernel, stride, padding):
+    rank = len(kernel)
+    size = (61,) if rank == 1 else (17, 14)
+    x, weight, bias = arrays(((2, 48, *size), (48, 32, *kernel), (32,)), dtype)
+    keywords = {"stride": stride, "padding": padding, "activation": "relu"}
+    with kernels.use(level):
+        plan = PLAN[rank](x.shape, weight, bias, num_threads=1, **keywords)
+        assert plan.plans[0].shuffles(32)
+        result = plan(x)
+        assert_same_bits(plan(x, num_threads=2), result)
+    pads, none = (padding,) * rank, (0,) * rank
+    expected = expected_output(x, weight, bias, stride, pads, none, 1, (1,) * rank)
+    expected = np.maximum(expected, 0)
+    assert np.abs(result - expected).max() <= plan.plans[0].error_bound * np.abs(expected).max()
 
 
 def test_merged_phases_of_large_images_go_to_their_places_in_parts():

@@ -8,9 +8,10 @@ from hypothesis import strategies as st
 import fastconv as fc
 import strategies
 from benchmarks.registry import LAYERS
-from fastconv import kernels
+from fastconv import kernels, lowering
 from fastconv.algorithms import ALGORITHMS as TABLE
 from fastconv.algorithms import base
+from fastconv.functional import plan_separable_conv2d
 from fastconv.geometry import ConvGeometry
 from fastconv.plan import design
 from support import ALGORITHMS, DTYPES, LEVELS, geometry
@@ -59,6 +60,29 @@ def test_workspace_is_bounded_on_wide_images(columns, channels, groups, kernel, 
         (1, channels, 9, columns), weight, stride=stride, padding=kernel // 2, groups=groups
     )
     check(problem, level)
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("kernel", [(1, 1, 1), (3, 3, 3), (1, 3, 3)])
+@pytest.mark.parametrize("columns", [3000, 65_536, 200_001])
+def test_workspace_is_bounded_on_wide_volumes(columns, kernel, level):
+    padding = tuple(k // 2 for k in kernel)
+    check(ConvGeometry.create((1, 64, 3, 9, columns), (64, 64, *kernel), padding=padding), level)
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize(("channels", "kernel"), [(3, 3), (64, 3), (64, 7), (512, 3)])
+@pytest.mark.parametrize("columns", [60, 3000, 65_536, 200_001])
+def test_workspace_is_bounded_on_wide_separable_convolutions(columns, channels, kernel, level):
+    shape, padding = (1, channels, 9, columns), kernel // 2
+    weights = np.ones((channels, 1, kernel, kernel), np.float32), np.ones((64, channels, 1, 1), np.float32)
+    problem = ConvGeometry.create(shape, weights[0].shape, padding=padding, groups=channels)
+    with kernels.use(level):
+        for num_threads in (1, 2, 3):
+            plan = plan_separable_conv2d(shape, *weights, padding=padding, num_threads=num_threads)
+            assert plan.workspace_bytes <= max(
+                allowance(part.geometry, num_threads) for part in lowering.passes(problem)
+            )
 
 
 @settings(max_examples=150)

@@ -4,7 +4,8 @@
 2-D   itself. Where a row is too long for the cache the image is cut into strips, the inner ones a batch whose
       images overlap by the kernel's reach.
 3-D   for each depth of the kernel, 2-D convolutions of the depth slices it meets (the batch), added to the
-      outputs: y[d] = Σ_i conv2d(x[d·s + i·dilation − p], w[:, :, i]). Slices of padding are left out.
+      outputs: y[d] = Σ_i conv2d(x[d·s + i·dilation − p], w[:, :, i]). Slices of padding are left out;
+      long rows are cut as in 2-D, strip by strip.
 
 No input is copied, and nothing depends on the number of threads.
 """
@@ -14,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import lru_cache
+from itertools import product
 from math import isqrt
 from typing import NamedTuple
 
@@ -123,68 +125,102 @@ def passes(geometry: ConvGeometry, strips: bool = True) -> tuple[Pass, ...]:
         Whether wide images may be cut; not where an algorithm cuts them itself.
     """
     if geometry.spatial_rank == 3:
-        return tuple(_slices(geometry))
-    return (strips and tuple(_strips(planar(geometry)))) or (Pass(planar(geometry)),)
+        return tuple(_slices(geometry, strips))
+    flat = planar(geometry)
+    if not (strips and _strips(flat)):
+        return (Pass(flat),)
+    images = [(slice(image, image + 1), slice(None)) for image in range(geometry.batch)]
+    return tuple(
+        Pass(
+            strip.geometry,
+            source=(*one, slice(strip.begin, None)),
+            target=(*one, slice(strip.start, None)),
+            step=strip.step,
+        )
+        for one in images
+        for strip in _strips(flat)
+    )
 
 
-def _strips(geometry: ConvGeometry) -> Iterator[Pass]:
-    """Cut every image into strips of equally many columns; none where it is narrow or its padding is wide."""
+class _Strip(NamedTuple):
+    """Columns of one image, or a batch of equally many, read from ``begin`` on and written from ``start`` on.
+
+    ``step`` input columns lie between two of a batch.
+    """
+
+    geometry: ConvGeometry
+    begin: int
+    start: int
+    step: int
+
+
+@lru_cache(maxsize=1024)
+def _strips(geometry: ConvGeometry) -> tuple[_Strip, ...]:
+    """Cut an image into strips of equally many columns; none where it is narrow or its padding is wide."""
     size, outputs, stride = geometry.input_size[1], geometry.output_size[1], geometry.stride[1]
     low, high = geometry.padding[1]
     reach = geometry.dilation[1] * (geometry.kernel_size[1] - 1)
     row = max(size * geometry.in_channels * in_rows(geometry, 1), outputs * geometry.out_channels)
     count = row * geometry.dtype.itemsize // _PART_BYTES
     if count < 2:
-        return
+        return ()
     # The last strip is less than `count` columns narrower: at least half as wide, so each meets the image.
     length = max(ceil_div(outputs, count), _NARROWEST, isqrt(2 * outputs) + 1)
     count = ceil_div(outputs, length)
     length = ceil_div(outputs, count)
     if count < 2 or max(low, high, reach) > length * stride // 2:
+        return ()
+    strips, start = [], 0
+    while start < outputs:
+        begin = start * stride - low
+        # Those from here on that lie inside the image, ends included; at least this one.
+        inside = (size - begin - reach - 1) // stride + 1
+        batch = max(1, min(inside, outputs - start) // length if begin >= 0 else 1)
+        run = min(length, outputs - start)
+        end = begin + (run - 1) * stride + reach + 1
+        pads = (max(0, -begin), max(0, end - size))
+        strip = replace(
+            geometry,
+            batch=batch,
+            input_size=(geometry.input_size[0], end - begin - sum(pads)),
+            padding=(geometry.padding[0], pads),
+        )
+        strips.append(_Strip(strip, begin + pads[0], start, length * stride))
+        start += batch * run
+    return tuple(strips)
+
+
+def _columns(flat: ConvGeometry, strips: bool) -> Iterator[tuple[ConvGeometry, slice, slice]]:
+    """A slice's strips one by one, or all of it: what is computed, the columns that are read and written."""
+    if not (strips and _strips(flat)):
+        yield flat, slice(None), slice(None)
         return
-    for image in range(geometry.batch):
-        start = 0
-        while start < outputs:
-            begin = start * stride - low
-            # Those from here on that lie inside the image, ends included; at least this one.
-            inside = (size - begin - reach - 1) // stride + 1
-            batch = max(1, min(inside, outputs - start) // length if begin >= 0 else 1)
-            run = min(length, outputs - start)
-            end = begin + (run - 1) * stride + reach + 1
-            pads = (max(0, -begin), max(0, end - size))
-            strip = replace(
-                geometry,
-                batch=batch,
-                input_size=(geometry.input_size[0], end - begin - sum(pads)),
-                padding=(geometry.padding[0], pads),
-            )
-            one = slice(image, image + 1), slice(None)
-            yield Pass(
-                strip,
-                source=(*one, slice(begin + pads[0], None)),
-                target=(*one, slice(start, None)),
-                step=length * stride,
-            )
-            start += batch * run
+    for strip in _strips(flat):
+        wide, outputs = strip.geometry.input_size[1], strip.geometry.output_size[1]
+        for i in range(strip.geometry.batch):
+            begin, start = strip.begin + i * strip.step, strip.start + i * outputs
+            yield strip.geometry, slice(begin, begin + wide), slice(start, start + outputs)
 
 
-def _slices(geometry: ConvGeometry) -> Iterator[Pass]:
-    """For runs of output slices that meet the same depths of the kernel, one pass a depth."""
+def _slices(geometry: ConvGeometry, strips: bool) -> Iterator[Pass]:
+    """For runs of output slices that meet the same depths of the kernel, one pass a strip and depth."""
     flat = planar(geometry)
     out_bytes = geometry.output_bytes // max(1, geometry.batch * geometry.output_size[0])
     most = max(1, 2 * _PART_BYTES // max(1, out_bytes))
     stride, dilation, (low, _) = geometry.stride[0], geometry.dilation[0], geometry.padding[0]
     for image in range(geometry.batch):
         one = slice(image, image + 1)
-        for start, stop, taps in _runs(geometry, most):
+        for (start, stop, taps), (part, read, written) in product(
+            _runs(geometry, most), _columns(flat, strips)
+        ):
             for tap in taps:
                 begin = start * stride + tap * dilation - low
                 end = begin + (stop - start - 1) * stride + 1
                 yield Pass(
-                    replace(flat, batch=stop - start),
+                    replace(part, batch=stop - start),
                     tap,
-                    (one, slice(begin, end, stride)),
-                    (one, slice(start, stop)),
+                    (one, slice(begin, end, stride), slice(None), read),
+                    (one, slice(start, stop), slice(None), written),
                     first=tap == taps[0],
                     last=tap == taps[-1],
                 )

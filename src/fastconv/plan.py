@@ -9,7 +9,7 @@ import numpy as np
 
 from fastconv import checks, kernels, lowering, selection, threads
 from fastconv.algorithms import ALGORITHMS
-from fastconv.algorithms.base import Algorithm, Call, Epilogue, Packed
+from fastconv.algorithms.base import Algorithm, Call, Epilogue, Packed, panel_width
 from fastconv.geometry import ConvGeometry
 from fastconv.layout import is_channels_last, moved_first
 from fastconv.memory import Workspaces, allocator, give_back
@@ -212,6 +212,39 @@ class Plan:
             result[...] = target
         return result
 
+    def shuffles(self, channels: int) -> bool:
+        """Whether this plan can ``shuffle`` into an image of so many channels."""
+        whole = channels % panel_width(self._kernels, self.geometry.dtype) == 0
+        planar = self.geometry.spatial_rank < 3 and len(self._passes) == 1
+        return self.algorithm == "winograd" and whole and planar
+
+    def shuffle(
+        self, x: np.ndarray, image: np.ndarray, merged: tuple[int, ...], skip: tuple[int, ...],
+        num_threads: int,
+    ) -> None:  # fmt: skip
+        """Convolve ``x`` (N, C_in, *spatial) into an ``image`` (N, *size, C), depth to space.
+
+        Output pixel i has the channels of ``merged`` pixels of the image, from i · merged − skip on; those
+        that lie outside are left out.
+        """
+        num_threads = threads.for_multiplications(num_threads, self.geometry.multiplications)
+        part = self._passes[0]
+        x, image = part.read(x.transpose(self._axes)), part.write(image)
+        key = (x.strides, image.strides, merged, num_threads)
+        if key not in self._bound:
+            if self.geometry.spatial_rank == 1:
+                merged, skip = (1, *merged), (0, *skip)
+            call = self._algorithm.bind(
+                self._packed[0], x, image, Epilogue(self.activation == "relu"), num_threads, (merged, skip)
+            )
+            self._keep(key, (call,), num_threads)
+        bound = self._bound[key]
+        workspace = self._workspaces.take(bound.workspace)
+        try:
+            bound.steps[0](x, image, workspace)
+        finally:
+            self._workspaces.give(workspace)
+
     def repack(self, weight: np.ndarray, bias: np.ndarray | None = None) -> None:
         """Take another weight and bias, in the memory of those before; while no call is in progress.
 
@@ -301,10 +334,13 @@ class Plan:
             source, target = part.read(x), part.write(out)
             call = self._algorithm.bind(packed, source, target, epilogue, num_threads)
             steps.append(call if source is x and target is out else part.on_whole(call))
+        return self._keep(key, tuple(steps), num_threads)
+
+    def _keep(self, key: tuple, steps: tuple[Call, ...], num_threads: int) -> _Bound:
         if len(self._bound) == _MOST_BOUND:
             self._bound.clear()
         elements = -(-self._workspace_bytes(num_threads) // self.geometry.dtype.itemsize)
-        bound = self._bound[key] = _Bound(elements, tuple(steps))
+        bound = self._bound[key] = _Bound(elements, steps)
         return bound
 
     def _pad(self, x: np.ndarray) -> np.ndarray:

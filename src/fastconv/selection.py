@@ -59,7 +59,7 @@ def select(
         If the named algorithm, or every one, cannot compute this problem within the limits.
     """
     if algorithm == "auto" or (algorithm == "fastest" and geometry.batch == 0):
-        return _chosen(geometry, limits, level.vector_bytes() // geometry.dtype.itemsize)
+        return _chosen(geometry, limits, level.vector_bytes())
     if algorithm == "fastest":
         names = allowed(geometry, ALGORITHMS, limits.rtol, limits.weight_budget)
         return measurement.fastest(geometry, names, num_threads, level), "measured the fastest here"
@@ -81,5 +81,5 @@ def select(
 
 
 @lru_cache(maxsize=4096)
-def _chosen(geometry: ConvGeometry, limits: Limits, lanes: int) -> tuple[str, str]:
-    return choose(geometry, ALGORITHMS, **limits._asdict(), lanes=lanes)
+def _chosen(geometry: ConvGeometry, limits: Limits, vector_bytes: int) -> tuple[str, str]:
+    return choose(geometry, ALGORITHMS, **limits._asdict(), vector_bytes=vector_bytes)

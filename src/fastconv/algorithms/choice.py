@@ -47,7 +47,7 @@ def allowed(
 
 def choose(
     geometry: ConvGeometry, algorithms: dict[str, Algorithm], rtol: float | None = None,
-    weight_budget: int | None = None, calls: int | None = None, lanes: int = 16,
+    weight_budget: int | None = None, calls: int | None = None, vector_bytes: int = 64,
 ) -> tuple[str, str]:  # fmt: skip
     """The algorithm to expect the fastest, and why.
 
@@ -64,8 +64,8 @@ def choose(
         Bytes: algorithms whose ``transformed_bytes`` exceed it are left out. Default: no budget.
     calls : int, optional
         Calls that share the transformation of the weights. Default: so many that it costs nothing.
-    lanes : int, optional
-        Elements of a vector. Default: AVX-512's in float32.
+    vector_bytes : int, optional
+        Of a vector. Default: AVX-512's.
 
     Returns
     -------
@@ -80,7 +80,7 @@ def choose(
     kernel = "×".join(map(str, geometry.kernel_size))
     taps = math.prod(geometry.kernel_size)
     least = _MIN_WINOGRAD_SAVING if taps > 1 else _MIN_STRASSEN_SAVING
-    if "winograd" in usable and winograd.saving(geometry, calls, lanes) >= least:
+    if "winograd" in usable and winograd.saving(geometry, calls, vector_bytes) >= least:
         fewer = geometry.multiplications / max(1, usable["winograd"].multiplications(geometry))
         form = f"tiles of a {kernel} kernel" if taps > 1 else "Strassen's product of halves"
         return "winograd", f"{form}: {fewer:.1f}× fewer multiplications"

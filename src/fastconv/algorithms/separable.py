@@ -10,10 +10,6 @@ from fastconv.algorithms import base, depthwise, direct
 from fastconv.algorithms.base import Packed
 from fastconv.geometry import ConvGeometry
 
-# Bytes of depthwise results made at a time: a part of the L2 cache. With fewer rows the panels of weights
-# come back into the L1 cache more often than they need to.
-_MID_BYTES = 256 * 1024
-
 
 class _Blocking(NamedTuple):
     bands: int
@@ -27,11 +23,8 @@ def _blocking(geometry: ConvGeometry, num_threads: int, kernels: ModuleType) -> 
     itemsize = geometry.dtype.itemsize
     lanes = kernels.vector_bytes() // itemsize
     mid_row = columns * geometry.out_channels
-    bands = base.ceil_div(rows * mid_row * itemsize, _MID_BYTES)
-    if num_threads > 1:
-        batch = max(geometry.batch, 1)
-        bands = base.ceil_div(base.round_up(batch * min(rows, bands), num_threads), batch)
-    bands = max(1, min(rows, bands))
+    # In bands of few rows panels come back into the L1 cache more often, and more input is read twice.
+    bands = base.count_bands(geometry, rows, mid_row * itemsize, num_threads)
     band_rows = base.ceil_div(rows, bands)
     band_mid = base.round_up(band_rows * mid_row, 64 // itemsize)
 

@@ -74,18 +74,22 @@ def error_bound(geometry: ConvGeometry) -> float:
     return _ERROR_GROWTH * base.summation_error(geometry.in_channels, geometry.dtype, _CHAIN * base.DEPTH)
 
 
-def saving(geometry: ConvGeometry, calls: int | None) -> float:
-    """How many times faster than direct convolution to expect this, by counting."""
+def saving(geometry: ConvGeometry, calls: int | None, slowness: float) -> float:
+    """How many times faster than direct convolution to expect this, by counting.
+
+    Products take ``slowness`` times as long beside what is moved as with AVX-512.
+    """
+    store, add, weight, packing = (cost / slowness for cost in (_STORE, _SUM, _WEIGHT, _PACKING))
     width = 128 // geometry.dtype.itemsize
     panels, pixels = base.ceil_div(geometry.out_channels, width), math.prod(geometry.output_size)
     pairs, half, channels = _half(panels), _half(geometry.in_channels), geometry.in_channels
     rows = _half(pixels)
-    direct = panels * (pixels * (channels + _STORE) + channels * _WEIGHT)
+    direct = panels * (pixels * (channels + store) + channels * weight)
     # Seven products with eight stores, and the sums once for all pairs of panels.
-    own = rows * (pairs * (PRODUCTS * half + 8 * _STORE) + half * _SUM)
-    own += PRODUCTS * pairs * half * _WEIGHT
+    own = rows * (pairs * (PRODUCTS * half + 8 * store) + half * add)
+    own += PRODUCTS * pairs * half * weight
     if calls is not None:
-        own += PRODUCTS * pairs * half * _PACKING / (max(geometry.batch, 1) * calls)
+        own += PRODUCTS * pairs * half * packing / (max(geometry.batch, 1) * calls)
     return direct / own
 
 

@@ -61,8 +61,13 @@ _FAR_BYTES = 8 << 20
 _WEIGHT_TILES = 12
 # The same for its transforms: a tile's input, or output, takes as long as so many channels of its products.
 _TRANSFORM_CHANNELS = 16
+# Bytes of the vectors these are measured with. With shorter ones products take so many times as long beside
+# what is moved.
+_WIDEST, _SLOWNESS = 64, 1.6
 # And beginning with a block's channels, as long as so many of them: first layers have three.
 _START_CHANNELS = 2
+# Pixels an output stands for, and where the first of them lies; see kernels/winograd.pyx.
+_ONE_PIXEL = ((1, 1), (0, 0))
 # And for the transformation of the weights: one of them takes as long as its products with so many tiles.
 _PACKING_TILES = 75
 
@@ -198,13 +203,16 @@ def tiles(geometry: ConvGeometry, form: Form) -> int:
     return math.prod(_tiles_along(geometry, axis, form.outputs[axis]) for axis in range(2))
 
 
-def _cost(geometry: ConvGeometry, form: Form, lanes: int = 16) -> float:
-    """Time for an image's products and transforms, in products of one tile."""
+def _cost(geometry: ConvGeometry, form: Form, lanes: int = 16, slowness: float = 1.0) -> float:
+    """Time for an image's products and transforms, in products of one tile.
+
+    Products take ``slowness`` times as long beside what is moved as with AVX-512.
+    """
     # Each block's input is transformed, in whole vectors of channels; their outputs are summed.
     blocks, channels = math.prod(map(len, form.blocks)), geometry.in_channels
     inputs = base.round_up(channels, lanes) / channels / geometry.out_channels
     outputs = 1 / (channels * blocks)
-    transforms = _TRANSFORM_CHANNELS * geometry.groups * (inputs + outputs)
+    transforms = _TRANSFORM_CHANNELS / slowness * geometry.groups * (inputs + outputs)
     starts = _START_CHANNELS * geometry.groups / channels
     transformed = tiles(geometry, form) * (1 + starts + transforms)
     return form.products * max(transformed, _WEIGHT_TILES)
@@ -271,17 +279,18 @@ def forms(geometry: ConvGeometry) -> tuple[Form, ...]:
     return tuple(form for form in every if form.positions <= _MAX_POINTS)
 
 
-def saving(geometry: ConvGeometry, calls: int | None, lanes: int) -> float:
+def saving(geometry: ConvGeometry, calls: int | None, vector_bytes: int) -> float:
     """How many times faster than direct convolution to expect this, by counting; for supported problems.
 
-    The weights are transformed once for so many calls; None: for so many that it costs nothing. The fewer
-    ``lanes`` a vector has, the less is transformed in vain for an image of three channels.
+    The weights are transformed once for so many calls; None: for so many that it costs nothing. The shorter
+    a vector, the less is transformed in vain for an image of three channels, and the less moving counts.
     """
+    slowness = 1.0 if vector_bytes >= _WIDEST else _SLOWNESS
     if strassen.fits(geometry):
-        return strassen.saving(geometry, calls)
+        return strassen.saving(geometry, calls, slowness)
     direct = math.prod(geometry.kernel_size) * max(math.prod(geometry.output_size), _WEIGHT_TILES)
     form = choose_form(geometry)
-    cost = _cost(geometry, form, lanes)
+    cost = _cost(geometry, form, vector_bytes // geometry.dtype.itemsize, slowness)
     if calls is not None:
         cost += form.products * _PACKING_TILES / (max(geometry.batch, 1) * calls)
     return direct / cost
@@ -468,14 +477,17 @@ class Winograd(Algorithm):
         give_back(workspace)
         return Packed(kernels, geometry, transformed, base.pack_bias(bias, geometry, kernels, bias_memory))
 
-    def bind(self, packed: Packed, x, out, epilogue: Epilogue, num_threads: int) -> Call:
+    def bind(
+        self, packed: Packed, x, out, epilogue: Epilogue, num_threads: int, merged=_ONE_PIXEL
+    ) -> Call:  # fmt: skip
+        """As ``Algorithm.bind``; an output's channels may be those of several ``merged`` pixels."""
         geometry = packed.geometry
         if strassen.fits(geometry):
             return strassen.bind(packed, epilogue, num_threads)
         blocking = _blocking(geometry, num_threads, packed.kernels)
         before = (
             packed.weight, packed.bias, geometry, *_tables(geometry), blocking.bands, blocking.panel_parts,
-            blocking.block, blocking.pixel_pitch, choose_form(geometry).depth, blocking.fetch,
-            blocking.stream, *epilogue,
+            blocking.block, blocking.pixel_pitch, choose_form(geometry).depth, merged,
+            blocking.fetch, blocking.stream, *epilogue,
         )  # fmt: skip
         return bound(packed.kernels.winograd, geometry.dtype, before, (blocking.per_thread, num_threads))

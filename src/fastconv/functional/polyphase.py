@@ -75,11 +75,13 @@ class TransposedPlan:
         self._channels_first = self.layout == layouts[0]
         self._axes = self._phases()
         self._is_merged = any(phase.merged > 1 for axis in self._axes for phase in axis)
-        # Where every phase has one tap, merged ones are written in place: see _phases.
-        self._is_moved = self._is_merged and geometry.kernel_size != geometry.stride
         self._images = self._images_at_once() if self._is_merged else geometry.batch
         self.activation = activation
         self._parts = tuple(self._plan_parts(weight, bias, calls))
+        # Where every phase has one tap, merged ones are written in place: see _phases.
+        apart = self._is_merged and geometry.kernel_size != geometry.stride
+        self._is_shuffled = apart and self.plans[0].shuffles(geometry.in_channels)
+        self._is_moved = apart and not self._is_shuffled
         self._workspaces = Workspaces()
         self._edge = self._edge_of(bias)
 
@@ -290,6 +292,9 @@ class TransposedPlan:
             for part in self._parts:
                 if part.plan is None:
                     moved_first(last)[part.place] = self._edge
+                elif self._is_shuffled:
+                    skip = tuple(place.start or 0 for place in part.place[2:])
+                    part.plan.shuffle(x[part.source], last, part.merged, skip, num_threads)
                 elif self._is_moved:
                     shape = part.plan.geometry.output_shape
                     scratch = workspace.view(target.dtype)[: math.prod(shape)]

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fastconv import checks, kernels, layout, threads
+from fastconv import checks, kernels, layout, lowering, threads
 from fastconv.algorithms import separable
 from fastconv.geometry import ConvGeometry
 from fastconv.memory import Workspaces
@@ -43,6 +43,7 @@ class SeparablePlan:
             *(None if array is None else array.astype(geometry.dtype, copy=False) for array in arrays),
             geometry, self._kernels, self.num_threads,
         )  # fmt: skip
+        self._passes = lowering.passes(geometry)
         self._rectified = (depthwise_activation == "relu", activation == "relu")
         self._workspaces = Workspaces()
 
@@ -55,6 +56,11 @@ class SeparablePlan:
     def output_shape(self) -> tuple[int, ...]:
         """Shape of the result."""
         return self._packed[1].geometry.output_shape
+
+    @property
+    def workspace_bytes(self) -> int:
+        """Bytes of scratch memory of one call."""
+        return self._workspace_bytes(self.num_threads)
 
     def __call__(self, x, out: np.ndarray | None = None, num_threads: int | None = None) -> np.ndarray:
         """Convolve ``x``.
@@ -83,19 +89,24 @@ class SeparablePlan:
             target = np.empty_like(out) if np.may_share_memory(x, out) else out
         if self.geometry.batch == 0:
             return result
-        source = checks.kernel_ready(x, dtype).transpose(0, 2, 3, 1)
-        size = separable.workspace_size(self.geometry, count, self._kernels)
-        workspace = self._workspaces.take(size * dtype.itemsize)
+        source, last = checks.kernel_ready(x, dtype).transpose(0, 2, 3, 1), target.transpose(0, 2, 3, 1)
+        workspace = self._workspaces.take(self._workspace_bytes(count))
+        first, second = self._packed
         try:
-            separable.run(
-                source, *self._packed, target.transpose(0, 2, 3, 1), self._rectified, workspace.view(dtype),
-                count,
-            )  # fmt: skip
+            for part in self._passes:
+                separable.run(
+                    part.read(source), first._replace(geometry=part.geometry), second, part.write(last),
+                    self._rectified, workspace.view(dtype), count,
+                )  # fmt: skip
         finally:
             self._workspaces.give(workspace)
         if target is not result:
             result[...] = target
         return result
+
+    def _workspace_bytes(self, num_threads: int) -> int:
+        sizes = (separable.workspace_size(part.geometry, num_threads, self._kernels) for part in self._passes)
+        return max(sizes, default=0) * self.geometry.dtype.itemsize
 
 
 def plan_separable_conv2d(

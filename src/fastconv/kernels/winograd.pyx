@@ -16,6 +16,9 @@
 # output pixel each begins at. A kernel dilated by d is d interleaved problems without dilation (its
 # polyphase components), whose tiles are just further lines: a tile then writes every d-th pixel, and with
 # stride s reads every (s·d)-th.
+#
+# The channels may be those of several merged pixels, s_h × s_w of the image: the phases of a transposed
+# convolution, each of which is stored to every s-th pixel of every s-th row.
 from cython.parallel cimport prange, threadid
 
 cdef extern from *:
@@ -45,7 +48,9 @@ cdef struct Tiling:
     const Py_ssize_t *corner
     const Py_ssize_t *product_start
     const Py_ssize_t *product_block
-    Py_ssize_t out_rows, out_columns
+    # The image, and of each of its pixels the channels; strides of it, and from one merged pixel to the next.
+    Py_ssize_t out_rows, out_columns, out_channels, merged_h, merged_w, skip_h, skip_w
+    Py_ssize_t[3] image_stride
     Py_ssize_t[3] out_stride
     bint rectified, accumulate, fetch, stream
 
@@ -53,6 +58,28 @@ cdef struct Tiling:
 # Rows top … top + rows, columns left … left + columns of the padded input are in memory; the others are zero.
 cdef struct View:
     Py_ssize_t top, left, rows, columns, row_stride, pixel_stride
+
+
+# Of a panel's outputs, rows top … bottom and columns left … right lie in the image; the first one of all, in
+# it or not, `offset` elements from the image's first.
+cdef struct Place:
+    Py_ssize_t offset, top, bottom, left, right
+
+
+cdef inline Place place_of(const Tiling *tiling, Py_ssize_t channel) noexcept nogil:
+    """The place of a panel that begins with this channel; its pixel (i, j) is (s_h·i + down, s_w·j + across)
+    of the image."""
+    cdef Py_ssize_t phase = channel // tiling.out_channels
+    cdef Py_ssize_t down = phase // tiling.merged_w - tiling.skip_h
+    cdef Py_ssize_t across = phase % tiling.merged_w - tiling.skip_w
+    cdef Place place
+    place.offset = (down * tiling.image_stride[0] + across * tiling.image_stride[1]
+                    + channel % tiling.out_channels * tiling.image_stride[2])
+    place.top = (tiling.merged_h - 1 - down) // tiling.merged_h
+    place.left = (tiling.merged_w - 1 - across) // tiling.merged_w
+    place.bottom = (tiling.out_rows - down + tiling.merged_h - 1) // tiling.merged_h
+    place.right = (tiling.out_columns - across + tiling.merged_w - 1) // tiling.merged_w
+    return place
 
 
 cdef inline void tile_pixels(
@@ -132,13 +159,13 @@ cdef void winograd_inputs(
 
 
 cdef void winograd_outputs(
-    const Tiling *tiling, const real *products, Py_ssize_t position_stride, Py_ssize_t first, Py_ssize_t last,
-    Py_ssize_t channels, const real *coefficient_h, const real *coefficient_w, const real *bias, real *out,
-    real *block
+    const Tiling *tiling, const Place *place, const real *products, Py_ssize_t position_stride,
+    Py_ssize_t first, Py_ssize_t last, Py_ssize_t channels, const real *coefficient_h,
+    const real *coefficient_w, const real *bias, real *out, real *block
 ) noexcept nogil:
     """Transform tiles first … last of one panel back and store the part of them that is in the image."""
     cdef Py_ssize_t width = panel_width(bias), t = first, y, x, run, high, wide, row_pitch, pixel_pitch
-    cdef Py_ssize_t whole = width // 2 if channels <= width // 2 else width
+    cdef Py_ssize_t whole = width // 2 if channels <= width // 2 else width, top, left
     cdef Py_ssize_t step = tiling.outputs_w * tiling.dilation_w
     cdef Py_ssize_t[3] stride = [tiling.out_stride[0] * tiling.dilation_h,
                                  tiling.out_stride[1] * tiling.dilation_w, tiling.out_stride[2]]
@@ -150,15 +177,17 @@ cdef void winograd_outputs(
         run = 1
         # Tiles side by side are stored together, in longer runs, where pixels are not channels-last; else
         # whole tiles of one axis, each of which is little work.
-        while (t + run < last and (stride[2] != 1 or (lines and x + (run + 1) * step <= tiling.out_columns))
+        while (t + run < last and (stride[2] != 1 or (lines and x + (run + 1) * step <= place.right))
                and (t + run) % tiling.across
                and tiling.across_origin[(t + run) % tiling.across] == x + run * step):
             run = run + 1
+        # The part in the image; merged pixels are not dilated.
+        top, left = max(<Py_ssize_t>0, place.top - y), max(<Py_ssize_t>0, place.left - x)
         high = min(<Py_ssize_t>tiling.outputs_h,
-                   (tiling.out_rows - y + tiling.dilation_h - 1) // tiling.dilation_h)
+                   (place.bottom - y + tiling.dilation_h - 1) // tiling.dilation_h) - top
         wide = min(run * tiling.outputs_w,
-                   (tiling.out_columns - x + tiling.dilation_w - 1) // tiling.dilation_w)
-        corner = out + y * tiling.out_stride[0] + x * tiling.out_stride[1]
+                   (place.right - x + tiling.dilation_w - 1) // tiling.dilation_w) - left
+        corner = out + (y + top) * tiling.out_stride[0] + (x + left) * tiling.out_stride[1]
         target, row_pitch, pixel_pitch = block, run * tiling.outputs_w * whole, whole
         if (stride[2] == 1 and channels == whole and high == tiling.outputs_h
                 and wide == run * tiling.outputs_w):
@@ -170,7 +199,8 @@ cdef void winograd_outputs(
                          row_pitch, pixel_pitch, coefficient_h, coefficient_w, bias,
                          tiling.stream and target == corner)
         if target == block:
-            scatter_rows(block, row_pitch, pixel_pitch, high, wide, channels, corner, stride)
+            scatter_rows(block + top * row_pitch + left * pixel_pitch, row_pitch, pixel_pitch, high, wide,
+                         channels, corner, stride)
         t += run
 
 
@@ -254,6 +284,7 @@ cdef void winograd_block(
     cdef Py_ssize_t m_position = padded_position(tiles * width, packed)
     cdef Py_ssize_t products = problem.groups * (last_panel - first_panel) * tiling.positions
     cdef const real *zeros = scratch
+    cdef Place place
     cdef const real *panel
     cdef real *v = scratch + pixel_pitch
     cdef real *m = v + tiling.positions * v_position
@@ -263,7 +294,8 @@ cdef void winograd_block(
     for g in range(problem.groups):
         for p in range(first_panel, last_panel):
             channels = min(width, problem.group_out - p * width)
-            target = out + (g * problem.group_out + p * width) * tiling.out_stride[2]
+            place = place_of(tiling, g * problem.group_out + p * width)
+            target = out + place.offset
             panel = packed + (g * panels + p) * weights * width
             for q in range(tiling.positions):
                 if tiling.fetch and not tiling.stream:
@@ -278,7 +310,7 @@ cdef void winograd_block(
                     problem.group_in, panel + tiling.product_start[q] * problem.group_in * width,
                     width // 2 if channels <= width // 2 else width, m + q * m_position)
             winograd_outputs(
-                tiling, m, m_position, first, last, channels, coefficient_h, coefficient_w,
+                tiling, &place, m, m_position, first, last, channels, coefficient_h, coefficient_w,
                 bias + (g * panels + p) * width, target, m + tiling.positions * m_position)
 
 
@@ -301,16 +333,19 @@ cdef Py_ssize_t farthest(const Py_ssize_t[::1] origin) noexcept:
 
 
 cdef void set_outputs(
-    Tiling *tiling, real[:, :, :, :] out, Py_ssize_t group_out, bint accumulate, bint fetch, bint stream
+    Tiling *tiling, real[:, :, :, :] out, Py_ssize_t channels, bint accumulate, bint fetch, bint stream
 ) noexcept:
-    """Where outputs go, and how."""
+    """Where outputs go, and how: `channels` of them in a group."""
     cdef Py_ssize_t size = sizeof(real), start = <Py_ssize_t>&out[0, 0, 0, 0]
-    tiling.out_rows, tiling.out_columns, tiling.accumulate = out.shape[1], out.shape[2], accumulate
-    tiling.out_stride = [out.strides[1] // size, out.strides[2] // size, out.strides[3] // size]
+    cdef Py_ssize_t row = out.strides[1] // size, pixel = out.strides[2] // size
+    tiling.out_rows, tiling.out_columns, tiling.out_channels = out.shape[1], out.shape[2], out.shape[3]
+    tiling.image_stride = [row, pixel, out.strides[3] // size]
+    tiling.out_stride = [row * tiling.merged_h, pixel * tiling.merged_w, tiling.image_stride[2]]
+    tiling.accumulate = accumulate
     # Planes are written in runs of a row: nothing to fetch.
     tiling.fetch = fetch and out.strides[3] == size
     # Only whole vectors can go past the caches: each group of each pixel must begin with one.
-    start |= out.strides[0] | out.strides[1] | out.strides[2] | group_out * size
+    start |= out.strides[0] | out.strides[1] | out.strides[2] | channels * size
     tiling.stream = stream and tiling.fetch and not accumulate and start % VECTOR_BYTES == 0
 
 
@@ -319,7 +354,7 @@ def winograd(
     const real[::1] coefficient_h, const real[::1] coefficient_w, const Py_ssize_t[:, ::1] corner,
     const Py_ssize_t[::1] product_start, const Py_ssize_t[::1] product_block,
     const Py_ssize_t[::1] line_origin, const Py_ssize_t[::1] across_origin, Py_ssize_t bands,
-    Py_ssize_t panel_parts, Py_ssize_t block, Py_ssize_t pixel_pitch, Py_ssize_t depth, bint fetch,
+    Py_ssize_t panel_parts, Py_ssize_t block, Py_ssize_t pixel_pitch, Py_ssize_t depth, merged, bint fetch,
     bint stream, bint rectified, bint accumulate, real[:, :, :, :] out, real[::1] workspace,
     Py_ssize_t per_thread, int num_threads
 ):
@@ -345,16 +380,20 @@ def winograd(
     block : the most tiles that are transformed at a time
     pixel_pitch : C_in in whole vectors
     depth : input channels multiplied at a time
+    merged : ((s_h, s_w), (skip_h, skip_w))
+        The pixels of `out` whose channels those of an output are, and where the first one lies: at
+        (−skip_h, −skip_w). Without accumulation, and unless it is one pixel, whole panels for each.
     fetch : whether to ask for outputs, and for the next tiles' inputs, before they are needed
     stream : whether to write outputs past the caches, where they are channels-last and whole vectors
     rectified, accumulate : as Epilogue has them
-    out : (N, H_out, W_out, C_out), OUT
+    out : (N, H_out, W_out, C_out), or the image of merged pixels, OUT
     workspace : (num_threads · per_thread), scratch
     """
     cdef Problem problem = problem_of(geometry)
     cdef Tiling tiling
     cdef View view
     (tiling.pairs_h, tiling.pairs_w), (tiling.outputs_h, tiling.outputs_w) = form
+    (tiling.merged_h, tiling.merged_w), (tiling.skip_h, tiling.skip_w) = merged
     set_spacing(&tiling, &problem)
     tiling.positions, tiling.panels = product_start.shape[0] - 1, packed.shape[1]
     tiling.blocks, tiling.across, tiling.corner = corner.shape[0], across_origin.shape[0], &corner[0, 0]
