@@ -23,6 +23,10 @@ _MERGED_BYTES = 8 << 20
 # Merged phases begin and end together, so that some of their pixels lie outside the image. Where more than
 # this share are computed for each that is wanted, at 7×7 for instance, it costs more than it saves.
 _MOST_COMPUTED = 1.25
+# Steps of the input for blocks of outputs, where a vector has room for the channels of so many.
+_STEPS = (1, 2, 4)
+# What a product costs besides its vectors of outputs, in vectors: its input is loaded and broadcast.
+_BROADCAST = 0.5
 
 
 class _Part(NamedTuple):
@@ -212,17 +216,40 @@ class TransposedPlan:
             )
         )  # fmt: skip
         separate = [phases.separate(*axis) for axis in axes]
-        merged = [phases.merged(*axis) for axis in axes] if geometry.groups == 1 else [None]
+        if geometry.groups > 1:
+            return separate
         if geometry.kernel_size == geometry.stride:
-            last = merged[-1]
+            last = phases.merged(*axes[-1])
             whole = last is not None and not (last.place.start or geometry.input_size[-1] % last.merged)
             return [*separate[:-1], [last]] if whole else separate
-        if None in merged or self._image_bytes > _MERGED_BYTES:
+        return separate if self._image_bytes > _MERGED_BYTES else self._merged(axes, separate)
+
+    def _merged(self, axes: list, separate: list[list[Phase]]) -> list[list[Phase]]:
+        """All phases of all axes merged; ``separate`` where that is faster."""
+        geometry = self.geometry
+        lanes = kernels.active().vector_bytes() // geometry.dtype.itemsize
+        few = 2 * geometry.in_channels <= lanes
+        if not few and any(k % s for k, s in zip(geometry.kernel_size, geometry.stride, strict=True)):
             return separate
-        computed = math.prod(phase.count * phase.merged for phase in merged)
-        if computed > _MOST_COMPUTED * math.prod(geometry.input_size):
+        flat = [_STEPS if few else (1,)] * len(axes[-2:])
+        choices = []
+        for steps in product(*[(1,)] * len(axes[:-2]), *flat):
+            axis_phases = [phases.merged(*axis, step) for axis, step in zip(axes, steps, strict=True)]
+            if None not in axis_phases:
+                choices.append([[phase] for phase in axis_phases])
+        if few:
+            # A vector holds the channels of several pixels, and a product is one for all of them.
+            return min([separate, *choices], key=lambda choice: self._cost(choice, lanes))
+        if not choices:
             return separate
-        return [[phase] for phase in merged]
+        computed = math.prod(phase.count * phase.merged for (phase,) in choices[0])
+        return separate if computed > _MOST_COMPUTED * math.prod(geometry.input_size) else choices[0]
+
+    def _cost(self, axes: list[list[Phase]], lanes: int) -> float:
+        """Time of direct products, in vectors; all phases of an axis are merged, or none."""
+        channels = self.geometry.in_channels * math.prod(axis[0].merged for axis in axes)
+        products = math.prod(sum(phase.products for phase in axis) for axis in axes)
+        return products * (-(-channels // lanes) + _BROADCAST)
 
     @property
     def _image_bytes(self) -> int:
@@ -269,6 +296,7 @@ class TransposedPlan:
             sizes = [phase.source.stop - phase.source.start for phase in chosen]
             inner = ConvGeometry.create(
                 (self._images, geometry.out_channels, *sizes), taps.shape,
+                stride=tuple(phase.step for phase in chosen),
                 padding=tuple(phase.padding for phase in chosen),
                 dilation=tuple(phase.dilation for phase in chosen), groups=geometry.groups,
                 dtype=geometry.dtype,
