@@ -163,7 +163,7 @@ def test_merged_phases(kernel, padding, plans):
     assert len(plan.plans) == plans
     assert plan.explain().count("all") == {1: 2, 2: 2, 4: 0}[plans]
     # Each keeps a scratch memory, and so does a result that is not channels-last.
-    assert (plan.workspace_bytes > sum(inner.workspace_bytes for inner in plan.plans)) == (plans < 4)
+    assert plan.workspace_bytes > sum(inner.workspace_bytes for inner in plan.plans)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from fastconv import checks, kernels, threads
 from fastconv.functional import phases
 from fastconv.functional.phases import Phase
 from fastconv.geometry import ConvGeometry
-from fastconv.layout import empty, moved_first, moved_last, store
+from fastconv.layout import channels_last, empty, moved_first, moved_last, store
 from fastconv.memory import Workspaces, aligned_empty
 from fastconv.plan import ACTIVATIONS, LAYOUTS, Plan, design
 
@@ -81,7 +81,9 @@ class TransposedPlan:
         self._is_merged = any(phase.merged > 1 for axis in self._axes for phase in axis)
         # Where every phase has one tap, merged ones are written in place: see _phases.
         self._is_moved = self._is_merged and geometry.kernel_size != geometry.stride
-        self._images = self._images_at_once() if self._is_merged else geometry.batch
+        # A row of separate phases has pixels of all of them: where rows are planar, they are written at last.
+        self._is_staged = self._is_merged or (geometry.stride[-1] > 1 and self._image_bytes <= _MERGED_BYTES)
+        self._images = self._images_at_once() if self._is_staged else geometry.batch
         self.activation = activation
         self._parts = tuple(self._plan_parts(weight, bias, calls))
         self._workspaces = Workspaces()
@@ -104,7 +106,7 @@ class TransposedPlan:
     @property
     def workspace_bytes(self) -> int:
         """Bytes of scratch memory; each phase keeps its own, merged ones also what they write first."""
-        return sum(plan.workspace_bytes for plan in self.plans) + sum(self._merged_bytes())
+        return sum(plan.workspace_bytes for plan in self.plans) + sum(self._staged_bytes())
 
     @property
     def multiplications(self) -> int:
@@ -150,15 +152,14 @@ class TransposedPlan:
         if self.geometry.batch == 0:
             return result
         x, target = self._channels_first_view(x), self._channels_first_view(result)
-        if self._is_merged:
+        if self._is_staged:
             for first in range(0, self.geometry.batch, self._images):
                 images = slice(first, first + self._images)
-                self._run_merged(x[images], target[images], count)
+                self._run_staged(x[images], target[images], count)
             return result
+        self._fill_edges(target)
         for part in self._parts:
-            if part.plan is None:
-                target[part.place] = self._edge
-            else:
+            if part.plan is not None:
                 part.plan(x[part.source], out=target[part.place], num_threads=count)
         return result
 
@@ -256,14 +257,14 @@ class TransposedPlan:
         return math.prod(self.geometry.input_shape[1:]) * self.geometry.dtype.itemsize
 
     def _images_at_once(self) -> int:
-        """Images whose merged phases are in scratch memory together; divides the batch."""
+        """Images whose phases are in scratch memory together; divides the batch."""
         batch = self.geometry.batch
         most = max(1, min(batch, _MERGED_BYTES // self._image_bytes))
         return next(images for images in range(most, 0, -1) if batch % images == 0)
 
-    def _merged_bytes(self) -> tuple[int, int]:
+    def _staged_bytes(self) -> tuple[int, int]:
         """Scratch memory for merged phases, and for a channels-last result; both in whole cache lines."""
-        if not self._is_merged:
+        if not self._is_staged:
             return 0, 0
         moved = [plan.geometry.output_bytes for plan in self.plans if self._is_moved]
         return tuple(
@@ -271,7 +272,17 @@ class TransposedPlan:
         )
 
     def _transposed(self, weight: np.ndarray) -> np.ndarray:
-        """The weight as (C_out, C_in/groups, *kernel): each group's matrix transposed."""
+        """The weight as (C_out, C_in/groups, *kernel): each group's matrix transposed.
+
+        Phases read it with a step; so that this is not element by element, their outputs lie together, or
+        with one tap their inputs, which direct's form for planes takes as they are.
+        """
+        if len(self._axes[-1]) > 1 and self.geometry.groups == 1:
+            dtype, shape = self.geometry.dtype, weight.swapaxes(0, 1).shape
+            if math.prod(shape[2:]) == 1:
+                matrix = weight.reshape(1, *weight.shape[:2])
+                return channels_last(matrix, dtype, self.num_threads).reshape(shape)
+            weight = moved_first(channels_last(weight, dtype, self.num_threads))
         kernel = weight.reshape(self.geometry.groups, -1, *weight.shape[1:]).swapaxes(1, 2)
         return kernel.reshape(self.geometry.in_channels, -1, *self.geometry.kernel_size)
 
@@ -305,9 +316,14 @@ class TransposedPlan:
             biases = _tiled(bias, [phase.merged for phase in chosen])
             yield _Part(place, source, Plan(prepared, taps, biases), chosen)
 
-    def _run_merged(self, x: np.ndarray, target: np.ndarray, num_threads: int) -> None:
+    def _fill_edges(self, target: np.ndarray) -> None:
+        """Write the outputs that no tap reaches, and where there are any all others with them, in one run."""
+        if any(part.plan is None for part in self._parts):
+            target[...] = self._edge if self._edge.any() else 0
+
+    def _run_staged(self, x: np.ndarray, target: np.ndarray, num_threads: int) -> None:
         """Some images x (n, C_in, *size) → target (n, C_out, *size), both of any strides."""
-        moved_bytes, last_bytes = self._merged_bytes()
+        moved_bytes, last_bytes = self._staged_bytes()
         last = moved_last(target)
         in_place = last.flags.c_contiguous
         workspace = self._workspaces.take(moved_bytes + (0 if in_place else last_bytes))
@@ -315,9 +331,13 @@ class TransposedPlan:
             elements = workspace[moved_bytes:].view(target.dtype)
             last = elements[: target.size].reshape(last.shape)
         try:
+            first = moved_first(last)
+            self._fill_edges(first)
             for part in self._parts:
                 if part.plan is None:
-                    moved_first(last)[part.place] = self._edge
+                    continue
+                if not self._is_merged:
+                    part.plan(x[part.source], out=first[part.place], num_threads=num_threads)
                 elif self._is_moved:
                     shape = part.plan.geometry.output_shape
                     scratch = workspace.view(target.dtype)[: math.prod(shape)]
