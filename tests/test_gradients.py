@@ -103,6 +103,58 @@ def test_planes_of_a_pointwise_kernel_are_multiplied_where_they_lie(level, chann
                 np.testing.assert_array_equal(one, expected)
 
 
+@pytest.mark.parametrize("level", LEVELS)
+@settings(max_examples=40)
+@given(
+    case=strategies.cases(
+        channels=st.sampled_from(
+            [
+                (16, 16, 8),
+                (20, 20, 5),
+                (48, 48, 6),
+                (36, 36, 6),
+                (96, 96, 6),
+                (12, 24, 3),
+                (40, 20, 5),
+                (6, 6, 2),
+            ]
+        ),
+        largest_batch=3,
+    )
+)
+def test_narrow_groups(level, case):
+    """Vectors of several groups or of one, the last of them not full; the phases of a stride."""
+    for dtype in DTYPES:
+        x, weight, _ = case.integers(dtype)
+        grad = output_gradient(case, dtype)
+        wanted = (
+            reference.conv_input_grad(grad, weight, x.shape, **case.keywords),
+            reference.conv_weight_grad(grad, x, weight.shape, **case.keywords),
+        )
+        for arrange in (strategies.MEMORY_LAYOUTS["contiguous"], channels_last):
+            with kernels.use(level):
+                results = [gradients(case, arrange(x), weight, arrange(grad), num_threads=n) for n in (1, 2)]
+            for y, again, expected in zip(*results, wanted, strict=True):
+                assert_same_bits(y, again)
+                tolerance = 2e-5 if dtype == np.float32 else 1e-13
+                assert np.abs(y - expected).max() <= tolerance * max(1, np.abs(expected).max())
+
+
+@pytest.mark.parametrize("groups", [4, 8, 32])
+def test_many_pixels_of_narrow_groups_are_summed_exactly(groups):
+    """Several parts, blocks and units, and columns in chunks."""
+    case = strategies.Case(
+        (2, 256, 5, 300), (256, 256 // groups, 3, 1), (2, 1), ((1, 0), (0, 0)), groups=groups
+    )
+    x, weight, _ = case.integers(np.float32)
+    grad = output_gradient(case, np.float32)
+    expected = reference.conv_weight_grad(grad, x, weight.shape, **case.keywords)
+    for level in LEVELS:
+        for actual in weight_gradients(case, x, weight, grad, level):
+            for one in actual:
+                np.testing.assert_array_equal(one, expected)
+
+
 TILED = [
     # Large enough for several parts, blocks of channels and of tiles, and every form of Winograd's.
     strategies.Case((2, 70, 21, 30), (67, 70, 3, 3), padding=((1, 1), (1, 1))),

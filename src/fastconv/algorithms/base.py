@@ -233,7 +233,7 @@ def pack_grouped(
         width = panel_width(kernels, geometry.dtype)
         shape = groups, ceil_div(group_out, width), geometry.reduction, width
         packed = aligned_empty(shape, geometry.dtype)
-    grouped = weight.reshape(groups, group_out, geometry.in_channels // groups, -1)
+    grouped = weight.reshape(groups, group_out, geometry.in_channels // groups, *geometry.kernel_size)
     kernels.pack_weight(grouped, packed, num_threads)
     return packed
 

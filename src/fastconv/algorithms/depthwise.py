@@ -15,6 +15,9 @@ from fastconv.memory import aligned_empty
 
 # Bytes of a group's planes gathered at a time: half an L1 cache, the rest is for weights and outputs.
 _PLANE_BYTES = 24 * 1024
+# Weights of a vector that lie so many bytes apart fall into a few sets of the L1 cache, and groups of several
+# channels have more of them than fit there.
+_ALIASING_BYTES = 1024
 
 
 class Vectors(NamedTuple):
@@ -124,7 +127,10 @@ def pack(weight, bias, geometry: ConvGeometry, kernels: ModuleType, into: Packed
     """Weights as (k_h·C_in/groups·k_w, C_out in whole vectors)."""
     channels = geometry.out_channels
     if into is None:
-        pitch = base.round_up(channels, kernels.vector_bytes() // geometry.dtype.itemsize)
+        lanes = kernels.vector_bytes() // geometry.dtype.itemsize
+        pitch = base.round_up(channels, lanes)
+        if geometry.in_channels > geometry.groups and pitch * geometry.dtype.itemsize % _ALIASING_BYTES == 0:
+            pitch += lanes
         packed = aligned_empty((geometry.reduction + 1, pitch), geometry.dtype)
         packed_weight, packed_bias = packed[:-1], packed[-1]
     else:

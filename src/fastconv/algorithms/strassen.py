@@ -144,7 +144,7 @@ def pack(
         packed_bias = np.zeros(2 * pairs * width, geometry.dtype)
     else:
         packed, packed_bias = into.weight, into.bias
-    kernels.pack_weight(factors.reshape(pairs, PRODUCTS * width, half, 1), packed, num_threads)
+    kernels.pack_weight(factors.reshape(pairs, PRODUCTS * width, half, 1, 1), packed, num_threads)
     packed_bias[: geometry.out_channels] = 0 if bias is None else bias
     return Packed(kernels, geometry, packed, packed_bias)
 

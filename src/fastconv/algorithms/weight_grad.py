@@ -29,6 +29,12 @@ _TILED_BLOCK_BYTES = 256
 # Pieces of work to cut a problem into where its channels alone do not give so many. A fixed number: it
 # decides in which order terms are summed, and results must not depend on the number of threads.
 _ITEMS = 16
+# Pixels that a part should have where it can, since its sums are cleared, and added to the others', by
+# itself; and how many parts there may be in any case, for threads to share.
+_PART_PIXELS = 512
+_MIN_PARTS = 4
+# Output channels a narrow group may have; beyond, two vectors of them are a better tile.
+_NARROW_CHANNELS = 16
 # How many times fewer operations tiles must promise. A tile's transforms cost as much as so many channels of
 # its products, as in winograd.py.
 _MIN_SAVING = 1.2
@@ -45,14 +51,30 @@ class _Blocks(NamedTuple):
     parts: int
 
 
-def _blocks(group_in: int, group_out: int, groups: int, largest: tuple, lanes: int, units: int) -> _Blocks:
-    counts = [base.ceil_div(*pair) for pair in zip((group_in, group_out), largest, strict=True)]
+def _parts(geometry: ConvGeometry, blocks: int, units: int) -> int:
+    """Parts to cut the sum into, where there are so many blocks of channels."""
+    pixels = geometry.batch * math.prod(geometry.output_size)
+    wanted = min(base.ceil_div(_ITEMS, blocks), max(_MIN_PARTS, pixels // _PART_PIXELS))
+    return max(1, min(units, wanted))
+
+
+def _blocks(
+    geometry: ConvGeometry, sides: tuple, groups: int, largest: tuple, lanes: int, units: int
+) -> _Blocks:
+    counts = [base.ceil_div(*pair) for pair in zip(sides, largest, strict=True)]
     pitches = [
         base.round_up(base.ceil_div(base.round_up(channels, lanes), count), lanes)
-        for channels, count in zip((group_in, group_out), counts, strict=True)
+        for channels, count in zip(sides, counts, strict=True)
     ]
-    parts = base.ceil_div(_ITEMS, groups * math.prod(counts))
-    return _Blocks(*counts, *pitches, max(1, min(units, parts)))
+    return _Blocks(*counts, *pitches, _parts(geometry, groups * math.prod(counts), units))
+
+
+def _covered(geometry: ConvGeometry, region: tuple[int, int]) -> int:
+    """Pixels of input that a region of outputs reads."""
+    return math.prod(
+        (n - 1) * s + (k - 1) * d + 1
+        for n, s, k, d in zip(region, geometry.stride, geometry.kernel_size, geometry.dilation, strict=True)
+    )
 
 
 def _is_depthwise(geometry: ConvGeometry) -> bool:
@@ -75,20 +97,56 @@ def _direct(geometry: ConvGeometry, kernels: ModuleType) -> _Direct:
     bands = base.ceil_div(rows, max(1, _PIXELS // columns))
     units = geometry.batch * bands * chunks
     if _is_depthwise(geometry):
-        blocks = _blocks(1, geometry.out_channels, 1, (1, _BLOCK_CHANNELS), lanes, units)
+        blocks = _blocks(geometry, (1, geometry.out_channels), 1, (1, _BLOCK_CHANNELS), lanes, units)
         blocks = blocks._replace(in_pitch=blocks.out_pitch)
     else:
         sides = geometry.in_channels // geometry.groups, geometry.out_channels // geometry.groups
         pointwise = math.prod(geometry.kernel_size) == 1
         largest = _POINTWISE_IN_CHANNELS if pointwise else _BLOCK_CHANNELS, _BLOCK_CHANNELS
-        blocks = _blocks(*sides, geometry.groups, largest, lanes, units)
+        blocks = _blocks(geometry, sides, geometry.groups, largest, lanes, units)
     region = base.ceil_div(rows, bands), base.ceil_div(columns, chunks)
-    covered = math.prod(
-        (n - 1) * s + (k - 1) * d + 1
-        for n, s, k, d in zip(region, geometry.stride, geometry.kernel_size, geometry.dilation, strict=True)
-    )
-    per_thread = covered * blocks.in_pitch + math.prod(region) * base.panel_width(kernels, geometry.dtype)
+    panel = math.prod(region) * base.panel_width(kernels, geometry.dtype)
+    per_thread = _covered(geometry, region) * blocks.in_pitch + panel
     return _Direct(blocks, bands, chunks, base.round_up(per_thread, lanes))
+
+
+class _Narrow(NamedTuple):
+    base: np.ndarray
+    lanes: np.ndarray | None
+    cuts: tuple[int, int, int]
+    parts: int
+    per_thread: int
+
+
+@lru_cache(maxsize=256)
+def _narrow(geometry: ConvGeometry, kernels: ModuleType) -> _Narrow | None:
+    """For groups whose gradients meet a vector of input channels at once; None for others.
+
+    See kernels/weight_grad_narrow.pyx for the tables.
+    """
+    lanes = kernels.vector_bytes() // geometry.dtype.itemsize
+    group_in, group_out = (n // geometry.groups for n in (geometry.in_channels, geometry.out_channels))
+    if geometry.groups == 1 or group_out % 2:
+        return None
+    channel = np.arange(base.round_up(geometry.in_channels, lanes)).reshape(-1, lanes)
+    # The first output channel of each lane's group.
+    met = np.minimum(channel, geometry.in_channels - 1) // group_in * group_out
+    shuffled = group_in % lanes > 0
+    if group_out > _NARROW_CHANNELS or (shuffled and np.ptp(met, axis=1).max() + group_out > lanes):
+        return None
+    index = (met - met[:, :1])[:, np.newaxis] + np.arange(group_out)[:, np.newaxis]
+    index = np.ascontiguousarray(index, f"i{geometry.dtype.itemsize}").reshape(-1).view(np.uint8)
+
+    rows, columns = geometry.output_size
+    pixels = _PIXELS // max(geometry.stride)
+    chunks, bands = base.ceil_div(columns, pixels), base.ceil_div(rows, max(1, pixels // columns))
+    blocks = base.ceil_div(len(met), base.ceil_div(_BLOCK_CHANNELS, lanes))
+    region = base.ceil_div(rows, bands), base.ceil_div(columns, chunks)
+    per_thread = _covered(geometry, region) * lanes + math.prod(region) * max(lanes, group_out)
+    return _Narrow(
+        met[:, 0].astype(np.intp), index if shuffled else None, (blocks, bands, chunks),
+        _parts(geometry, blocks, geometry.batch * bands * chunks), base.round_up(per_thread, lanes),
+    )  # fmt: skip
 
 
 class _Tiled(NamedTuple):
@@ -119,7 +177,8 @@ def _tiled(geometry: ConvGeometry, kernels: ModuleType) -> _Tiled | None:
         return None
     down, across = winograd.origins(geometry, form)
     chunks = base.ceil_div(len(across), _TILES)
-    blocks = _blocks(*sides, geometry.groups, (largest, largest), lanes, geometry.batch * len(down) * chunks)
+    units = geometry.batch * len(down) * chunks
+    blocks = _blocks(geometry, sides, geometry.groups, (largest, largest), lanes, units)
     ends = [len(across) * chunk // chunks for chunk in range(chunks + 1)]
     span = max(int(np.ptp(across[first:last])) for first, last in pairwise(ends))
     columns = [span + (n - 1) * geometry.dilation[1] + 1 for n in (form.points[1], form.outputs[1])]
@@ -156,6 +215,10 @@ def weight_grad(
         Of two spatial axes.
     out : (groups, C_out/groups, C_in/groups, k_h·k_w), of any strides
     """
+    narrow = None if _is_depthwise(geometry) else _narrow(geometry, kernels)
+    if narrow is not None:
+        _narrow_weight_grad(narrow, grad_output, x, geometry, kernels, num_threads, out)
+        return
     dtype = geometry.dtype
     lanes = kernels.vector_bytes() // dtype.itemsize
     tiled, direct = _tiled(geometry, kernels), _direct(geometry, kernels)
@@ -190,5 +253,25 @@ def weight_grad(
     if depthwise:
         out = out.transpose(1, 0, 2, 3)  # vectors ran over the groups
     kernels.sum_weight_grad(partial, out, num_threads)
+    give_back(partial)
+    give_back(workspace)
+
+
+def _narrow_weight_grad(
+    narrow: _Narrow, grad_output: np.ndarray, x: np.ndarray, geometry: ConvGeometry, kernels: ModuleType,
+    num_threads: int, out: np.ndarray,
+) -> None:  # fmt: skip
+    dtype, (groups, group_out, group_in, taps) = geometry.dtype, out.shape
+    lanes = kernels.vector_bytes() // dtype.itemsize
+    # With one vector more, because sums are added up in whole ones from each group on.
+    pitch = base.round_up(geometry.in_channels, lanes) + lanes
+    partial = aligned_empty((narrow.parts, taps, group_out, pitch), dtype)
+    workspace = aligned_empty((num_threads * narrow.per_thread,), dtype)
+    kernels.weight_grad_narrow(
+        x, grad_output, geometry, narrow.base, narrow.lanes, narrow.cuts, partial, workspace,
+        narrow.per_thread, num_threads,
+    )  # fmt: skip
+    sums = partial[..., : geometry.in_channels].reshape(narrow.parts, taps, group_out, groups, group_in)
+    kernels.sum_weight_grad(sums.transpose(0, 3, 1, 2, 4), out.swapaxes(1, 2), num_threads)
     give_back(partial)
     give_back(workspace)

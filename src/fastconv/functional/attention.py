@@ -335,7 +335,7 @@ def _as_columns(rows: np.ndarray, level, count: int) -> np.ndarray:
     """A right factor's transpose (G, L, d), packed in panels of its rows: (G, panels, d, PANEL)."""
     width = base.panel_width(level, rows.dtype)
     packed = aligned_empty((len(rows), base.ceil_div(rows.shape[1], width), rows.shape[2], width), rows.dtype)
-    level.pack_weight(rows[..., None], packed, count)
+    level.pack_weight(rows[..., None, None], packed, count)
     return packed
 
 

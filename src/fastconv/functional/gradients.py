@@ -168,6 +168,8 @@ def _planar_weight_grad(geometry: ConvGeometry, grads, images, num_threads: int,
         images = np.repeat(images, group_out, axis=-1)
         geometry = replace(geometry, in_channels=geometry.out_channels, groups=geometry.out_channels)
         out = out.reshape(geometry.groups, 1, 1, -1)
+    if images.strides[4] != images.itemsize:
+        geometry, images = _stepped(geometry, images)
     swapped = _swapped(geometry)
     lanes = level.vector_bytes() // geometry.dtype.itemsize
     few = group_out < min(lanes, group_in)
@@ -179,6 +181,17 @@ def _planar_weight_grad(geometry: ConvGeometry, grads, images, num_threads: int,
         geometry, images, grads = swapped, grads, images
         out = out.transpose(0, 2, 1, 3)[..., ::-1]
     weight_grad(grads, images, geometry, level, num_threads, out)
+
+
+def _stepped(geometry: ConvGeometry, images: np.ndarray) -> tuple[ConvGeometry, np.ndarray]:
+    """A 1×1 problem on planes without its stride: a copy of the pixels that it reads; any other as it is."""
+    if math.prod(geometry.kernel_size) > 1 or geometry.padded or max(geometry.stride) == 1:
+        return geometry, images
+    down, across = geometry.stride
+    rows, columns = geometry.output_size
+    stepped = images[:, :, ::down, ::across][:, :, :rows, :columns]
+    stepped = np.moveaxis(np.ascontiguousarray(np.moveaxis(stepped, 4, 2)), 2, 4)
+    return replace(geometry, input_size=geometry.output_size, stride=(1, 1)), stepped
 
 
 def _swapped(geometry: ConvGeometry) -> ConvGeometry | None:

@@ -6,21 +6,24 @@ import math
 from typing import NamedTuple
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 
 
 class Phase(NamedTuple):
     """Every s-th output of one axis as a stride-1 convolution of the input.
 
     ``taps`` of the kernel contribute, dilated by ``dilation``, to the input's part ``source`` with
-    ``padding`` around it; without ``taps`` nothing does. Or all of them at once, where ``merged`` is s:
-    output j of the convolution then has s channels for one, which are s pixels side by side.
+    ``padding`` around it; without ``taps`` nothing does. Or all of them at once, where ``merged`` > 1: output
+    j of the convolution then has so many channels for one, which are ``step`` · s pixels side by side.
 
     Attributes
     ----------
     count : int
         Outputs of the convolution.
     place : slice
-        Where the outputs belong; of merged ones, which of the count · s pixels are outputs.
+        Where the outputs belong; of merged ones, which of the count · merged pixels are outputs.
+    step : int
+        The convolution's stride.
     """
 
     count: int
@@ -30,15 +33,23 @@ class Phase(NamedTuple):
     padding: tuple[int, int] = (0, 0)
     dilation: int = 1
     merged: int = 1
+    step: int = 1
 
     @classmethod
-    def reading(cls, first, last, inputs, count, place, taps, dilation=1, merged=1) -> Phase:
+    def reading(cls, first, last, inputs, count, place, taps, dilation=1, merged=1, step=1) -> Phase:
         """The phase whose outputs read the positions ``first`` to ``last``, which may lie outside."""
         source = slice(max(0, first), min(inputs, last + 1))
         padding = max(0, -first), max(0, last + 1 - inputs)
-        return cls(
-            count, place, taps if source.start < source.stop else None, source, padding, dilation, merged
-        )
+        taps = taps if source.start < source.stop else None
+        return cls(count, place, taps, source, padding, dilation, merged, step)
+
+    @property
+    def products(self) -> int:
+        """Outputs times taps of the convolution's kernel."""
+        if self.taps is None:
+            return 0
+        covered = self.source.stop - self.source.start + sum(self.padding)
+        return self.count * ((covered - 1 - (self.count - 1) * self.step) // self.dilation + 1)
 
 
 def separate(outputs: int, inputs: int, kernel: int, stride: int, dilation: int, low: int) -> list[Phase]:
@@ -62,22 +73,26 @@ def separate(outputs: int, inputs: int, kernel: int, stride: int, dilation: int,
     return phases
 
 
-def merged(outputs: int, inputs: int, kernel: int, stride: int, dilation: int, low: int) -> Phase | None:
-    """All phases of one axis as one, where every one has k/s taps; None where they have not.
+def merged(
+    outputs: int, inputs: int, kernel: int, stride: int, dilation: int, low: int, step: int = 1
+) -> Phase | None:
+    """All phases of one axis as one, a block of B = ``step`` · s outputs at a time; None if it is dilated.
 
-    Output i = s·j + b − p is y[s·j + b − p] = Σ_t x[j − t] w[s·t + b], with j from ⌊p/s⌋ on: all b read the
-    same inputs.
+    With p = s·z + r, output B·j + b − r is Σ_q x[step·j + z + q] w[b − s·q] over the q for which w has a tap:
+    for all b together those from −⌊(k − 1)/s⌋ to step − 1. Where a b has fewer taps the others are zero.
     """
-    if stride == 1:
+    block = step * stride
+    if block == 1:
         return separate(outputs, inputs, kernel, stride, dilation, low)[0]
-    if dilation > 1 or kernel % stride:
+    if dilation > 1:
         return None
-    first, skip = divmod(low, stride)
-    last = (low + outputs - 1) // stride
+    shift, skip = divmod(low, stride)
+    last = (skip + outputs - 1) // block
     place = slice(skip, skip + outputs)
     phase = Phase.reading(
-        first - kernel // stride + 1, last, inputs, last + 1 - first, place, slice(None), merged=stride
-    )
+        shift - (kernel - 1) // stride, step * last + shift + step - 1, inputs, last + 1, place, slice(None),
+        merged=block, step=step,
+    )  # fmt: skip
     return phase if phase.taps else None
 
 
@@ -89,8 +104,28 @@ def taps_of(weight: np.ndarray, phases: tuple[Phase, ...]) -> np.ndarray:
     """
     rank = len(phases)
     taps = weight[(..., *(phase.taps for phase in phases))]
-    split = [(size // phase.merged, phase.merged) for size, phase in zip(taps.shape[2:], phases, strict=True)]
-    taps = taps.reshape(*taps.shape[:2], *(number for pair in split for number in pair))
-    taps = taps.transpose(*range(3, 2 * rank + 2, 2), 0, 1, *range(2, 2 * rank + 2, 2))
-    taps = np.flip(taps, range(taps.ndim - rank, taps.ndim))
-    return taps.reshape(-1, weight.shape[1], *(size for size, _ in split))
+    strides = [phase.merged // phase.step for phase in phases]
+    if any(phase.merged > 1 for phase in phases):
+        taps = sliding_window_view(
+            _with_margins(taps, phases, strides),
+            [phase.merged for phase in phases],
+            tuple(range(2, rank + 2)),
+        )
+        taps = taps.transpose(*range(rank + 2, 2 * rank + 2), *range(rank + 2))
+    taps = taps[(..., *(slice(None, None, -stride) for stride in strides))]
+    return taps.reshape(-1, *taps.shape[-rank - 1 :])
+
+
+def _with_margins(taps: np.ndarray, phases: tuple[Phase, ...], strides: list[int]) -> np.ndarray:
+    """``taps`` with the zeros that merged phases see around them; as they are where there are none."""
+    before = [stride * (phase.step - 1) for phase, stride in zip(phases, strides, strict=True)]
+    size = [
+        stride * ((kernel - 1) // stride + phase.step - 1) + phase.merged
+        for kernel, stride, phase in zip(taps.shape[2:], strides, phases, strict=True)
+    ]
+    if tuple(size) == taps.shape[2:]:
+        return taps
+    whole = np.zeros((*taps.shape[:2], *size), taps.dtype)
+    kernel = zip(before, taps.shape[2:], strict=True)
+    whole[(..., *(slice(start, start + count) for start, count in kernel))] = taps
+    return whole

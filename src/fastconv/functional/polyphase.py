@@ -13,7 +13,7 @@ from fastconv import checks, kernels, threads
 from fastconv.functional import phases
 from fastconv.functional.phases import Phase
 from fastconv.geometry import ConvGeometry
-from fastconv.layout import empty, moved_first, moved_last, store
+from fastconv.layout import channels_last, empty, moved_first, moved_last, store
 from fastconv.memory import Workspaces, aligned_empty
 from fastconv.plan import ACTIVATIONS, LAYOUTS, Plan, design
 
@@ -23,6 +23,10 @@ _MERGED_BYTES = 8 << 20
 # Merged phases begin and end together, so that some of their pixels lie outside the image. Where more than
 # this share are computed for each that is wanted, at 7×7 for instance, it costs more than it saves.
 _MOST_COMPUTED = 1.25
+# Steps of the input for blocks of outputs, where a vector has room for the channels of so many.
+_STEPS = (1, 2, 4)
+# What a product costs besides its vectors of outputs, in vectors: its input is loaded and broadcast.
+_BROADCAST = 0.5
 
 
 class _Part(NamedTuple):
@@ -75,7 +79,9 @@ class TransposedPlan:
         self._channels_first = self.layout == layouts[0]
         self._axes = self._phases()
         self._is_merged = any(phase.merged > 1 for axis in self._axes for phase in axis)
-        self._images = self._images_at_once() if self._is_merged else geometry.batch
+        # A row of separate phases has pixels of all of them: where rows are planar, they are written at last.
+        self._is_staged = self._is_merged or (geometry.stride[-1] > 1 and self._image_bytes <= _MERGED_BYTES)
+        self._images = self._images_at_once() if self._is_staged else geometry.batch
         self.activation = activation
         self._parts = tuple(self._plan_parts(weight, bias, calls))
         # Where every phase has one tap, merged ones are written in place: see _phases.
@@ -102,7 +108,7 @@ class TransposedPlan:
     @property
     def workspace_bytes(self) -> int:
         """Bytes of scratch memory; each phase keeps its own, merged ones also what they write first."""
-        return sum(plan.workspace_bytes for plan in self.plans) + sum(self._merged_bytes())
+        return sum(plan.workspace_bytes for plan in self.plans) + sum(self._staged_bytes())
 
     @property
     def multiplications(self) -> int:
@@ -148,15 +154,14 @@ class TransposedPlan:
         if self.geometry.batch == 0:
             return result
         x, target = self._channels_first_view(x), self._channels_first_view(result)
-        if self._is_merged:
+        if self._is_staged:
             for first in range(0, self.geometry.batch, self._images):
                 images = slice(first, first + self._images)
-                self._run_merged(x[images], target[images], count)
+                self._run_staged(x[images], target[images], count)
             return result
+        self._fill_edges(target)
         for part in self._parts:
-            if part.plan is None:
-                target[part.place] = self._edge
-            else:
+            if part.plan is not None:
                 part.plan(x[part.source], out=target[part.place], num_threads=count)
         return result
 
@@ -214,31 +219,54 @@ class TransposedPlan:
             )
         )  # fmt: skip
         separate = [phases.separate(*axis) for axis in axes]
-        merged = [phases.merged(*axis) for axis in axes] if geometry.groups == 1 else [None]
+        if geometry.groups > 1:
+            return separate
         if geometry.kernel_size == geometry.stride:
-            last = merged[-1]
+            last = phases.merged(*axes[-1])
             whole = last is not None and not (last.place.start or geometry.input_size[-1] % last.merged)
             return [*separate[:-1], [last]] if whole else separate
-        if None in merged or self._image_bytes > _MERGED_BYTES:
+        return separate if self._image_bytes > _MERGED_BYTES else self._merged(axes, separate)
+
+    def _merged(self, axes: list, separate: list[list[Phase]]) -> list[list[Phase]]:
+        """All phases of all axes merged; ``separate`` where that is faster."""
+        geometry = self.geometry
+        lanes = kernels.active().vector_bytes() // geometry.dtype.itemsize
+        few = 2 * geometry.in_channels <= lanes
+        if not few and any(k % s for k, s in zip(geometry.kernel_size, geometry.stride, strict=True)):
             return separate
-        computed = math.prod(phase.count * phase.merged for phase in merged)
-        if computed > _MOST_COMPUTED * math.prod(geometry.input_size):
+        flat = [_STEPS if few else (1,)] * len(axes[-2:])
+        choices = []
+        for steps in product(*[(1,)] * len(axes[:-2]), *flat):
+            axis_phases = [phases.merged(*axis, step) for axis, step in zip(axes, steps, strict=True)]
+            if None not in axis_phases:
+                choices.append([[phase] for phase in axis_phases])
+        if few:
+            # A vector holds the channels of several pixels, and a product is one for all of them.
+            return min([separate, *choices], key=lambda choice: self._cost(choice, lanes))
+        if not choices:
             return separate
-        return [[phase] for phase in merged]
+        computed = math.prod(phase.count * phase.merged for (phase,) in choices[0])
+        return separate if computed > _MOST_COMPUTED * math.prod(geometry.input_size) else choices[0]
+
+    def _cost(self, axes: list[list[Phase]], lanes: int) -> float:
+        """Time of direct products, in vectors; all phases of an axis are merged, or none."""
+        channels = self.geometry.in_channels * math.prod(axis[0].merged for axis in axes)
+        products = math.prod(sum(phase.products for phase in axis) for axis in axes)
+        return products * (-(-channels // lanes) + _BROADCAST)
 
     @property
     def _image_bytes(self) -> int:
         return math.prod(self.geometry.input_shape[1:]) * self.geometry.dtype.itemsize
 
     def _images_at_once(self) -> int:
-        """Images whose merged phases are in scratch memory together; divides the batch."""
+        """Images whose phases are in scratch memory together; divides the batch."""
         batch = self.geometry.batch
         most = max(1, min(batch, _MERGED_BYTES // self._image_bytes))
         return next(images for images in range(most, 0, -1) if batch % images == 0)
 
-    def _merged_bytes(self) -> tuple[int, int]:
+    def _staged_bytes(self) -> tuple[int, int]:
         """Scratch memory for merged phases, and for a channels-last result; both in whole cache lines."""
-        if not self._is_merged:
+        if not self._is_staged:
             return 0, 0
         moved = [plan.geometry.output_bytes for plan in self.plans if self._is_moved]
         return tuple(
@@ -246,7 +274,17 @@ class TransposedPlan:
         )
 
     def _transposed(self, weight: np.ndarray) -> np.ndarray:
-        """The weight as (C_out, C_in/groups, *kernel): each group's matrix transposed."""
+        """The weight as (C_out, C_in/groups, *kernel): each group's matrix transposed.
+
+        Phases read it with a step; so that this is not element by element, their outputs lie together, or
+        with one tap their inputs, which direct's form for planes takes as they are.
+        """
+        if len(self._axes[-1]) > 1 and self.geometry.groups == 1:
+            dtype, shape = self.geometry.dtype, weight.swapaxes(0, 1).shape
+            if math.prod(shape[2:]) == 1:
+                matrix = weight.reshape(1, *weight.shape[:2])
+                return channels_last(matrix, dtype, self.num_threads).reshape(shape)
+            weight = moved_first(channels_last(weight, dtype, self.num_threads))
         kernel = weight.reshape(self.geometry.groups, -1, *weight.shape[1:]).swapaxes(1, 2)
         return kernel.reshape(self.geometry.in_channels, -1, *self.geometry.kernel_size)
 
@@ -271,6 +309,7 @@ class TransposedPlan:
             sizes = [phase.source.stop - phase.source.start for phase in chosen]
             inner = ConvGeometry.create(
                 (self._images, geometry.out_channels, *sizes), taps.shape,
+                stride=tuple(phase.step for phase in chosen),
                 padding=tuple(phase.padding for phase in chosen),
                 dilation=tuple(phase.dilation for phase in chosen), groups=geometry.groups,
                 dtype=geometry.dtype,
@@ -279,9 +318,14 @@ class TransposedPlan:
             biases = _tiled(bias, [phase.merged for phase in chosen])
             yield _Part(place, source, Plan(prepared, taps, biases), chosen)
 
-    def _run_merged(self, x: np.ndarray, target: np.ndarray, num_threads: int) -> None:
+    def _fill_edges(self, target: np.ndarray) -> None:
+        """Write the outputs that no tap reaches, and where there are any all others with them, in one run."""
+        if any(part.plan is None for part in self._parts):
+            target[...] = self._edge if self._edge.any() else 0
+
+    def _run_staged(self, x: np.ndarray, target: np.ndarray, num_threads: int) -> None:
         """Some images x (n, C_in, *size) → target (n, C_out, *size), both of any strides."""
-        moved_bytes, last_bytes = self._merged_bytes()
+        moved_bytes, last_bytes = self._staged_bytes()
         last = moved_last(target)
         in_place = last.flags.c_contiguous
         workspace = self._workspaces.take(moved_bytes + (0 if in_place else last_bytes))
@@ -289,9 +333,13 @@ class TransposedPlan:
             elements = workspace[moved_bytes:].view(target.dtype)
             last = elements[: target.size].reshape(last.shape)
         try:
+            first = moved_first(last)
+            self._fill_edges(first)
             for part in self._parts:
                 if part.plan is None:
-                    moved_first(last)[part.place] = self._edge
+                    continue
+                if not self._is_merged:
+                    part.plan(x[part.source], out=first[part.place], num_threads=num_threads)
                 elif self._is_shuffled:
                     skip = tuple(place.start or 0 for place in part.place[2:])
                     part.plan.shuffle(x[part.source], last, part.merged, skip, num_threads)

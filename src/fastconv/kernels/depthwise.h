@@ -173,6 +173,15 @@ NARROW_RUNS(narrow_5, 5, NARROW_PLAIN)
 NARROW_RUNS(narrow_7, 7, NARROW_PLAIN)
 NARROW_RUNS(narrow_shuffled_3, 3, NARROW_SHUFFLED)
 NARROW_RUNS(narrow_broadcast_3, 3, NARROW_BROADCAST)
+/* The phases of a gradient at stride 2. */
+#define NARROW_PHASES(name, taps, mode)          \
+    NARROW_RUN(name##_s1, 1, taps, 1, mode)      \
+    NARROW_RUN(name##_s1_pair, 2, taps, 1, mode)
+NARROW_PHASES(narrow_shuffled_1, 1, NARROW_SHUFFLED)
+NARROW_PHASES(narrow_shuffled_2, 2, NARROW_SHUFFLED)
+NARROW_PHASES(narrow_broadcast_1, 1, NARROW_BROADCAST)
+NARROW_PHASES(narrow_broadcast_2, 2, NARROW_BROADCAST)
+#undef NARROW_PHASES
 #undef NARROW_RUNS
 #undef NARROW_RUN
 #undef NARROW_CASE
@@ -182,8 +191,10 @@ NARROW_RUNS(narrow_broadcast_3, 3, NARROW_BROADCAST)
 static int TYPED(narrow_sized)(const struct narrow *s)
 {
     const ptrdiff_t last = (s->columns - 1) * s->stride_w - s->pad_w; /* where the last window begins */
-    return s->dilation_w == 1 && s->stride_w <= 2 && s->kernel_w % 2 == 1 && s->kernel_w >= 3 &&
-           s->kernel_w <= (s->mode == NARROW_PLAIN ? 7 : 3) && s->pad_w < s->kernel_w && last < s->width;
+    const int odd = s->stride_w <= 2 && s->kernel_w % 2 == 1 && s->kernel_w >= 3 &&
+                    s->kernel_w <= (s->mode == NARROW_PLAIN ? 7 : 3);
+    const int phase = s->stride_w == 1 && s->kernel_w <= 2 && s->mode != NARROW_PLAIN;
+    return s->dilation_w == 1 && (odd || phase) && s->pad_w < s->kernel_w && last < s->width;
 }
 
 typedef void TYPED(narrow_run)(
@@ -193,11 +204,16 @@ typedef void TYPED(narrow_run)(
 static TYPED(narrow_run) * TYPED(narrow_run_for)(const struct narrow *s, int rows)
 {
 #define RUNS(name) {TYPED(name##_s1), TYPED(name##_s1_pair), TYPED(name##_s2), TYPED(name##_s2_pair)}
-    static TYPED(narrow_run) *const runs[5][4] = {
-        RUNS(narrow_3), RUNS(narrow_5), RUNS(narrow_7), RUNS(narrow_shuffled_3), RUNS(narrow_broadcast_3),
+#define PHASES(name) {TYPED(name##_s1), TYPED(name##_s1_pair)}
+    static TYPED(narrow_run) *const runs[9][4] = {
+        RUNS(narrow_3), RUNS(narrow_5), RUNS(narrow_7),
+        PHASES(narrow_shuffled_1), PHASES(narrow_shuffled_2), RUNS(narrow_shuffled_3),
+        PHASES(narrow_broadcast_1), PHASES(narrow_broadcast_2), RUNS(narrow_broadcast_3),
     };
+#undef PHASES
 #undef RUNS
-    const int kind = s->mode == NARROW_PLAIN ? (int)s->kernel_w / 2 - 1 : s->mode == NARROW_SHUFFLED ? 3 : 4;
+    const int kind = s->mode == NARROW_PLAIN ? (int)s->kernel_w / 2 - 1
+                                             : (int)s->kernel_w + (s->mode == NARROW_SHUFFLED ? 2 : 5);
     return runs[kind][2 * (s->stride_w - 1) + rows - 1];
 }
 

@@ -2,6 +2,7 @@
  *
  *   outer_tile        C[rows × columns]  +=  Aᵀ[rows × K] · B[K × columns]   in registers
  *   depthwise_grad    a few taps of a vector of channels, each its own sum over pixels
+ *   narrow_grad       the same for groups of a few channels, each of which meets every gradient of its group
  *   winograd_spread   A dY Aᵀ for one tile: the transposed of winograd_output
  *   winograd_gather   Gᵀ M G for one pair of channels: the transposed of the weights' transform
  */
@@ -193,4 +194,80 @@ static void TYPED(winograd_gather)(
         }
 }
 
+/* Taps whose sums, one for each of so many output channels of a group, fit the registers. */
+#if defined(__AVX512F__)
+#define NARROW_GRAD_TAPS(outs) ((outs) == 8 ? 3 : (outs) == 4 ? 5 : 9)
+#else
+#define NARROW_GRAD_TAPS(outs) ((outs) == 8 ? 1 : (outs) == 4 ? 2 : 4)
+#endif
+
+ALWAYS_INLINE void TYPED(narrow_grad_sized)(
+    const int taps, const int outs, const int mode, const ptrdiff_t *offset, ptrdiff_t rows, ptrdiff_t columns,
+    const REAL *x, ptrdiff_t x_row, ptrdiff_t x_pixel, const REAL *g, ptrdiff_t g_row, ptrdiff_t g_pixel,
+    const MASK *lanes, REAL *sums, ptrdiff_t tap_stride, ptrdiff_t out_stride, const struct ahead *ahead)
+{
+    vec acc[9][8];
+    vec_mask index[8];
+    _Pragma("GCC unroll 8") for (int r = 0; r < outs; r++)
+    {
+        if (mode == NARROW_SHUFFLED)
+            memcpy(&index[r], lanes + r * LANES, sizeof(vec_mask));
+        _Pragma("GCC unroll 9") for (int t = 0; t < taps; t++) acc[t][r] = (vec){0};
+    }
+    for (ptrdiff_t y = 0; y < rows; y++) {
+        const REAL *at = x + y * x_row, *gt = g + y * g_row;
+        const char *next = ahead->at + y * ahead->row;
+        for (ptrdiff_t i = 0; i < columns; i++, at += x_pixel, gt += g_pixel, next += ahead->pixel) {
+            vec xv[9];
+            __builtin_prefetch(next, 0, 2);
+            _Pragma("GCC unroll 9") for (int t = 0; t < taps; t++) xv[t] = TYPED(load)(at + offset[t]);
+            _Pragma("GCC unroll 8") for (int r = 0; r < outs; r++)
+            {
+                const vec gv = TYPED(narrow_load)(mode, mode == NARROW_BROADCAST ? gt + r : gt, index[r]);
+                _Pragma("GCC unroll 9") for (int t = 0; t < taps; t++) acc[t][r] += gv * xv[t];
+            }
+        }
+    }
+    _Pragma("GCC unroll 9") for (int t = 0; t < taps; t++)
+        _Pragma("GCC unroll 8") for (int r = 0; r < outs; r++)
+        {
+            REAL *to = sums + t * tap_stride + r * out_stride;
+            TYPED(store)(to, TYPED(load)(to) + acc[t][r]);
+        }
+}
+
+/* sums[t][r][l] += Σ_y Σ_i x[y · x_row + i · x_pixel + offset[t] + l] · g[y · g_row + i · g_pixel + lanes[r][l]]
+ *
+ * for taps ≤ NARROW_GRAD_TAPS(outs), r < outs (2, 4 or 8) and a vector of input channels l; without `lanes`
+ * all of them have the gradient r. Each gradient is shuffled once for all taps. With each pixel memory is asked for
+ * one that is needed later. */
+static void TYPED(narrow_grad)(
+    int taps, int outs, const ptrdiff_t *offset, ptrdiff_t rows, ptrdiff_t columns, const REAL *x,
+    ptrdiff_t x_row, ptrdiff_t x_pixel, const REAL *g, ptrdiff_t g_row, ptrdiff_t g_pixel, const MASK *lanes,
+    REAL *sums, ptrdiff_t tap_stride, ptrdiff_t out_stride, const struct ahead *ahead)
+{
+#define TILE(taps, outs, mode)                                                                            \
+    TYPED(narrow_grad_sized)(taps, outs, mode, offset, rows, columns, x, x_row, x_pixel, g, g_row, g_pixel, \
+                             lanes, sums, tap_stride, out_stride, ahead)
+#define CASE(outs, taps)                                 \
+    case outs * 16 + taps:                               \
+        if ((taps) <= NARROW_GRAD_TAPS(outs)) {          \
+            if (lanes)                                   \
+                TILE(taps, outs, NARROW_SHUFFLED);       \
+            else                                         \
+                TILE(taps, outs, NARROW_BROADCAST);      \
+        }                                                \
+        return;
+    switch (outs * 16 + taps) {
+        CASE(8, 1) CASE(8, 2) CASE(8, 3)
+        CASE(4, 1) CASE(4, 2) CASE(4, 3) CASE(4, 4) CASE(4, 5)
+        CASE(2, 1) CASE(2, 2) CASE(2, 3) CASE(2, 4) CASE(2, 5) CASE(2, 6) CASE(2, 7) CASE(2, 8) CASE(2, 9)
+    }
+#undef CASE
+#undef TILE
+}
+
+static int TYPED(narrow_grad_taps)(int outs) { return NARROW_GRAD_TAPS(outs); }
+
 #undef POWER
+#undef NARROW_GRAD_TAPS

@@ -43,6 +43,9 @@ cdef void gather_band(
         elif stride[2] == 1 and channels == panel_width(x):
             for i in range(last - first):  # two vectors' moves, no call
                 memcpy(target + i * pixel_pitch, source + i * stride[1], 2 * VECTOR_BYTES)
+        elif stride[2] == 1 and channels == panel_width(x) // 2:
+            for i in range(last - first):
+                memcpy(target + i * pixel_pitch, source + i * stride[1], VECTOR_BYTES)
         elif stride[2] == 1:
             for i in range(last - first):
                 memcpy(target + i * pixel_pitch, source + i * stride[1], channels * sizeof(real))

@@ -95,6 +95,12 @@ struct planes {
 #define PLANE_WIDE 1
 #endif
 
+/* Pixels that are asked for ahead of their use; pitches count bytes. */
+struct ahead {
+    const char *at;
+    ptrdiff_t row, pixel;
+};
+
 /* What the outputs of one axis read: output k the positions source[start[k]] … source[start[k + 1] − 1]. */
 struct taps {
     ptrdiff_t size, out_size;

@@ -46,20 +46,23 @@ cdef void pack_weight_rows(
 
 
 cdef void pack_weight_panel(
-    const real *weight, const Py_ssize_t *stride, Py_ssize_t count, Py_ssize_t channels, Py_ssize_t taps,
-    real *panel
+    const real *weight, const Py_ssize_t *stride, Py_ssize_t count, Py_ssize_t channels, Py_ssize_t taps_h,
+    Py_ssize_t taps_w, real *panel
 ) noexcept nogil:
-    """panel[(tap, c), j] = weight[j, c, tap] for j < count, zero beyond; `stride` is that of j, c and tap."""
-    cdef Py_ssize_t width = panel_width(weight), c, t, j, lowest = 0, step = channels * width
-    cdef bint runs = stride[0] > 0 and stride[1] > 0 and (stride[2] == 1 or stride[2] == -1) and taps > 1
+    """panel[(i, j, c), m] = weight[m, c, i, j] for m < count, zero beyond; `stride` has m, c, i and j."""
+    cdef Py_ssize_t width = panel_width(weight), c, t, m, lowest = 0, step = channels * width
+    cdef Py_ssize_t taps = taps_h * taps_w, tap = stride[3] if taps_w > 1 else stride[2]
+    cdef bint even = taps_h == 1 or taps_w == 1 or stride[2] == taps_w * stride[3]
+    cdef bint runs = even and stride[0] > 0 and stride[1] > 0 and (tap == 1 or tap == -1) and taps > 1
     cdef real *row
-    if stride[1] == taps and (stride[2] == 1 or taps == 1):
+    cdef const real *at
+    if stride[1] == taps and (taps == 1 or (even and tap == 1)):
         pack_weight_rows(weight, stride[0], count, channels, taps, panel)
         return
     # A kernel flipped and its channels exchanged, as a gradient's is, or one that is channels-last.
     if count < width:
         memset(panel, 0, taps * step * sizeof(real))
-    if runs and stride[2] < 0:
+    if runs and tap < 0:
         lowest, step = 1 - taps, -step
     for c in range(channels):
         row = panel + c * width
@@ -69,27 +72,32 @@ cdef void pack_weight_panel(
                       row + lowest * step, step)
         else:
             for t in range(taps):
-                for j in range(count):
-                    row[t * step + j] = weight[j * stride[0] + t * stride[2]]
+                at = weight + t // taps_w * stride[2] + t % taps_w * stride[3]
+                if stride[0] == 1 and count == width:
+                    memcpy(row + t * step, at, 2 * VECTOR_BYTES)
+                else:
+                    for m in range(count):
+                        row[t * step + m] = at[m * stride[0]]
         weight += stride[1]
 
 
-def pack_weight(const real[:, :, :, :] weight, real[:, :, :, ::1] panels, int num_threads):
-    """Pack the weights of a convolution: panels[g, p, (tap, c), j] = weight[g, p · PANEL + j, c, tap].
+def pack_weight(const real[:, :, :, :, :] weight, real[:, :, :, ::1] panels, int num_threads):
+    """Pack the weights of a convolution: panels[g, p, (i, j, c), m] = weight[g, p · PANEL + m, c, i, j].
 
     Parameters
     ----------
-    weight : (groups, C_out/groups, C_in/groups, k_h·k_w), IN
+    weight : (groups, C_out/groups, C_in/groups, k_h, k_w), IN
     panels : (groups, ceil(C_out/groups / PANEL), k_h·k_w·C_in/groups, PANEL), OUT
     """
     cdef Py_ssize_t item, g, p, width = panels.shape[3], parts = panels.shape[1], size = sizeof(real)
-    cdef Py_ssize_t[3] stride = [
-        weight.strides[1] // size, weight.strides[2] // size, weight.strides[3] // size]
+    cdef Py_ssize_t[4] stride = [
+        weight.strides[1] // size, weight.strides[2] // size, weight.strides[3] // size,
+        weight.strides[4] // size]
     for item in prange(panels.shape[0] * parts, nogil=True, num_threads=num_threads, schedule="static"):
         g = item // parts
         p = item % parts
-        pack_weight_panel(&weight[g, p * width, 0, 0], stride, min(width, weight.shape[1] - p * width),
-                          weight.shape[2], weight.shape[3], &panels[g, p, 0, 0])
+        pack_weight_panel(&weight[g, p * width, 0, 0, 0], stride, min(width, weight.shape[1] - p * width),
+                          weight.shape[2], weight.shape[3], weight.shape[4], &panels[g, p, 0, 0])
 
 
 def pack_narrow(const real[:, :, :, ::1] weight, real[:, ::1] packed):
@@ -188,14 +196,14 @@ def pack_winograd(
     """
     cdef Py_ssize_t item, g, p, width = transformed.shape[4], channels = transformed.shape[3]
     cdef Py_ssize_t parts = transformed.shape[1], size = sizeof(real)
-    cdef Py_ssize_t[3] stride = [
-        weight.strides[1] // size, weight.strides[2] // size, weight.strides[3] // size]
+    cdef Py_ssize_t[4] stride = [
+        weight.strides[1] // size, weight.strides[2] // size, 0, weight.strides[3] // size]
     cdef real *panel
     for item in prange(transformed.shape[0] * parts, nogil=True, num_threads=num_threads, schedule="static"):
         g = item // parts
         p = item % parts
         panel = &workspace[threadid(), 0, 0]
         pack_weight_panel(&weight[g, p * width, 0, 0], stride, min(width, weight.shape[1] - p * width),
-                          weight.shape[2], weight.shape[3], panel)
+                          weight.shape[2], 1, weight.shape[3], panel)
         transform_panel(<const real *>panel, channels, matrix_h, matrix_w, place,
                         &transformed[g, p, 0, 0, 0])

@@ -260,46 +260,53 @@ cdef void clear_block(
             memset(sums + t * tap_pitch + c * pitch, 0, count * sizeof(real))
 
 
-def sum_weight_grad(const real[:, :, :, :, ::1] partial, real[:, :, :, :] out, int num_threads):
+def sum_weight_grad(const real[:, :, :, :, :] partial, real[:, :, :, :] out, int num_threads):
     """out[g, m, c, tap] = Σ_part partial[part, g, tap, c, m], in the order of the parts.
 
     Parameters
     ----------
     partial : (parts, groups, k_h·k_w, C_in/groups, ≥ C_out/groups), IN
+        A vector may be read from each group's last vector on.
     out : (groups, C_out/groups, C_in/groups, k_h·k_w), OUT
     """
     cdef Py_ssize_t lanes = panel_width(&partial[0, 0, 0, 0, 0]) // 2, item, g, m
     cdef Py_ssize_t blocks = (out.shape[1] + lanes - 1) // lanes, size = sizeof(real)
     cdef Py_ssize_t[3] stride = [out.strides[1] // size, out.strides[2] // size, out.strides[3] // size]
+    cdef Py_ssize_t[3] pitch = [
+        partial.strides[0] // size, partial.strides[2] // size, partial.strides[3] // size]
     for item in prange(out.shape[0] * blocks, nogil=True, num_threads=num_threads, schedule="static"):
         g = item // blocks
         m = item % blocks * lanes
-        sum_parts(&partial[0, g, 0, 0, m], partial.shape[0],
-                  partial.shape[1] * partial.shape[2] * partial.shape[3] * partial.shape[4],
-                  partial.shape[2], partial.shape[3], partial.shape[4], min(lanes, out.shape[1] - m),
-                  &out[g, m, 0, 0], stride)
+        sum_parts(&partial[0, g, 0, 0, m], partial.shape[0], partial.shape[2], partial.shape[3], pitch,
+                  min(lanes, out.shape[1] - m), &out[g, m, 0, 0], stride)
 
 
 cdef void sum_parts(
-    const real *partial, Py_ssize_t parts, Py_ssize_t part_pitch, Py_ssize_t taps, Py_ssize_t channels,
-    Py_ssize_t pitch, Py_ssize_t count, real *out, const Py_ssize_t *stride
+    const real *partial, Py_ssize_t parts, Py_ssize_t taps, Py_ssize_t channels, const Py_ssize_t *pitch,
+    Py_ssize_t count, real *out, const Py_ssize_t *stride
 ) noexcept nogil:
-    """At most a vector of output channels, some of an output channel's (c, t) at a time."""
-    cdef Py_ssize_t lanes = panel_width(partial) // 2, first, run, r, part, i
+    """At most a vector of output channels, some of an output channel's (c, t) at a time.
+
+    `pitch` leads from part to part, tap to tap and channel to channel.
+    """
+    cdef Py_ssize_t lanes = panel_width(partial) // 2, run, r, part, i, first = 0
+    cdef Py_ssize_t whole = channels * taps if stride[1] == taps else taps  # terms that lie together in `out`
     cdef real[SUMMED_TERMS * 16] total
     cdef const real *at
-    for first from 0 <= first < channels * taps by SUMMED_TERMS:
-        run = min(SUMMED_TERMS, channels * taps - first)
+    while first < channels * taps:
+        run = min(SUMMED_TERMS, whole - first % whole)
         for r in range(run):
-            at = partial + ((first + r) % taps * channels + (first + r) // taps) * pitch
+            at = partial + (first + r) % taps * pitch[1] + (first + r) // taps * pitch[2]
             memcpy(&total[r * lanes], at, VECTOR_BYTES)
             for part in range(1, parts):
                 for i in range(lanes):
-                    total[r * lanes + i] += at[part * part_pitch + i]
-        if stride[1] == taps and (stride[2] == 1 or taps == 1):
-            transpose(total, lanes, run, count, run * lanes, out + first, stride[0])
-            continue
-        for r in range(run):
-            for i in range(count):
-                out[i * stride[0] + (first + r) // taps * stride[1] + (first + r) % taps * stride[2]] = (
-                    total[r * lanes + i])
+                    total[r * lanes + i] += at[part * pitch[0] + i]
+        if stride[2] == 1 or taps == 1:
+            transpose(total, lanes, run, count, SUMMED_TERMS * lanes,
+                      out + first // taps * stride[1] + first % taps * stride[2], stride[0])
+        else:
+            for r in range(run):
+                for i in range(count):
+                    out[i * stride[0] + (first + r) // taps * stride[1] + (first + r) % taps * stride[2]] = (
+                        total[r * lanes + i])
+        first += run
