@@ -152,7 +152,7 @@ REFUSED = {
     "size is a string": (TypeError, "input", "'9'", {"input_shape": (2, 6, "9", 11)}),
     "shape is a number": (TypeError, "input", "9", {"input_shape": 9}),
     "overflow of the dilated extent": (ValueError, "weight", str(BIG), {"dilation": BIG}),
-    "overflow of 64-bit extent": (ValueError, "weight", str(2**63), {"dilation": 2**63}),
+    "overflow of 64-bit extent": (ValueError, "dilation", str(2**63), {"dilation": 2**63}),
     "overflow of the padded input": (ValueError, ("padding", "input"), "", {"padding": 2**61}),
     "overflow of the input": (ValueError, "input", "", {"input_shape": (2, 6, BIG, BIG)}),
     "overflow of the weight": (

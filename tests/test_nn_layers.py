@@ -249,7 +249,7 @@ def test_constructors_refuse(error, message, make):
 @pytest.mark.parametrize(
     ("error", "message", "layer", "shapes"),
     [
-        (ValueError, "weight must have 3 input channels", nn.Conv2d(2, 4, 3), [(1, 3, 8, 8)]),
+        (ValueError, "in_channels=2", nn.Conv2d(2, 4, 3), [(1, 3, 8, 8)]),
         (ValueError, "must have 4 axes|must be", nn.Conv2d(2, 4, 3), [(2, 8)]),
         (
             ValueError,

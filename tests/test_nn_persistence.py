@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import threading
 
 import numpy as np
 import pytest
@@ -166,3 +167,71 @@ def test_users_layers_can_be_saved_when_registered(tmp_path):
 
     nn.Sequential(Double()).save(tmp_path / "m.npz")
     np.testing.assert_array_equal(nn.load(tmp_path / "m.npz")(np.ones((1, 2))), np.full((1, 2), 2.0))
+
+
+def test_arguments_from_numpy_are_saved(tmp_path):
+    """Sizes that were computed are NumPy's integers; lists and arrays are as good as tuples."""
+    one, two = np.int64(1), np.int64(2)
+    model = nn.Sequential(
+        nn.Conv2d(two, 4, np.int64(3), padding=np.array([1, 1])),
+        nn.Conv2d(4, 4, 3, padding=[[1, 1], [0, 2]]),
+        nn.ConvTranspose2d(4, 4, 3, two, one, one),
+        nn.SeparableConv2d(4, 4, 3, padding=one),
+        nn.Cascade(np.int64(4), 4, bias=np.bool_(True)),
+        nn.Upsample(scale_factor=[2, np.float32(1.5)]),
+        nn.Upsample(np.array([9, 9]), mode="bilinear"),
+        nn.ReflectionPad2d(one),
+        nn.ConstantPad2d([1, one, 0, 2], np.float32(1.5)),
+        nn.MaxPool2d([2, 2], [1, two], [one, 0]),
+        nn.AdaptiveAvgPool2d((two, None)),
+        nn.LeakyReLU(np.float32(0.1)),
+        nn.LayerNorm(np.array([2, 6])),
+    )
+    model.save(tmp_path / "m.npz")
+    loaded = nn.load(tmp_path / "m.npz")
+    assert repr(loaded) == repr(model)
+    x = np.random.default_rng(0).standard_normal((2, 2, 8, 8), dtype=np.float32)
+    np.testing.assert_array_equal(loaded(x), model(x))
+    assert model.output_shape(x.shape) == model(x).shape
+
+
+def test_a_layer_that_could_not_be_loaded_is_not_saved(tmp_path):
+    class Twice(nn.ReLU):
+        pass
+
+    with pytest.raises(ValueError, match="mark its class with @fastconv.nn.register"):
+        nn.Sequential(Twice()).save(tmp_path / "m.npz")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_link_stays_a_link(tmp_path):
+    target, link = tmp_path / "there" / "real.npz", tmp_path / "link.npz"
+    target.parent.mkdir()
+    link.symlink_to(target)
+    model = small_network()
+    model.save(link)
+    assert link.is_symlink()
+    assert target.is_file()
+    assert list(nn.load(link).state) == list(model.state)
+
+
+def test_two_threads_may_save_to_one_path(tmp_path):
+    path = tmp_path / "m.npz"
+    models = [small_network() for _ in range(2)]
+    failed = []
+
+    def save(model):
+        try:
+            for _ in range(10):
+                model.save(path)
+                nn.load(path)
+        except (OSError, ValueError) as error:
+            failed.append(error)
+
+    threads = [threading.Thread(target=save, args=(model,)) for model in models]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failed
+    assert list(tmp_path.iterdir()) == [path]

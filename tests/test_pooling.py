@@ -230,3 +230,29 @@ def test_gradients_refuse_what_does_not_fit():
         pooling.max_pool_grad(grad[:, :, :1], indices, shape)
     with pytest.raises(ValueError, match="grad_output must have the shape of the output"):
         pooling.avg_pool_grad(np.ones((1, 2, 9, 9)), shape, 2)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "stride", "padding", "size"), [(3, 2, 0, 2), (3, 3, 0, 1), (5, 4, 1, 1), (4, 3, 0, 2)]
+)
+def test_ceil_mode_takes_images_smaller_than_the_window(kernel, stride, padding, size):
+    torch = pytest.importorskip("torch")
+    x = np.random.default_rng(0).standard_normal((2, 3, size, 7))
+    leaf = torch.tensor(x, requires_grad=True)
+    window = (kernel, 1), stride, (padding, 0)
+    y, indices = pooling.max_pool2d(x, *window, ceil_mode=True, return_indices=True)
+    expected = torch.nn.functional.max_pool2d(leaf, *window, ceil_mode=True, return_indices=True)
+    np.testing.assert_array_equal(y, expected[0].detach())
+    np.testing.assert_array_equal(indices, expected[1])
+    for counted in (True, False):
+        options = {"ceil_mode": True, "count_include_pad": counted}
+        expected = torch.nn.functional.avg_pool2d(leaf, *window, **options)
+        y = pooling.avg_pool2d(x, *window, **options)
+        np.testing.assert_allclose(y, expected.detach(), rtol=1e-12)
+        (expected,) = torch.autograd.grad(expected.sum(), leaf)
+        back = pooling.avg_pool_grad(np.ones_like(y), x.shape, *window, **options)
+        np.testing.assert_allclose(back, expected, rtol=1e-12)
+    with pytest.raises(ValueError, match="kernel_size must fit"):
+        pooling.max_pool2d(x, *window)
+    with pytest.raises(ValueError, match="kernel_size must fit"):
+        pooling.max_pool2d(x, (kernel, 1), 1, (padding, 0), ceil_mode=True)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import operator
+import os
+import sys
 from collections.abc import Sequence
 from functools import lru_cache
+from numbers import Real
 
 import numpy as np
 
@@ -19,13 +22,68 @@ def integer(name: str, value: object, minimum: int) -> int:
         raise TypeError(f"{name} must be an integer >= {minimum}, got {value!r} ({type(value).__name__})")
     if number < minimum:
         raise ValueError(f"{name} must be an integer >= {minimum}, got {value!r}")
+    if number > sys.maxsize:
+        raise ValueError(f"{name} must be an integer of at most {sys.maxsize}, got {value!r}")
     return number
+
+
+def number(
+    name: str, value: object, low: float | None = None, high: float = 0.0, expected: str = "a number"
+) -> float:
+    """``value`` as a float, of the closed interval where ``low`` is given; ``expected`` says so in words."""
+    plain = frozen(value)
+    if not isinstance(plain, Real) or isinstance(plain, bool) or not (low is None or low <= plain <= high):
+        raise ValueError(f"{name} must be {expected}, got {value!r}")
+    return float(plain)
+
+
+def finite(name: str, value: object) -> float:
+    """``value`` as a float that is neither infinite nor NaN."""
+    return number(name, value, -sys.float_info.max, sys.float_info.max, "a finite number")
+
+
+def positive(name: str, value: object) -> float:
+    """``value`` as a finite float above 0."""
+    return number(name, value, sys.float_info.min, sys.float_info.max, "a number > 0")
+
+
+def not_negative(name: str, value: object) -> float:
+    """``value`` as a finite float of at least 0."""
+    return number(name, value, 0, sys.float_info.max, "a number >= 0")
+
+
+def axis(name: str, value: object, rank: int) -> int:
+    """The number of one of ``rank`` axes; negative ones count from the end."""
+    dim = integer(name, value, -sys.maxsize)
+    if not -rank <= dim < rank:
+        raise ValueError(f"{name} must be an axis of {rank}, from {-rank} to {rank - 1}, got {value!r}")
+    return dim
+
+
+def generator(name: str, seed: object) -> np.random.Generator:
+    """Where random numbers come from: ``seed`` itself, or a generator that begins with it."""
+    try:
+        return np.random.default_rng(seed)
+    except (TypeError, ValueError) as error:
+        raise type(error)(
+            f"{name} must be an integer >= 0, a numpy.random.Generator or None, got {seed!r}"
+        ) from None
+
+
+def frozen(value: object) -> object:
+    """Python's numbers and tuples for NumPy's and for other sequences; what is neither stays."""
+    if isinstance(value, np.ndarray | np.generic):
+        value = value.tolist()
+    if isinstance(value, Sequence) and not isinstance(value, str | bytes):
+        return tuple(frozen(item) for item in value)
+    return value
 
 
 def per_axis(name: str, value: object, rank: int, minimum: int) -> tuple[int, ...]:
     """One integer for every spatial axis, from one integer or a sequence of ``rank`` of them."""
-    if isinstance(value, str) or not isinstance(value, Sequence | np.ndarray):
-        if isinstance(value, str | float | None):
+    value = frozen(value)
+    if not isinstance(value, tuple):
+        if isinstance(value, str | bytes | float | None):
             raise TypeError(f"{name} must be an integer >= {minimum} or {rank} of them, got {value!r}")
         return (integer(name, value, minimum),) * rank
     if len(value) != rank:
@@ -37,13 +95,18 @@ def shape(name: str, value: object, rank: int, meaning: str) -> tuple[int, ...]:
     """A shape of ``rank`` non-negative sizes; ``meaning`` says what they are, as in ``"(N, C, H, W)"``."""
     if type(value) is tuple and len(value) == rank and {*map(type, value)} == {int} and min(value) >= 0:
         return value  # as arrays have it, in every call
-    try:
-        sizes = tuple(value)
-    except TypeError:
-        raise TypeError(f"{name} must be a shape {meaning}, got {value!r}") from None
-    if len(sizes) != rank:
-        raise ValueError(f"{name} must have {rank} axes {meaning}, got {len(sizes)}: {sizes}")
-    return tuple(integer(f"{name}[{axis}]", size, 0) for axis, size in enumerate(sizes))
+    found = sizes(name, value, meaning)
+    if len(found) != rank:
+        raise ValueError(f"{name} must have {rank} axes {meaning}, got {len(found)}: {found}")
+    return found
+
+
+def sizes(name: str, value: object, meaning: str, minimum: int = 0) -> tuple[int, ...]:
+    """A shape of any rank, each size at least ``minimum``; ``meaning`` as in :func:`shape`."""
+    value = frozen(value)
+    if not isinstance(value, tuple):
+        raise TypeError(f"{name} must be a shape {meaning}, got {value!r}")
+    return tuple(integer(f"{name}[{axis}]", size, minimum) for axis, size in enumerate(value))
 
 
 def boolean(name: str, value: object) -> bool:
@@ -61,9 +124,24 @@ def choice(name: str, value: object, allowed: Sequence[object]) -> None:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, got {value!r}")
 
 
+def any_dtype(name: str, dtype: object) -> np.dtype:
+    """``dtype`` as a dtype; not None, which NumPy takes for float64."""
+    try:
+        return np.dtype(dtype if dtype is not None else "None")
+    except TypeError:
+        raise TypeError(f"{name} must be a dtype such as numpy.float32, got {dtype!r}") from None
+
+
+def path(name: str, value: object) -> str | os.PathLike:
+    """``value``, which must be a path."""
+    if not isinstance(value, str | os.PathLike):
+        raise TypeError(f"{name} must be a path, got {value!r} ({type(value).__name__})")
+    return value
+
+
 def float_dtype(name: str, dtype: object) -> np.dtype:
     """The dtype to compute in: float32 or float64 as they are, float16 in float32; others are refused."""
-    dtype = np.dtype(dtype)
+    dtype = any_dtype(name, dtype)
     if dtype.kind == "f" and dtype.itemsize <= 8:
         return np.dtype(np.float64 if dtype.itemsize == 8 else np.float32)
     raise TypeError(
@@ -82,7 +160,10 @@ def common_dtype(arrays: Sequence[np.ndarray | None], dtype: object = None) -> n
 
 def float_array(name: str, value: object, rank: int | None = None, meaning: str = "") -> np.ndarray:
     """``value`` as an array of float16, float32 or float64, of ``rank`` axes where that is given."""
-    array = np.asarray(value)
+    try:
+        array = np.asarray(value)
+    except ValueError as error:  # rows of different lengths
+        raise ValueError(f"{name} must be an array, got a {type(value).__name__}: {error}") from None
     float_dtype(name, array.dtype)
     if rank is not None and array.ndim != rank:
         raise ValueError(f"{name} must have {rank} axes {meaning}, got {array.ndim}: shape {array.shape}")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
@@ -81,7 +80,7 @@ class ConvGeometry:
         """
         key = (input_shape, weight_shape, stride, padding, dilation, groups)
         if not is_plain(key):
-            key = tuple(map(_frozen, key))
+            key = tuple(map(checks.frozen, key))
         create = _create_cached if is_plain(key) else _create
         return create(*key, np.dtype(dtype))
 
@@ -144,13 +143,12 @@ class ConvGeometry:
         return math.prod(self.output_shape) * self.reduction
 
     @cached_property
-    def kernel_arguments(self) -> np.ndarray:
-        """A problem of two spatial axes as integers, in the order of the kernels' ``Problem``."""
+    def kernel_arguments(self) -> bytes:
+        """The integers of a problem of two spatial axes, in the order of the kernels' ``Problem``."""
         group_sizes = self.in_channels // self.groups, self.out_channels // self.groups
         lows = [low for low, _ in self.padding]
-        return np.array(
-            [*self.stride, *self.dilation, *lows, *self.kernel_size, self.groups, *group_sizes], np.intp
-        )
+        integers = [*self.stride, *self.dilation, *lows, *self.kernel_size, self.groups, *group_sizes]
+        return np.array(integers, np.intp).tobytes()
 
     @property
     def input_bytes(self) -> int:
@@ -180,14 +178,6 @@ class ConvGeometry:
         if self.groups != 1:
             text += f", {self.groups} groups"
         return f"{text}, {self.dtype}"
-
-
-def _frozen(value: object) -> object:
-    if isinstance(value, np.ndarray):
-        value = value.tolist()
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        return tuple(_frozen(item) for item in value)
-    return value
 
 
 _PLAIN = {int, str}

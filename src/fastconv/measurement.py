@@ -9,7 +9,7 @@ from types import ModuleType
 
 import numpy as np
 
-from fastconv import environment
+from fastconv import checks, environment
 from fastconv.algorithms import ALGORITHMS
 from fastconv.algorithms.base import Epilogue
 from fastconv.geometry import ConvGeometry
@@ -51,9 +51,7 @@ def remember_measurements(path: str | os.PathLike | None) -> None:
     if path is None:
         _path = None
         return
-    if not isinstance(path, str | os.PathLike):
-        raise TypeError(f"path must be a path or None, got {type(path).__name__}")
-    name = os.path.abspath(os.fsdecode(path))
+    name = os.path.abspath(os.fsdecode(checks.path("path", path)))
     if not os.path.isdir(os.path.dirname(name)):
         raise FileNotFoundError(f"path must be in a folder that exists, got {name!r}")
     _seconds.update(_read(name))

@@ -263,12 +263,9 @@ def _checked(query, key, value, scale) -> tuple[np.ndarray, np.ndarray, np.ndarr
     if value.ndim < 2 or value.shape[:-1] != key.shape[:-1] or value.shape[-1] == 0:
         expected = f"({', '.join(map(str, (*key.shape[:-1], 'E_v')))})"
         raise ValueError(f"value must have shape {expected} for key {key.shape}, got {value.shape}")
-    if scale is None:
-        scale = 1 / math.sqrt(query.shape[-1])
-    elif isinstance(scale, bool | str) or not np.isscalar(scale) or not math.isfinite(scale):
-        raise ValueError(f"scale must be a finite number, got {scale!r}")
+    scale = 1 / math.sqrt(query.shape[-1]) if scale is None else checks.finite("scale", scale)
     dtype = checks.common_dtype(arrays)
-    return *(array.astype(dtype, copy=False) for array in arrays), float(scale)
+    return *(array.astype(dtype, copy=False) for array in arrays), scale
 
 
 def _stacked(array: np.ndarray) -> np.ndarray:

@@ -85,8 +85,8 @@ def pseudo_inverse(
             f"input_shape must give a matrix of at most {_MAX_INVERTED:,} rows and columns to invert it,"
             f" got {input_shape}: {rows:,} × {columns:,}"
         )
-    if rtol is not None and (isinstance(rtol, bool | str) or not np.isscalar(rtol) or not 0 <= rtol <= 1):
-        raise ValueError(f"rtol must be a number from 0 to 1, or None, got {rtol!r}")
+    if rtol is not None:
+        rtol = checks.number("rtol", rtol, 0, 1, "a number from 0 to 1, or None")
     matrix = conv_matrix(
         weight, input_shape, stride=stride, padding=padding, dilation=dilation, groups=groups
     ).astype(np.float64)

@@ -7,7 +7,6 @@ large batch loses digits.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import numpy as np
 
@@ -45,6 +44,14 @@ def _times(array: np.ndarray, weight: np.ndarray | None) -> np.ndarray:
 
 def _scale(var, weight, eps):
     return _times(1 / np.sqrt(var + eps), weight)
+
+
+def _statistic(name: str, value: object, shape: tuple[int, ...], changed: bool) -> np.ndarray | None:
+    """A running mean or variance in float64, refused where it is to be ``changed`` and cannot be."""
+    array = _vector(name, value, shape)
+    if changed and array is not None and not (isinstance(value, np.ndarray) and value.flags.writeable):
+        raise ValueError(f"{name} must be a writeable numpy.ndarray with training=True, got {value!r}")
+    return array
 
 
 def _normalized(images, mean, var, weight, bias, eps):
@@ -90,10 +97,11 @@ def batch_norm(
         If an argument is of the wrong type or shape.
     """
     x = _float("x", x, 2)
-    shape = x.shape[1:2]
-    mean = _vector("running_mean", running_mean, shape)
-    var = _vector("running_var", running_var, shape)
-    if checks.boolean("training", training):
+    shape, training = x.shape[1:2], checks.boolean("training", training)
+    momentum = checks.number("momentum", momentum, 0, 1, "a number from 0 to 1")
+    mean = _statistic("running_mean", running_mean, shape, training)
+    var = _statistic("running_var", running_var, shape, training)
+    if training:
         y, batch_mean, batch_var = batch_norm_training(x, weight, bias, eps, num_threads=num_threads)
         if mean is not None and var is not None:
             count = x.size // x.shape[1]
@@ -103,6 +111,7 @@ def batch_norm(
     if mean is None or var is None:
         raise ValueError("running_mean and running_var must be given without training=True, got None")
     weight, bias = _vector("weight", weight, shape), _vector("bias", bias, shape)
+    eps = checks.not_negative("eps", eps)
     return _normalized(by_channel(x, num_threads), mean, var, weight, bias, eps)
 
 
@@ -131,6 +140,7 @@ def batch_norm_training(x, weight=None, bias=None, eps=1e-5, *, num_threads=None
     x = _float("x", x, 2)
     shape = x.shape[1:2]
     weight, bias = _vector("weight", weight, shape), _vector("bias", bias, shape)
+    eps = checks.not_negative("eps", eps)
     images = by_channel(x, num_threads)
     if images.count < 2:
         raise ValueError(f"x must have more than one value a channel to train on, got shape {x.shape}")
@@ -170,8 +180,11 @@ def batch_norm_grad(grad_output, x, mean, var, weight=None, eps=1e-5, *, trainin
     x = _float("x", x, 2)
     shape = x.shape[1:2]
     grad = _gradient(grad_output, x)
+    if mean is None or var is None:
+        raise TypeError("mean and var must be arrays, the statistics that were used, got None")
     mean, var = _vector("mean", mean, shape), _vector("var", var, shape)
-    weight = _vector("weight", weight, shape)
+    weight, eps = _vector("weight", weight, shape), checks.not_negative("eps", eps)
+    training = checks.boolean("training", training)
     images = by_channel(x, num_threads)
     total, product = (array.sum(axis=0) for array in images.products(grad, mean))
     factor, inverse = _scale(var, weight, eps), 1 / (var + eps)
@@ -207,15 +220,15 @@ def _affine(normalized, weight, bias):
     return y if bias is None else y + bias.astype(y.dtype)
 
 
-def _layer_norm_arguments(x, normalized_shape, weight, bias):
-    x = _float("x", x, 1)
-    if not isinstance(normalized_shape, Sequence):
+def _layer_norm_arguments(x, normalized_shape, weight, bias, eps):
+    x, normalized_shape = _float("x", x, 1), checks.frozen(normalized_shape)
+    if not isinstance(normalized_shape, tuple):
         normalized_shape = (normalized_shape,)
     shape = checks.per_axis("normalized_shape", normalized_shape, len(normalized_shape), 1)
     if not shape or x.shape[-len(shape) :] != shape:
         raise ValueError(f"x must have the shape (..., {', '.join(map(str, shape))}), got {x.shape}")
     parameters = _vector("weight", weight, shape), _vector("bias", bias, shape)
-    return x, tuple(range(x.ndim - len(shape), x.ndim)), *parameters
+    return x, tuple(range(x.ndim - len(shape), x.ndim)), *parameters, checks.not_negative("eps", eps)
 
 
 def _sample_order(x: np.ndarray, samples: int) -> list[int] | None:
@@ -253,7 +266,7 @@ def layer_norm(x, normalized_shape, weight=None, bias=None, eps=1e-5, *, num_thr
     TypeError, ValueError
         If an argument is of the wrong type or shape.
     """
-    x, axes, weight, bias = _layer_norm_arguments(x, normalized_shape, weight, bias)
+    x, axes, weight, bias, eps = _layer_norm_arguments(x, normalized_shape, weight, bias, eps)
     samples, y = x.ndim - len(axes), None
     order = _sample_order(x, samples)
     if order is None:
@@ -287,7 +300,7 @@ def layer_norm_grad(grad_output, x, normalized_shape, weight=None, eps=1e-5):
     grad_input : ndarray, shape of ``x``
     grad_weight, grad_bias : ndarray, shape ``normalized_shape``
     """
-    x, axes, weight, _ = _layer_norm_arguments(x, normalized_shape, weight, None)
+    x, axes, weight, _, eps = _layer_norm_arguments(x, normalized_shape, weight, None, eps)
     grad = _gradient(grad_output, x)
     normalized, inverse = _standardized(x, axes, eps)
     before = tuple(range(x.ndim - len(axes)))
@@ -296,13 +309,14 @@ def layer_norm_grad(grad_output, x, normalized_shape, weight=None, eps=1e-5):
     return _standardized_grad(_affine(grad, weight, None), normalized, inverse, axes), grad_weight, grad_bias
 
 
-def _group_norm_arguments(x, num_groups, weight, bias):
+def _group_norm_arguments(x, num_groups, weight, bias, eps):
     x = _float("x", x, 2)
     channels = x.shape[1]
     groups = checks.integer("num_groups", num_groups, 1)
     if channels % groups:
         raise ValueError(f"num_groups must divide the {channels} channels of x, got {groups}")
-    return x, groups, _vector("weight", weight, (channels,)), _vector("bias", bias, (channels,))
+    vectors = _vector("weight", weight, (channels,)), _vector("bias", bias, (channels,))
+    return x, groups, *vectors, checks.not_negative("eps", eps)
 
 
 def group_norm(x, num_groups, weight=None, bias=None, eps=1e-5, *, num_threads=None):
@@ -330,7 +344,7 @@ def group_norm(x, num_groups, weight=None, bias=None, eps=1e-5, *, num_threads=N
     TypeError, ValueError
         If an argument is of the wrong type or shape.
     """
-    x, groups, weight, bias = _group_norm_arguments(x, num_groups, weight, bias)
+    x, groups, weight, bias, eps = _group_norm_arguments(x, num_groups, weight, bias, eps)
     return by_image(x, num_threads).normalized(groups, weight, bias, eps)[0]
 
 
@@ -348,7 +362,7 @@ def group_norm_grad(grad_output, x, num_groups, weight=None, eps=1e-5, *, num_th
     grad_input : ndarray, shape of ``x``
     grad_weight, grad_bias : ndarray, shape (C,)
     """
-    x, groups, weight, _ = _group_norm_arguments(x, num_groups, weight, None)
+    x, groups, weight, _, eps = _group_norm_arguments(x, num_groups, weight, None, eps)
     grad = _gradient(grad_output, x)
     images = by_image(x, num_threads)
     # Those of a group for each of its channels, (N, C).
@@ -391,7 +405,7 @@ def _channel_sums(x: np.ndarray, low: int, high: int) -> np.ndarray:
     """For each channel the sum of the ``low`` channels before it, itself, and the ``high`` after it."""
     total = x.copy(order="K")
     channels = x.shape[1]
-    for shift in range(1, max(low, high) + 1):
+    for shift in range(1, min(max(low, high) + 1, channels)):
         if shift <= low:
             total[:, shift:] += x[:, : max(channels - shift, 0)]
         if shift <= high:
@@ -399,11 +413,12 @@ def _channel_sums(x: np.ndarray, low: int, high: int) -> np.ndarray:
     return total
 
 
-def _lrn_base(x, size, alpha, k):
-    """``k + alpha/size · Σ x²`` over the window of channels."""
-    x = _float("x", x, 3)
-    size = checks.integer("size", size, 1)
-    return x, size, k + alpha / size * _channel_sums(np.square(x), size // 2, (size - 1) // 2)
+def _lrn_base(x, size, alpha, beta, k):
+    """``k + alpha/size · Σ x²`` over the window of channels, and the arguments, checked."""
+    x, size = _float("x", x, 3), checks.integer("size", size, 1)
+    alpha, beta = checks.not_negative("alpha", alpha), checks.not_negative("beta", beta)
+    k = checks.not_negative("k", k)
+    return x, size, alpha, beta, k + alpha / size * _channel_sums(np.square(x), size // 2, (size - 1) // 2)
 
 
 def local_response_norm(x, size, alpha=1e-4, beta=0.75, k=1.0):
@@ -428,7 +443,7 @@ def local_response_norm(x, size, alpha=1e-4, beta=0.75, k=1.0):
     TypeError, ValueError
         If an argument is of the wrong type or range.
     """
-    x, _, base = _lrn_base(x, size, alpha, k)
+    x, _, _, beta, base = _lrn_base(x, size, alpha, beta, k)
     return x * base**-beta
 
 
@@ -448,7 +463,7 @@ def local_response_norm_grad(grad_output, x, size, alpha=1e-4, beta=0.75, k=1.0)
     -------
     ndarray, shape of ``x``
     """
-    x, size, base = _lrn_base(x, size, alpha, k)
+    x, size, alpha, beta, base = _lrn_base(x, size, alpha, beta, k)
     grad = _gradient(grad_output, x)
     scaled = grad * base**-beta
     spread = _channel_sums(scaled * x / base, (size - 1) // 2, size // 2)

@@ -21,7 +21,8 @@ def checked_pad(pad: object, shape: Sequence[int], mode: str) -> tuple[tuple[int
         If ``pad`` is no even number of integers for the axes there are, or more than the mode can take.
     """
     checks.choice("mode", mode, tuple(MODES))
-    if isinstance(pad, str) or not isinstance(pad, Sequence | np.ndarray):
+    pad = checks.frozen(pad)
+    if not isinstance(pad, tuple):
         raise TypeError(f"pad must be integers (low, high) for each axis, the last first, got {pad!r}")
     if len(pad) % 2 or len(pad) > 2 * len(shape):
         raise ValueError(
@@ -76,7 +77,7 @@ def pad(x, pad, mode="constant", value=0.0):
     x = checks.float_array("x", x)
     dtype = checks.float_dtype("x", x.dtype)
     pairs = checked_pad(pad, x.shape, mode)
-    order = _memory_order(x)
+    value, order = checks.number("value", value), _memory_order(x)
     cut = tuple(slice(max(-low, 0), n - max(-high, 0)) for n, (low, high) in zip(x.shape, pairs, strict=True))
     ordered = x[cut].transpose(order).astype(dtype, copy=False)
     amounts = [(max(pairs[axis][0], 0), max(pairs[axis][1], 0)) for axis in order]
@@ -103,7 +104,7 @@ def pad_grad(grad_output, input_shape, pad, mode="constant"):
     TypeError, ValueError
         As :func:`pad`, or if ``grad_output`` has not the shape of its output.
     """
-    shape = checks.shape("input_shape", input_shape, len(input_shape), "of the input")
+    shape = checks.sizes("input_shape", input_shape, "of the input")
     pairs = checked_pad(pad, shape, mode)
     grad = checks.float_array("grad_output", grad_output)
     expected = tuple(n + low + high for n, (low, high) in zip(shape, pairs, strict=True))

@@ -243,15 +243,12 @@ def max_pool_grad(grad_output, indices, input_shape, *, num_threads=None):
     return like(result, grad, num_threads)
 
 
-def image_shape(input_shape: object) -> tuple[int, ...]:
-    """``input_shape`` checked to be (N, C, ...) with one to three spatial axes."""
-    try:
-        rank = len(input_shape) - 2
-    except TypeError:
-        raise TypeError(f"input_shape must be a shape (N, C, ...), got {input_shape!r}") from None
-    if rank not in SHAPES:
-        raise ValueError(f"input_shape must be {' or '.join(SHAPES.values())}, got {input_shape}")
-    return checks.shape("input_shape", input_shape, rank + 2, SHAPES[rank])
+def image_shape(shape: object, name: str = "input_shape") -> tuple[int, ...]:
+    """``shape`` checked to be (N, C, ...) with one to three spatial axes."""
+    found = checks.sizes(name, shape, "(N, C, ...)")
+    if len(found) - 2 not in SHAPES:
+        raise ValueError(f"{name} must be {' or '.join(SHAPES.values())}, got shape {found}")
+    return found
 
 
 def _avg_window(rank, kernel_size, stride, padding, dilation, ceil_mode, count_include_pad, divisor_override):

@@ -150,16 +150,16 @@ def _axes(resampling: Resampling, size: tuple[int, ...], transpose: bool = False
 
 
 def _factors(scale_factor: object, rank: int) -> tuple[float, ...]:
-    single = isinstance(scale_factor, str) or not isinstance(scale_factor, Sequence)
-    factors = (scale_factor,) if single else tuple(scale_factor)
-    if not single and len(factors) != rank:
+    plain = checks.frozen(scale_factor)
+    factors = plain if isinstance(plain, tuple) else (plain,) * rank
+    if len(factors) != rank:
         raise ValueError(f"scale_factor must be a number or {rank} of them, got {scale_factor!r}")
     for factor in factors:
-        if isinstance(factor, bool) or not isinstance(factor, int | float | np.integer | np.floating):
+        if isinstance(factor, bool) or not isinstance(factor, int | float):
             raise TypeError(f"scale_factor must be a number > 0 or {rank} of them, got {scale_factor!r}")
         if not 0 < factor < math.inf:
             raise ValueError(f"scale_factor must be a number > 0 or {rank} of them, got {scale_factor!r}")
-    return tuple(map(float, factors)) * (rank if single else 1)
+    return tuple(map(float, factors))
 
 
 def interpolate(x, size=None, scale_factor=None, mode="nearest", align_corners=None, *, num_threads=None):
@@ -198,7 +198,7 @@ def interpolate(x, size=None, scale_factor=None, mode="nearest", align_corners=N
         If an argument is of the wrong type or out of range, or they do not go together.
     """
     x = checks.float_array("x", x)
-    rank = len(image_shape(x.shape)) - 2
+    rank = len(image_shape(x.shape, "x")) - 2
     resampling = Resampling.create(rank, size, scale_factor, mode, align_corners)
     return resampled(x, _axes(resampling, x.shape[2:]), 0, num_threads)
 

@@ -152,7 +152,8 @@ class Window(NamedTuple):
         kernel = checks.per_axis("kernel_size", kernel_size, rank, 1)
         stride = kernel if stride is None else checks.per_axis("stride", stride, rank, 1)
         dilation = checks.per_axis("dilation", dilation, rank, 1)
-        pairs = isinstance(padding, Sequence) and any(isinstance(item, Sequence) for item in padding)
+        padding = checks.frozen(padding)
+        pairs = isinstance(padding, tuple) and any(isinstance(item, tuple) for item in padding)
         if pairs:
             if len(padding) != rank:
                 raise ValueError(f"padding must have {rank} (low, high) pairs, got {padding!r}")
@@ -174,7 +175,8 @@ class Window(NamedTuple):
     def output_size(self, size: Sequence[int]) -> tuple[int, ...]:
         """Spatial size of the output: ``(in + low + high − dilation·(kernel − 1) − 1) // stride + 1``.
 
-        With ``ceil_mode`` the division is rounded up, but no window starts in the padding at the end.
+        With ``ceil_mode`` the division is rounded up, so that a window may be larger than the padded image,
+        but no window starts in the padding at the end.
 
         Raises
         ------
@@ -186,14 +188,14 @@ class Window(NamedTuple):
             zip(size, self.kernel, self.stride, self.padding, self.dilation, strict=True)
         ):
             room = n + low + high - d * (k - 1) - 1
-            if n < 1 or room < 0:
+            outputs = (-(-room // s) if self.ceil_mode else room // s) + 1
+            if self.ceil_mode and (outputs - 1) * s >= n + low:
+                outputs -= 1
+            if n < 1 or outputs < 1:
                 raise ValueError(
                     f"kernel_size must fit into the padded image, got kernel_size={self.kernel} for an image"
                     f" of {'×'.join(map(str, size))} with padding={self.padding}, dilation={self.dilation}"
                 )
-            outputs = room // s + 1
-            if self.ceil_mode and room % s and outputs * s < n + low:
-                outputs += 1
             self._check_no_window_is_empty(axis, n, outputs)
             sizes.append(outputs)
         return tuple(sizes)
@@ -222,8 +224,8 @@ def window_axes(
 
 def adaptive_size(output_size: object, size: Sequence[int]) -> tuple[int, ...]:
     """``output_size`` of an adaptive pooling as one number an axis; None keeps the axis."""
-    rank = len(size)
-    if output_size is None or not isinstance(output_size, Sequence):
+    rank, output_size = len(size), checks.frozen(output_size)
+    if not isinstance(output_size, tuple):
         output_size = (output_size,) * rank
     filled = [n if o is None else o for o, n in zip(output_size, size, strict=False)]
     if len(output_size) != rank or 0 in size:

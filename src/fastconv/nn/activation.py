@@ -9,7 +9,7 @@ import numpy as np
 
 from fastconv import checks
 from fastconv.functional import activation as functional
-from fastconv.nn.layer import EVALUATION, Layer, Stored, number, parameter_dtype, register
+from fastconv.nn.layer import EVALUATION, Layer, Stored, parameter_dtype, register
 
 
 class _Activation(Layer):
@@ -33,10 +33,6 @@ class _Activation(Layer):
     def backward(self, grad_output, cache, mode=EVALUATION):
         gradient = getattr(functional, f"{self.function}_grad")
         return (gradient(grad_output, cache, **self.config()),), {}
-
-
-def _finite(name, value):
-    return number(name, value, -1e308, 1e308, "a finite number")
 
 
 @register
@@ -66,7 +62,7 @@ class LeakyReLU(_Activation):
 
     def __init__(self, negative_slope=0.01):
         super().__init__()
-        self.negative_slope = _finite("negative_slope", negative_slope)
+        self.negative_slope = checks.finite("negative_slope", negative_slope)
 
     def config(self):
         return {"negative_slope": self.negative_slope}
@@ -93,7 +89,7 @@ class PReLU(Layer):
     def __init__(self, num_parameters=1, init=0.25, *, dtype=np.float32):
         super().__init__()
         self.num_parameters = checks.integer("num_parameters", num_parameters, 1)
-        self.init = _finite("init", init)
+        self.init = checks.finite("init", init)
         self.parameters["weight"] = np.empty(self.num_parameters, parameter_dtype(dtype))
         self.initialize(np.random.default_rng(0))
 
@@ -135,7 +131,7 @@ class ELU(_Activation):
 
     def __init__(self, alpha=1.0):
         super().__init__()
-        self.alpha = _finite("alpha", alpha)
+        self.alpha = checks.finite("alpha", alpha)
 
     def config(self):
         return {"alpha": self.alpha}
@@ -203,8 +199,8 @@ class Softplus(_Activation):
 
     def __init__(self, beta=1.0, threshold=20.0):
         super().__init__()
-        self.beta = number("beta", beta, 1e-300, 1e308, "a number > 0")
-        self.threshold = _finite("threshold", threshold)
+        self.beta = checks.positive("beta", beta)
+        self.threshold = checks.finite("threshold", threshold)
 
     def config(self):
         return {"beta": self.beta, "threshold": self.threshold}

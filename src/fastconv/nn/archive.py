@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from fastconv import checks
+
 # Weights are named "layer.parameter", with a dot, so no weight can have this name.
 _ARCHITECTURE = "architecture"
 
@@ -25,9 +27,10 @@ def write(path: str | os.PathLike, architecture: dict[str, Any], arrays: dict[st
         If it cannot be written.
     """
     import json
+    from threading import get_ident
 
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    path = Path(os.path.realpath(checks.path("path", path)))  # the file that a link leads to
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{get_ident()}.tmp")
     text = np.array(json.dumps(architecture))
     try:
         with open(temporary, "wb") as file:
@@ -56,7 +59,7 @@ def read(path: str | os.PathLike) -> tuple[dict[str, Any], dict[str, np.ndarray]
     import zlib
 
     # Whole into memory first, so that what cannot be read and what is damaged are told apart.
-    content = io.BytesIO(Path(path).read_bytes())
+    content = io.BytesIO(Path(checks.path("path", path)).read_bytes())
     # What NumPy, zipfile and json raise for a file of another kind (a single array has no ``files``),
     # one that was cut off, and one with flipped bits.
     damage = (ValueError, LookupError, TypeError, AttributeError, EOFError, RuntimeError)

@@ -80,7 +80,7 @@ class AttentionConv2d(Layer):
             for name, count in zip(_NAMES, rows, strict=True):
                 self.parameters[f"{name}_bias"] = np.empty(count, dtype)
         self.parameters["gamma"] = np.empty(1, dtype)
-        self.initialize(np.random.default_rng(seed))
+        self.initialize(checks.generator("seed", seed))
 
     def initialize(self, rng):
         bound = 1 / math.sqrt(self.channels)

@@ -23,7 +23,7 @@ class _Units:
     def __init__(self, norm, dtype, seed):
         self.norm = checks.boolean("norm", norm)
         self.dtype = dtype
-        self.rng = np.random.default_rng(seed)
+        self.rng = checks.generator("seed", seed)
 
     def __call__(self, x, names, in_channels, out_channels, kernel_size, *, relu=True, **options):
         """Convolution, batch normalisation and ReLU under ``names``, as far as there are names for them."""
@@ -142,7 +142,7 @@ class Cascade(Composite):
         self.kernel_size = checks.per_axis("kernel_size", kernel_size, 2, 1)
         self.stride = checks.per_axis("stride", stride, 2, 1)
         self.bias = bias
-        rng = np.random.default_rng(seed)
+        rng = checks.generator("seed", seed)
         x = y = Input()
         for index in range(self.count):
             last = index == self.count - 1
@@ -203,14 +203,14 @@ class SeparableConv2d(Composite):
         self.in_channels = checks.integer("in_channels", in_channels, 1)
         self.out_channels = checks.integer("out_channels", out_channels, 1)
         self.multiplier = checks.integer("multiplier", multiplier, 1)
-        rng, channels = np.random.default_rng(seed), self.in_channels * self.multiplier
+        rng, channels = checks.generator("seed", seed), self.in_channels * self.multiplier
         self.depthwise = Conv2d(
             in_channels, channels, kernel_size, stride, padding, dilation, in_channels, bias, dtype=dtype,
             seed=rng,
         )  # fmt: skip
         self.pointwise = Conv2d(channels, out_channels, 1, bias=bias, dtype=dtype, seed=rng)
         self.kernel_size, self.stride = self.depthwise.kernel_size, self.depthwise.stride
-        self.padding, self.dilation, self.bias = padding, self.depthwise.dilation, bias
+        self.padding, self.dilation, self.bias = self.depthwise.padding, self.depthwise.dilation, bias
         x = Input()
         super().__init__(x, self.pointwise(self.depthwise(x, name="depthwise"), name="pointwise"))
 
@@ -275,12 +275,13 @@ class SpatiallySeparableConv2d(Composite):
         self.kernel_size = checks.per_axis("kernel_size", kernel_size, 2, 1)
         self.stride = checks.per_axis("stride", stride, 2, 1)
         self.dilation = checks.per_axis("dilation", dilation, 2, 1)
+        padding = checks.frozen(padding)
         self.padding, self.bias = padding, bias
         extent = [d * (k - 1) + 1 for k, d in zip(self.kernel_size, self.dilation, strict=True)]
         rows, columns = ConvGeometry.create(
             (1, 1, *extent), (1, 1, *self.kernel_size), padding=padding, dilation=self.dilation
         ).padding
-        same, rng = padding == "same", np.random.default_rng(seed)
+        same, rng = padding == "same", checks.generator("seed", seed)
         self.vertical = Conv2d(
             in_channels, self.mid_channels, (self.kernel_size[0], 1), (self.stride[0], 1),
             padding if same else (rows, (0, 0)), (self.dilation[0], 1), bias=False, dtype=dtype, seed=rng,
@@ -336,7 +337,7 @@ class NetworkInNetwork(Composite):
         checks.choice("merge", merge, MERGES)
         _check_skip(self.skip, merge, in_channels, out_channels)
         self.merge, self.bias = merge, bias
-        rng = np.random.default_rng(seed)
+        rng = checks.generator("seed", seed)
         x = Input()
         branches = []
         for name, size in (("row", (1, kernel_size)), ("column", (kernel_size, 1)), ("pixel", (1, 1))):

@@ -62,7 +62,10 @@ class Composite(Layer):
 
     def config(self):
         values = ((name, getattr(self, name)) for name in self.arguments)
-        return {name: value.name if isinstance(value, np.dtype) else value for name, value in values}
+        return {
+            name: value.name if isinstance(value, np.dtype) else checks.frozen(value)
+            for name, value in values
+        }
 
     def initialize(self, rng):
         for layer in self.graph.layers.values():

@@ -52,7 +52,7 @@ class Convolution(KernelLayer):
         self.algorithm = algorithm
         self._create_parameters(self.out_channels, self.in_channels // self.groups, bias, dtype)
         self._smallest = self._smallest_geometry()
-        self.initialize(np.random.default_rng(seed))
+        self.initialize(checks.generator("seed", seed))
 
     def config(self):
         return {
@@ -90,6 +90,7 @@ class Convolution(KernelLayer):
         return Field(kernel, self.stride, low)
 
     def forward(self, x, mode=EVALUATION):
+        self._check_input(x.shape)
         y = _FORWARD[self.rank](
             x,
             self.weight,

@@ -63,7 +63,7 @@ class DeformConv2d(KernelLayer):
         self._configure(
             in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, dtype
         )
-        self.initialize(np.random.default_rng(seed))
+        self.initialize(checks.generator("seed", seed))
 
     def _configure(
         self, in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, dtype
@@ -187,7 +187,7 @@ class DeformableConv2d(DeformConv2d):
         shape = (predicted, self.in_channels, *self.kernel_size)
         self.parameters["offset_weight"] = np.empty(shape, self.dtype)
         self.parameters["offset_bias"] = np.empty(predicted, self.dtype)
-        self.initialize(np.random.default_rng(seed))
+        self.initialize(checks.generator("seed", seed))
 
     def initialize(self, rng):
         super().initialize(rng)

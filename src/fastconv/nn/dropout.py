@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from fastconv.nn.layer import EVALUATION, Layer, number, register
+from fastconv import checks
+from fastconv.nn.layer import EVALUATION, Layer, register
 
 
 @register
@@ -22,7 +23,7 @@ class Dropout(Layer):
 
     def __init__(self, p=0.5):
         super().__init__()
-        self.p = number("p", p, 0, 1, "a probability from 0 to 1")
+        self.p = checks.number("p", p, 0, 1, "a probability from 0 to 1")
 
     def config(self):
         return {"p": self.p}

@@ -201,12 +201,8 @@ def effective_receptive_field(
     if len(model.inputs) != 1 or len(model.outputs) != 1:
         raise ValueError(f"model must have one input and one output, got {model!r}")
     samples = checks.integer("samples", samples, 1)
-    try:
-        shape = tuple(input_shape)
-    except TypeError:
-        raise TypeError(f"input_shape must be a shape such as (C, H, W), got {input_shape!r}") from None
-    shape = tuple(checks.integer(f"input_shape[{axis}]", size, 1) for axis, size in enumerate(shape))
-    rng = np.random.default_rng(seed)
+    shape = checks.sizes("input_shape", input_shape, "such as (C, H, W)", minimum=1)
+    rng = checks.generator("seed", seed)
     total = np.zeros(shape[1:], np.float64)
     for _ in range(samples):
         x = rng.standard_normal((1, *shape)).astype(model.dtype or np.float32)

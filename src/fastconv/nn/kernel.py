@@ -33,7 +33,7 @@ class KernelLayer(Layer):
                 f"groups must divide in_channels and out_channels, got groups={groups},"
                 f" in_channels={in_channels}, out_channels={out_channels}"
             )
-        self.padding = padding
+        self.padding = checks.frozen(padding)
 
     def _create_parameters(self, rows, columns, bias, dtype):
         """Weight (rows, columns, kernel) and bias, not yet initialized."""
@@ -49,7 +49,15 @@ class KernelLayer(Layer):
                 array = self.parameters[name]
                 array[...] = rng.uniform(-bound, bound, array.shape)
 
+    def _check_input(self, shape):
+        if len(shape) != self.rank + 2 or shape[1] != self.in_channels:
+            raise ValueError(
+                f"input must have {self.rank + 2} axes (N, in_channels={self.in_channels}, ...),"
+                f" got shape {tuple(shape)}"
+            )
+
     def _geometry(self, input_shape):
+        self._check_input(input_shape)
         return ConvGeometry.create(
             input_shape, self.weight.shape, stride=self.stride, padding=self.padding, dilation=self.dilation,
             groups=self.groups, dtype=self.dtype,

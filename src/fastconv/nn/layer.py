@@ -195,17 +195,10 @@ def entry_array(name: str, value: Any, dtype: np.dtype | None) -> np.ndarray:
 
 def parameter_dtype(dtype: Any) -> np.dtype:
     """The dtype of new parameters: float32 or float64."""
-    dtype = np.dtype(dtype)
+    dtype = checks.any_dtype("dtype", dtype)
     if dtype not in (np.float32, np.float64):
         raise TypeError(f"dtype must be float32 or float64, got {dtype}")
     return dtype
-
-
-def number(name: str, value: Any, low: float, high: float, expected: str) -> float:
-    """``value`` as a float of the closed interval; ``expected`` says so in words."""
-    if isinstance(value, bool | str) or not np.isscalar(value) or not low <= value <= high:
-        raise ValueError(f"{name} must be {expected}, got {value!r}")
-    return float(value)
 
 
 _registry: dict[str, type[Layer]] = {}
@@ -227,6 +220,11 @@ def register(layer_class: LayerType) -> LayerType:
         raise ValueError(f"a layer named {name!r} is registered already: {known.__module__}.{name}")
     _registry[name] = layer_class
     return layer_class
+
+
+def is_registered(layer_class: type[Layer]) -> bool:
+    """Whether this very class is what saved models mean by its name."""
+    return _registry.get(layer_class.__name__) is layer_class
 
 
 def registered(name: str) -> type[Layer]:

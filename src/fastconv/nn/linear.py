@@ -46,7 +46,7 @@ class Linear(Layer):
         self.parameters["weight"] = np.empty((self.out_features, self.in_features), dtype)
         if checks.boolean("bias", bias):
             self.parameters["bias"] = np.empty(self.out_features, dtype)
-        self.initialize(np.random.default_rng(seed))
+        self.initialize(checks.generator("seed", seed))
 
     def initialize(self, rng):
         bound = 1 / math.sqrt(self.in_features)

@@ -11,7 +11,7 @@ import numpy as np
 from fastconv import checks
 from fastconv.nn import archive
 from fastconv.nn.graph import Graph
-from fastconv.nn.layer import Layer
+from fastconv.nn.layer import Layer, is_registered
 from fastconv.nn.summary import Summary, summarize
 from fastconv.nn.value import Input, Value
 
@@ -54,7 +54,7 @@ class Model(Graph):
         seed : int or numpy.random.Generator, optional
             Default: fresh entropy.
         """
-        rng = np.random.default_rng(seed)
+        rng = checks.generator("seed", seed)
         for layer in self.layers.values():
             layer.initialize(rng)
 
@@ -122,7 +122,11 @@ class Model(Graph):
             if None in self.input_shapes:
                 raise TypeError("input_shapes must be given, as in summary((1, 3, 32, 32)): none is known")
             input_shapes = self.input_shapes
-        return summarize(self.expanded() if expand else self, *(tuple(shape) for shape in input_shapes))
+        shapes = [
+            checks.sizes(f"input_shapes[{index}]", shape, "such as (1, 3, 32, 32)")
+            for index, shape in enumerate(input_shapes)
+        ]
+        return summarize(self.expanded() if checks.boolean("expand", expand) else self, *shapes)
 
     def predict(self, x: Any, batch_size: int = 256, *, num_threads: int | None = None) -> Any:
         """The output for many samples, computed batch by batch.
@@ -291,6 +295,10 @@ class Model(Graph):
 
         Raises
         ------
+        TypeError
+            If ``path`` is no path, or a layer's configuration is not what JSON can write.
+        ValueError
+            If the class of a layer is not registered, so that :func:`load` would not know it.
         OSError
             If it cannot be written; what was there before stays.
         """
@@ -378,6 +386,11 @@ def _index(table: list[tuple[Layer, dict[str, Any]]], layer: Layer) -> int:
     for index, (known, _) in enumerate(table):
         if known is layer:
             return index
+    if not is_registered(type(layer)):
+        raise ValueError(
+            f"model must be of layers that can be loaded, got {layer!r}: mark its class with"
+            " @fastconv.nn.register"
+        )
     config = {key: _encoded(table, value) for key, value in layer.config().items()}
     table.append((layer, {"type": type(layer).__name__, "config": config}))
     return len(table) - 1
@@ -388,4 +401,6 @@ def _encoded(table: list[tuple[Layer, dict[str, Any]]], value: Any) -> Any:
         return {"layer": _index(table, value)}
     if isinstance(value, Model):
         return {"model": value._describe(table)}
-    return [_encoded(table, item) for item in value] if isinstance(value, tuple | list) else value
+    if isinstance(value, tuple | list):
+        return [_encoded(table, item) for item in value]
+    return checks.frozen(value)

@@ -10,7 +10,7 @@ import numpy as np
 from fastconv import checks
 from fastconv.functional import normalization as functional
 from fastconv.functional.pooling import SHAPES
-from fastconv.nn.layer import EVALUATION, Layer, Stored, number, parameter_dtype, register
+from fastconv.nn.layer import EVALUATION, Layer, Stored, parameter_dtype, register
 
 
 class _Norm(Layer):
@@ -21,7 +21,7 @@ class _Norm(Layer):
 
     def __init__(self, shape, eps, affine, bias, dtype):
         super().__init__()
-        self.eps = number("eps", eps, 0, math.inf, "a number >= 0")
+        self.eps = checks.not_negative("eps", eps)
         self._dtype = parameter_dtype(dtype)
         if affine:
             self.parameters["weight"] = np.empty(shape, self._dtype)
@@ -60,7 +60,7 @@ class _ChannelNorm(_Norm):
         super().__init__(self.num_features, eps, self.affine, True, dtype)
         self.momentum = momentum
         if momentum is not None:
-            self.momentum = number("momentum", momentum, 0, 1, "a number from 0 to 1, or None")
+            self.momentum = checks.number("momentum", momentum, 0, 1, "a number from 0 to 1, or None")
         self.track_running_stats = checks.boolean("track_running_stats", track_running_stats)
         if self.track_running_stats:
             for name in ("running_mean", "running_var"):
@@ -289,7 +289,8 @@ class LayerNorm(_Norm):
     """
 
     def __init__(self, normalized_shape, eps=1e-5, elementwise_affine=True, bias=True, *, dtype=np.float32):
-        if not isinstance(normalized_shape, list | tuple):
+        normalized_shape = checks.frozen(normalized_shape)
+        if not isinstance(normalized_shape, tuple):
             normalized_shape = (normalized_shape,)
         if not normalized_shape:
             raise ValueError("normalized_shape must have at least one axis, got ()")
@@ -408,7 +409,7 @@ class LocalResponseNorm(Layer):
         self.size = checks.integer("size", size, 1)
         values = {"alpha": alpha, "beta": beta, "k": k}
         for name, value in values.items():
-            setattr(self, name, number(name, value, 0, 1e308, "a number >= 0"))
+            setattr(self, name, checks.not_negative(name, value))
 
     def config(self):
         return {"size": self.size, "alpha": self.alpha, "beta": self.beta, "k": self.k}

@@ -7,7 +7,7 @@ from typing import ClassVar
 from fastconv import checks
 from fastconv.functional.padding import checked_pad, pad, pad_grad
 from fastconv.functional.pooling import SHAPES
-from fastconv.nn.layer import EVALUATION, Field, Layer, number, register
+from fastconv.nn.layer import EVALUATION, Field, Layer, register
 
 
 class _Pad(Layer):
@@ -22,15 +22,8 @@ class _Pad(Layer):
 
     def __init__(self, padding):
         super().__init__()
-        if isinstance(padding, list | tuple):
-            self.padding = tuple(padding)
-            if len(padding) != 2 * self.rank:
-                raise ValueError(f"padding must be an integer or {2 * self.rank} of them, got {padding!r}")
-        else:
-            self.padding = (padding,) * (2 * self.rank)
         least = -(2**31) if self.mode == "constant" else 0
-        for index, amount in enumerate(self.padding):
-            checks.integer(f"padding[{index}]", amount, least)
+        self.padding = checks.per_axis("padding", padding, 2 * self.rank, least)
 
     def config(self):
         return {"padding": self.padding}
@@ -55,7 +48,7 @@ class _Pad(Layer):
 class _ConstantPad(_Pad):
     def __init__(self, padding, value):
         super().__init__(padding)
-        self.value = number("value", value, -float("inf"), float("inf"), "a number")
+        self.value = checks.number("value", value)
 
     def config(self):
         return {**super().config(), "value": self.value}

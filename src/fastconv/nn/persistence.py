@@ -27,6 +27,8 @@ def load(path: str | os.PathLike) -> Model:
 
     Raises
     ------
+    TypeError
+        If ``path`` is no path.
     OSError
         If the file cannot be read.
     ValueError

@@ -46,7 +46,8 @@ class _Pool(Layer):
 
 
 def _has_pairs(padding):
-    return isinstance(padding, list | tuple) and any(isinstance(item, list | tuple) for item in padding)
+    padding = checks.frozen(padding)
+    return isinstance(padding, tuple) and any(isinstance(item, tuple) for item in padding)
 
 
 class _MaxPool(_Pool):
@@ -186,7 +187,7 @@ class _AdaptivePool(Layer):
         super().__init__()
         # Whatever is None fits an image of one pixel.
         adaptive_size(output_size, (1,) * self.rank)
-        self.output_size = tuple(output_size) if isinstance(output_size, list | tuple) else output_size
+        self.output_size = checks.frozen(output_size)
 
     def config(self):
         return {"output_size": self.output_size}

@@ -36,9 +36,10 @@ class Upsample(Layer):
     def __init__(self, size=None, scale_factor=None, mode="nearest", align_corners=None):
         super().__init__()
         checks.choice("mode", mode, tuple(MODES))
+        size, scale_factor = checks.frozen(size), checks.frozen(scale_factor)
         given = size if size is not None else scale_factor
         # The rank is known from one of the arguments, or else from the first input.
-        rank = len(given) if isinstance(given, list | tuple) else MODES[mode][-1]
+        rank = len(given) if isinstance(given, tuple) and len(given) in MODES[mode] else MODES[mode][-1]
         Resampling.create(rank, size, scale_factor, mode, align_corners)
         self.size, self.scale_factor, self.mode, self.align_corners = size, scale_factor, mode, align_corners
 
@@ -52,7 +53,7 @@ class Upsample(Layer):
 
     def output_shape(self, *input_shapes):
         (shape,) = input_shapes
-        shape = image_shape(shape)
+        shape = image_shape(shape, "input")
         resampling = Resampling.create(len(shape) - 2, *self.config().values())
         return (*shape[:2], *resampling.output_size(shape[2:]))
 
@@ -60,7 +61,7 @@ class Upsample(Layer):
     def receptive_field(self):
         """Of an enlargement by whole numbers; None, the whole image, where it depends on the image's size."""
         factor = self.scale_factor
-        single = not isinstance(factor, list | tuple)
+        single = not isinstance(factor, tuple)
         factors = (factor,) * (2 if 2 in MODES[self.mode] else MODES[self.mode][0]) if single else factor
         known = factor is not None and all(number == int(number) for number in factors)
         if not known or self.align_corners or self.mode == "area":

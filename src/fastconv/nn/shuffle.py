@@ -165,7 +165,8 @@ class SubpixelConv2d(Composite):
             in_channels, self.out_channels * self.upscale_factor**2, kernel_size, 1, padding, dilation,
             groups, bias, padding_mode, dtype=dtype, seed=seed,
         )  # fmt: skip
-        self.kernel_size, self.padding, self.dilation = self.conv.kernel_size, padding, self.conv.dilation
-        self.groups, self.bias, self.padding_mode = self.conv.groups, bias, padding_mode
+        self.kernel_size, self.padding = self.conv.kernel_size, self.conv.padding
+        self.dilation, self.groups = self.conv.dilation, self.conv.groups
+        self.bias, self.padding_mode = bias, padding_mode
         x = Input()
         super().__init__(x, PixelShuffle(self.upscale_factor)(self.conv(x, name="conv")))

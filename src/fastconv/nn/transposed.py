@@ -26,7 +26,7 @@ class _ConvTranspose(KernelLayer):
         self._create_parameters(self.in_channels, self.out_channels // self.groups, bias, dtype)
         # Any input will do to check the arguments, if it is too large for the padding to leave nothing of it.
         self._lows = [low for low, _ in self._geometry((1, self.in_channels, *self._large())).padding]
-        self.initialize(np.random.default_rng(seed))
+        self.initialize(checks.generator("seed", seed))
 
     def config(self):
         return {
@@ -43,17 +43,13 @@ class _ConvTranspose(KernelLayer):
         }
 
     def _large(self):
-        numbers = np.asarray(self.padding).ravel().tolist() if not isinstance(self.padding, str) else []
+        numbers = np.asarray(self.padding, object).ravel().tolist()
         largest = max((n for n in numbers if isinstance(n, int)), default=0)
         return [2 * max(largest, 0) + 1] * self.rank
 
     def _geometry(self, input_shape):
         """Of the convolution that this is the transposed of."""
-        if len(input_shape) != self.rank + 2 or input_shape[1] != self.in_channels:
-            raise ValueError(
-                f"x must have {self.rank + 2} axes, {self.in_channels} channels on the second, got shape"
-                f" {tuple(input_shape)}"
-            )
+        self._check_input(input_shape)
         return transposed_geometry(
             tuple(input_shape), self.weight.shape, self.stride, self.padding, self.output_padding,
             self.groups, self.dilation, self.dtype,

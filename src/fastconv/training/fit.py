@@ -36,7 +36,7 @@ def fit(
     optimizer, loss = optimizers.resolve(optimizer), losses.resolve(loss)
     shuffle, progress = checks.boolean("shuffle", shuffle), checks.boolean("progress", progress)
     num_threads = threads.resolve(num_threads)
-    rng = np.random.default_rng(seed)
+    rng = checks.generator("seed", seed)
     samples, held_out = _split(_samples(model, x, y, loss, "x", "y"), validation, model, loss, rng)
     model.input_shapes = tuple((1, *array.shape[1:]) for array in samples[0])
     history = History()

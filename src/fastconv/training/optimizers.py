@@ -13,7 +13,6 @@ from typing import Any, Protocol
 import numpy as np
 
 from fastconv import checks
-from fastconv.nn.layer import number
 
 
 class Optimizer(Protocol):
@@ -23,12 +22,8 @@ class Optimizer(Protocol):
         """Change the parameters in place, given the gradients of the same names."""
 
 
-def _rate(name: str, value: Any) -> float:
-    return number(name, value, 0, math.inf, "a number >= 0")
-
-
 def _share(name: str, value: Any) -> float:
-    if number(name, value, 0, 1, "a number >= 0 and < 1") == 1:
+    if checks.number(name, value, 0, 1, "a number >= 0 and < 1") == 1:
         raise ValueError(f"{name} must be a number >= 0 and < 1, got {value!r}")
     return float(value)
 
@@ -53,9 +48,9 @@ class SGD:
     """
 
     def __init__(self, lr=0.01, momentum=0.9, *, weight_decay=0.0, nesterov=False):
-        self.lr = _rate("lr", lr)
+        self.lr = checks.not_negative("lr", lr)
         self.momentum = _share("momentum", momentum)
-        self.weight_decay = _rate("weight_decay", weight_decay)
+        self.weight_decay = checks.not_negative("weight_decay", weight_decay)
         self.nesterov = checks.boolean("nesterov", nesterov)
         if self.nesterov and self.momentum == 0:
             raise ValueError("momentum must be above 0 for nesterov, got 0")
@@ -101,10 +96,10 @@ class Adam:
     def __init__(self, lr=0.001, betas=(0.9, 0.999), eps=1e-8, *, weight_decay=0.0):
         if not isinstance(betas, tuple | list) or len(betas) != 2:
             raise ValueError(f"betas must be two numbers >= 0 and < 1, got {betas!r}")
-        self.lr = _rate("lr", lr)
+        self.lr = checks.not_negative("lr", lr)
         self.betas = (_share("betas[0]", betas[0]), _share("betas[1]", betas[1]))
-        self.eps = _rate("eps", eps)
-        self.weight_decay = _rate("weight_decay", weight_decay)
+        self.eps = checks.not_negative("eps", eps)
+        self.weight_decay = checks.not_negative("weight_decay", weight_decay)
         self._steps = 0
         self._moments: dict[str, tuple[np.ndarray, np.ndarray]] = {}
 
