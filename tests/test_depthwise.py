@@ -88,6 +88,7 @@ NARROW_CASES = {
     "3x3": narrow_case(150, (3, 3), **PADDED),
     "3x3 of whole vectors": narrow_case(96, (3, 3), **PADDED),
     "3x3 s2 of whole vectors": narrow_case(64, (3, 3), stride=(2, 2), **PADDED),
+    "3x3 of 2 KiB": narrow_case(512, (3, 3), **PADDED),
     "3x3 s2 of 1 KiB": narrow_case(256, (3, 3), stride=(2, 2), **PADDED),
     "5x5 s2": narrow_case(136, (5, 5), stride=(2, 2), **PADDED),
     "7x7": narrow_case(21, (7, 7), **PADDED),
@@ -167,6 +168,32 @@ def test_same_bits_wherever_the_arrays_begin(name):
             out[...] = np.nan
             plan(off_a_cache_line(x, by).transpose(0, 3, 1, 2), out=out, num_threads=threads)
             assert_same_bits(out, expected)
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("channels", [24, 152, 160])
+def test_some_channels_of_wide_pixels(channels, stride, level):
+    """Pixels lie 2 KiB and more apart, so vectors go down the rows abreast; the last two may overlap."""
+    for size, dtype in itertools.product((1, 3, 16), DTYPES):
+        case = strategies.Case(
+            (1, channels, size + 2, size), (channels, 1, 3, 3), groups=channels,
+            stride=(stride, stride), padding=((1, 1), (1, 1)),
+        )  # fmt: skip
+        x, weight, bias = case.integers(dtype)
+        expected = expected_conv2d(case, x, weight, bias)
+        wide = aligned_empty((1, *x.shape[2:], 512), x.dtype)
+        view = wide[..., 4 : 4 + channels].transpose(0, 3, 1, 2)
+        view[...] = x
+        target = np.full((1, *expected.shape[2:], 512), 7, x.dtype)
+        out = target[..., 1 : 1 + channels].transpose(0, 3, 1, 2)
+        for threads, accumulate in itertools.product((1, 2), (False, True)):
+            with kernels.use(level):
+                plan = fc.plan_conv2d(x.shape, weight, bias, algorithm="direct", **case.keywords)
+                plan(view, out=out, num_threads=threads, accumulate=accumulate)
+            np.testing.assert_array_equal(out, expected * (1 + accumulate))
+        assert (target[..., :1] == 7).all()
+        assert (target[..., 1 + channels :] == 7).all()
 
 
 @pytest.mark.parametrize("level", LEVELS)

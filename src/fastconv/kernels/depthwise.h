@@ -14,6 +14,9 @@
 #define NARROW_PIXELS 4
 #define NARROW_MOST(step) 4
 #endif
+/* Vectors of a strip that go abreast, and the bytes of a band that are near enough to do without. */
+#define NARROW_ABREAST 8
+#define NARROW_NEAR (640 << 10)
 
 /* Without this GCC loads an input again for every product it is part of. */
 #if defined(__x86_64__)
@@ -217,6 +220,19 @@ static TYPED(narrow_run) * TYPED(narrow_run_for)(const struct narrow *s, int row
     return runs[kind][2 * (s->stride_w - 1) + rows - 1];
 }
 
+/* The first output channel of a vector. */
+ALWAYS_INLINE ptrdiff_t TYPED(narrow_start)(const struct narrow *s, ptrdiff_t v)
+{
+    const ptrdiff_t start = v * LANES - s->lead, last = s->out_channels - LANES;
+    return last < 0 || start < 0 ? 0 : start < last ? start : last;
+}
+
+/* How many of a vector's first channels the one before has too. */
+ALWAYS_INLINE ptrdiff_t TYPED(narrow_kept)(const struct narrow *s, ptrdiff_t v)
+{
+    return v > 0 ? TYPED(narrow_start)(s, v - 1) + LANES - TYPED(narrow_start)(s, v) : 0;
+}
+
 #if NARROW_PIXELS == 7
 #include "strips.h"
 #endif
@@ -266,20 +282,29 @@ static void TYPED(narrow_any)(
 #undef TILE
 }
 
-/* The first output channel of a vector. */
-ALWAYS_INLINE ptrdiff_t TYPED(narrow_start)(const struct narrow *s, ptrdiff_t v)
+/* Whether pixels, of the input in steps of the stride or of the output, lie a multiple of `bytes` apart: their lines
+ * then fall into few sets of the L1 cache. */
+ALWAYS_INLINE int TYPED(narrow_apart)(const struct narrow *s, ptrdiff_t bytes)
 {
-    const ptrdiff_t start = v * LANES - s->lead, last = s->out_channels - LANES;
-    return last < 0 || start < 0 ? 0 : start < last ? start : last;
+    const ptrdiff_t pitch = bytes / (ptrdiff_t)sizeof(REAL);
+    return s->a_pixel * s->stride_w % pitch == 0 || s->y_pixel % pitch == 0;
 }
 
-/* Whether a vector goes down all rows before the next one: what the rows share is then read from the L1 cache.
- * Where pixels lie a multiple of 1 KiB apart, their lines fall into too few sets of that cache for it. */
+/* How many vectors of a 3×3 kernel go down the rows of a strip abreast. One alone has its sums in registers, but where
+ * its lines fall into few sets they are slow to come from L3 and to be written, those of neighbours are not. */
+ALWAYS_INLINE int TYPED(narrow_abreast)(const struct narrow *s, ptrdiff_t rows)
+{
+    const ptrdiff_t bytes = rows * (s->a_step + s->y_row) * (ptrdiff_t)sizeof(REAL);
+    const int far = bytes > NARROW_NEAR || s->stride_w == 2 || TYPED(narrow_apart)(s, 2048);
+    return s->kernel_w == 3 && far && TYPED(narrow_apart)(s, 512) ? NARROW_ABREAST : 1;
+}
+
+/* Whether a vector goes down all rows before the next one: what the rows share is then read from the L1 cache,
+ * unless its lines fall into too few sets for it. */
 ALWAYS_INLINE int TYPED(narrow_in_strips)(const struct narrow *s)
 {
-    const ptrdiff_t few = 1024 / sizeof(REAL);
-    return NARROW_PIXELS == 7 && s->pairs && s->mode == NARROW_PLAIN && s->a_pixel * s->stride_w % few != 0 &&
-           s->y_pixel % few != 0;
+    return NARROW_PIXELS == 7 && s->pairs && s->mode == NARROW_PLAIN &&
+           (s->abreast > 1 || !TYPED(narrow_apart)(s, 1024));
 }
 
 /* Where it pays, let the vectors of a run of rows begin on cache lines of the input, which lies at `a`: NumPy's
@@ -289,6 +314,7 @@ static void TYPED(narrow_align)(struct narrow *s, ptrdiff_t rows, const REAL *a)
 {
     const int whole = s->a_pixel % LANES == 0 && s->a_row % LANES == 0 && s->out_channels % LANES == 0 &&
                       (uintptr_t)a % sizeof(REAL) == 0;
+    s->abreast = TYPED(narrow_abreast)(s, rows);
     const int strips = TYPED(narrow_in_strips)(s) && rows > 2;
     const int fits = s->a_pixel == s->out_channels && !s->accumulate;
     s->lead = s->wrapped = 0;
@@ -353,19 +379,19 @@ static void TYPED(narrow_tiles)(
         const ptrdiff_t run_end = s->sized ? s->columns : interior ? s->interior_end : x + 1;
         const ptrdiff_t tiles = (run_end - x + most - 1) / most;
         pixels = (run_end - x + tiles - 1) / tiles;
+#if NARROW_PIXELS == 7
+        if (in_strips) {
+            TYPED(strips)(s, pixels, rows, top, -left, s->width - left, a + left * s->a_pixel, w, bias,
+                          y + x * s->y_pixel);
+            continue;
+        }
+#endif
         for (ptrdiff_t v = 0; v < s->vectors; v++) {
-            const ptrdiff_t c = TYPED(narrow_start)(s, v);
-            const ptrdiff_t kept = v > 0 ? TYPED(narrow_start)(s, v - 1) + LANES - c : 0;
+            const ptrdiff_t c = TYPED(narrow_start)(s, v), kept = TYPED(narrow_kept)(s, v);
             const REAL *at = a + left * s->a_pixel + (s->base ? s->base[v] : c);
             REAL *to = y + x * s->y_pixel + c;
             if (s->mode == NARROW_SHUFFLED)
                 memcpy(index, lanes + v * s->group_in * LANES, s->group_in * sizeof(vec_mask));
-#if NARROW_PIXELS == 7
-            if (in_strips) {
-                TYPED(strip_for)(s, v)(s, pixels, rows, top, -left, s->width - left, at, w + c, bias + c, kept, to);
-                continue;
-            }
-#endif
             TYPED(narrow_rows_of_tile)(s, rows > 1 ? two : one, &in, pixels, at, w + c, bias + c, index, kept, to);
             for (ptrdiff_t r = step; r < rows; r += step) {
                 const struct inside next = TYPED(narrow_inside)(s, top + r * s->stride_h, left);
@@ -390,3 +416,5 @@ static void TYPED(narrow_rows)(
 #undef COLUMN_IS_INSIDE
 #undef NARROW_PIXELS
 #undef NARROW_MOST
+#undef NARROW_ABREAST
+#undef NARROW_NEAR

@@ -1,5 +1,5 @@
 /* Strips of 3×3 depthwise convolution on channels-last pixels: a vector of channels goes down all rows of a few columns
- * before the next vector. depthwise.h includes this where there are registers enough. */
+ * before the next vector, or a few of them abreast. depthwise.h includes this where there are registers enough. */
 
 /* One row of the input of a strip: a column of row sums meets it with every step-th kernel row from `phase` on, the
  * newest with the first. Only sums first ≤ k < last are of the image, where not all are. */
@@ -54,14 +54,10 @@ ALWAYS_INLINE void TYPED(wrapped_store)(const struct narrow *s, REAL *y, vec sum
     TYPED(store)(y + s->out_channels - LANES, sum);
 }
 
-/* All rows of a tile of a 3×3 kernel: every input vector is loaded once, the weights and the sums of the (at most
- * three) rows that are not yet complete stay in registers. `a` is where the first row's window begins. */
-ALWAYS_INLINE void TYPED(strip)(
-    const int wrapped, const int pixels, const int step, const struct narrow *s, ptrdiff_t rows, ptrdiff_t top,
-    ptrdiff_t begin, ptrdiff_t end, const REAL *a, const REAL *w, const REAL *bias, ptrdiff_t kept, REAL *y)
+/* The weights of a vector of channels, which stay in registers. */
+ALWAYS_INLINE void TYPED(strip_weights)(
+    const int wrapped, const struct narrow *s, const REAL *w, vec (*weight)[3])
 {
-    const int slots = (2 + step) / step, as_it_is = !s->accumulate && !s->rectified;
-    vec sum[3][NARROW_PIXELS] = {{{0}}}, weight[3][3];
     _Pragma("GCC unroll 3") for (int i = 0; i < 3; i++)
         _Pragma("GCC unroll 3") for (int j = 0; j < 3; j++)
         {
@@ -69,39 +65,68 @@ ALWAYS_INLINE void TYPED(strip)(
             weight[i][j] = wrapped ? TYPED(wrapped_weights)(s, row) : TYPED(load)(row);
             KEEP_IN_REGISTER(weight[i][j]);
         }
-    if (wrapped)
-        a -= s->lead;
-    const vec start = wrapped ? TYPED(wrapped_weights)(s, bias) : TYPED(load)(bias);
+}
+
+/* The input of row n of a strip of `rows`, from row `top` on. */
+ALWAYS_INLINE void TYPED(strip_row)(
+    const int wrapped, const int pixels, const int step, const struct narrow *s, ptrdiff_t n, ptrdiff_t rows,
+    ptrdiff_t top, ptrdiff_t begin, ptrdiff_t end, const REAL *a, const vec (*weight)[3], vec start,
+    vec (*sum)[NARROW_PIXELS])
+{
+    const int slots = (2 + step) / step;
+    const ptrdiff_t first = n - rows + 1, last = n + 1;
     vec_mask wrap;
     for (int l = 0; l < LANES; l++)
         wrap[l] = l;
     wrap = wrap + ((wrap < (MASK)s->lead) & (MASK)LANES);
-    for (ptrdiff_t n = 0; n < rows + slots - 1; n++, top += step, a += step * s->a_row) {
-        _Pragma("GCC unroll 7") for (int p = 0; p < pixels; p++) sum[0][p] = start;
-        const ptrdiff_t first = n - rows + 1, last = n + 1;
+    _Pragma("GCC unroll 7") for (int p = 0; p < pixels; p++) sum[0][p] = start;
 #define INPUT_ROW(all)                                                                                     \
     TYPED(strip_input_row)(wrapped, pixels, step, phase, all, first, last, begin, end,                     \
                            a + phase * s->a_row, s->a_pixel, wrap, weight, sum)
-        _Pragma("GCC unroll 2") for (int phase = 0; phase < step; phase++)
-        {
-            if (top + phase < 0 || top + phase >= s->height)
-                continue;
-            if (first <= 0 && last >= slots)
-                INPUT_ROW(1);
-            else
-                INPUT_ROW(0);
-        }
+    _Pragma("GCC unroll 2") for (int phase = 0; phase < step; phase++)
+    {
+        if (top + phase < 0 || top + phase >= s->height)
+            continue;
+        if (first <= 0 && last >= slots)
+            INPUT_ROW(1);
+        else
+            INPUT_ROW(0);
+    }
 #undef INPUT_ROW
-        if (last >= slots) {
-            _Pragma("GCC unroll 7") for (int p = 0; p < pixels; p++)
-            {
-                if (wrapped)
-                    TYPED(wrapped_store)(s, y + p * s->y_pixel, sum[slots - 1][p]);
-                else if (as_it_is)
-                    TYPED(store)(y + p * s->y_pixel, sum[slots - 1][p]);
-                else
-                    TYPED(narrow_store)(s, y + p * s->y_pixel, sum[slots - 1][p], kept);
-            }
+}
+
+/* A row of outputs from its complete sums. */
+ALWAYS_INLINE void TYPED(strip_out)(
+    const int wrapped, const int pixels, const struct narrow *s, const vec *sum, ptrdiff_t kept, REAL *y)
+{
+    const int as_it_is = !s->accumulate && !s->rectified;
+    _Pragma("GCC unroll 7") for (int p = 0; p < pixels; p++)
+    {
+        if (wrapped)
+            TYPED(wrapped_store)(s, y + p * s->y_pixel, sum[p]);
+        else if (as_it_is)
+            TYPED(store)(y + p * s->y_pixel, sum[p]);
+        else
+            TYPED(narrow_store)(s, y + p * s->y_pixel, sum[p], kept);
+    }
+}
+
+/* All rows of a tile of a 3×3 kernel: every input vector is loaded once, the weights and the sums of the (at most
+ * three) rows that are not yet complete stay in registers. `a` is where the first row's window begins. */
+ALWAYS_INLINE void TYPED(strip)(
+    const int wrapped, const int pixels, const int step, const struct narrow *s, ptrdiff_t rows, ptrdiff_t top,
+    ptrdiff_t begin, ptrdiff_t end, const REAL *a, const REAL *w, const REAL *bias, ptrdiff_t kept, REAL *y)
+{
+    const int slots = (2 + step) / step;
+    vec sum[3][NARROW_PIXELS] = {{{0}}}, weight[3][3];
+    TYPED(strip_weights)(wrapped, s, w, weight);
+    if (wrapped)
+        a -= s->lead;
+    const vec start = wrapped ? TYPED(wrapped_weights)(s, bias) : TYPED(load)(bias);
+    for (ptrdiff_t n = 0; n < rows + slots - 1; n++, top += step, a += step * s->a_row) {
+        TYPED(strip_row)(wrapped, pixels, step, s, n, rows, top, begin, end, a, weight, start, sum);
+        if (n + 1 >= slots) {
+            TYPED(strip_out)(wrapped, pixels, s, sum[slots - 1], kept, y);
             y += s->y_row;
         }
         _Pragma("GCC unroll 2") for (int k = slots - 1; k > 0; k--)
@@ -109,40 +134,99 @@ ALWAYS_INLINE void TYPED(strip)(
     }
 }
 
+/* The same for vectors v ≤ u < end_v abreast: row by row, so that their lines, which lie side by side, are read and
+ * written at about the same time. The sums of rows that are not yet complete wait in memory. */
+ALWAYS_INLINE void TYPED(strips_abreast)(
+    const int pixels, const int step, const struct narrow *s, ptrdiff_t v, ptrdiff_t end_v, ptrdiff_t rows,
+    ptrdiff_t top, ptrdiff_t begin, ptrdiff_t end, const REAL *a, const REAL *w, const REAL *bias, REAL *y)
+{
+    const int slots = (2 + step) / step;
+    const ptrdiff_t lead = s->lead, most = s->out_channels - LANES;
+    vec waiting[NARROW_ABREAST][2][NARROW_PIXELS];
+    memset(waiting, 0, (end_v - v) * sizeof waiting[0]);
+    for (ptrdiff_t n = 0; n < rows + slots - 1; n++, top += step, a += step * s->a_row) {
+        for (ptrdiff_t u = v; u < end_v; u++) {
+            /* narrow_start, which takes longer, and narrow_kept */
+            const ptrdiff_t next = u * LANES - lead, c = next < most ? next : most, kept = next - c;
+            vec(*old)[NARROW_PIXELS] = waiting[u - v], sum[3][NARROW_PIXELS], weight[3][3];
+            TYPED(strip_weights)(0, s, w + c, weight);
+            _Pragma("GCC unroll 2") for (int k = 1; k < slots; k++)
+                _Pragma("GCC unroll 7") for (int p = 0; p < pixels; p++) sum[k][p] = old[k - 1][p];
+            TYPED(strip_row)(0, pixels, step, s, n, rows, top, begin, end, a + c, weight, TYPED(load)(bias + c), sum);
+            _Pragma("GCC unroll 2") for (int k = 1; k < slots; k++)
+                _Pragma("GCC unroll 7") for (int p = 0; p < pixels; p++) old[k - 1][p] = sum[k - 1][p];
+            if (n + 1 >= slots)
+                TYPED(strip_out)(0, pixels, s, sum[slots - 1], kept, y + c);
+        }
+        if (n + 1 >= slots)
+            y += s->y_row;
+    }
+}
+
 #define STRIP_CASE(wrapped, pixels, step)                                                          \
     case pixels:                                                                                   \
         TYPED(strip)(wrapped, pixels, step, s, rows, top, begin, end, a, w, bias, kept, y);        \
         break;
+#define ABREAST_CASE(name, pixels, step)                                                           \
+    case pixels:                                                                                   \
+        TYPED(strips_abreast)(pixels, step, s, v, end_v, rows, top, begin, end, a, w, bias, y);    \
+        break;
+#define STRIP_CASES(kind, arg, step)                                                               \
+    kind(arg, 1, step) kind(arg, 2, step) kind(arg, 3, step) kind(arg, 4, step) kind(arg, 5, step) \
+    kind(arg, 6, step) kind(arg, 7, step)
 #define STRIP_RUN(name, wrapped, step)                                                             \
     static void TYPED(name##_s##step)(                                                             \
         const struct narrow *s, ptrdiff_t pixels, ptrdiff_t rows, ptrdiff_t top, ptrdiff_t begin,  \
         ptrdiff_t end, const REAL *a, const REAL *w, const REAL *bias, ptrdiff_t kept, REAL *y)    \
     {                                                                                              \
         switch (pixels) {                                                                          \
-            STRIP_CASE(wrapped, 1, step)                                                           \
-            STRIP_CASE(wrapped, 2, step)                                                           \
-            STRIP_CASE(wrapped, 3, step)                                                           \
-            STRIP_CASE(wrapped, 4, step)                                                           \
-            STRIP_CASE(wrapped, 5, step)                                                           \
-            STRIP_CASE(wrapped, 6, step)                                                           \
-            STRIP_CASE(wrapped, 7, step)                                                           \
+            STRIP_CASES(STRIP_CASE, wrapped, step)                                                 \
+        }                                                                                          \
+    }
+#define ABREAST_RUN(step)                                                                          \
+    static void TYPED(strips_abreast_s##step)(                                                     \
+        const struct narrow *s, ptrdiff_t pixels, ptrdiff_t v, ptrdiff_t end_v, ptrdiff_t rows,    \
+        ptrdiff_t top, ptrdiff_t begin, ptrdiff_t end, const REAL *a, const REAL *w,               \
+        const REAL *bias, REAL *y)                                                                 \
+    {                                                                                              \
+        switch (pixels) {                                                                          \
+            STRIP_CASES(ABREAST_CASE, , step)                                                      \
         }                                                                                          \
     }
 STRIP_RUN(strip, 0, 1)
 STRIP_RUN(strip, 0, 2)
 STRIP_RUN(wrapped_strip, 1, 1)
 STRIP_RUN(wrapped_strip, 1, 2)
+ABREAST_RUN(1)
+ABREAST_RUN(2)
+#undef ABREAST_RUN
 #undef STRIP_RUN
+#undef STRIP_CASES
+#undef ABREAST_CASE
 #undef STRIP_CASE
 
 typedef void TYPED(strip_run)(
     const struct narrow *, ptrdiff_t, ptrdiff_t, ptrdiff_t, ptrdiff_t, ptrdiff_t, const REAL *, const REAL *,
     const REAL *, ptrdiff_t, REAL *);
 
-/* What computes vector v. */
-static TYPED(strip_run) * TYPED(strip_for)(const struct narrow *s, ptrdiff_t v)
+/* All vectors of a tile of pixels down `rows` rows; `a` is channel 0 of the first row's window. */
+static void TYPED(strips)(
+    const struct narrow *s, ptrdiff_t pixels, ptrdiff_t rows, ptrdiff_t top, ptrdiff_t begin, ptrdiff_t end,
+    const REAL *a, const REAL *w, const REAL *bias, REAL *y)
 {
     static TYPED(strip_run) *const runs[2][2] = {{TYPED(strip_s1), TYPED(wrapped_strip_s1)},
                                                  {TYPED(strip_s2), TYPED(wrapped_strip_s2)}};
-    return runs[s->stride_w - 1][s->wrapped && v == 0];
+    ptrdiff_t v = 0;
+    for (; v < s->vectors && (s->abreast == 1 || (s->wrapped && v == 0)); v++) {
+        const ptrdiff_t c = TYPED(narrow_start)(s, v), kept = TYPED(narrow_kept)(s, v);
+        runs[s->stride_w - 1][s->wrapped && v == 0](s, pixels, rows, top, begin, end, a + c, w + c, bias + c, kept,
+                                                    y + c);
+    }
+    for (; v < s->vectors; v += s->abreast) {
+        const ptrdiff_t end_v = v + s->abreast < s->vectors ? v + s->abreast : s->vectors;
+        if (s->stride_w == 1)
+            TYPED(strips_abreast_s1)(s, pixels, v, end_v, rows, top, begin, end, a, w, bias, y);
+        else
+            TYPED(strips_abreast_s2)(s, pixels, v, end_v, rows, top, begin, end, a, w, bias, y);
+    }
 }
