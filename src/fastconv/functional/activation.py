@@ -44,6 +44,11 @@ def relu(x):
     Returns
     -------
     ndarray, shape and memory format of ``x``
+
+    Raises
+    ------
+    TypeError, ValueError
+        If ``x`` is not of floats.
     """
     x = _float("x", x)
     return np.maximum(x, x.dtype.type(0))
@@ -59,6 +64,11 @@ def relu_grad(grad_output, y):
     Returns
     -------
     ndarray, same shape
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an array is not of floats, or their shapes differ.
     """
     grad_output, y = _pair(grad_output, "y", y)
     # A product with the mask would turn an infinite gradient of a closed unit into NaN.
@@ -366,6 +376,11 @@ def softmax_grad(grad_output, y, dim=-1):
     Returns
     -------
     ndarray, same shape
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an array is not of floats, their shapes differ, or ``dim`` is none of their axes.
     """
     grad, y = _pair(grad_output, "y", y)
     dim = checks.axis("dim", dim, y.ndim)
@@ -383,6 +398,11 @@ def log_softmax(x, dim=-1):
     Returns
     -------
     ndarray, shape of ``x``
+
+    Raises
+    ------
+    TypeError, ValueError
+        As :func:`softmax`.
     """
     shifted = _shifted(x, dim)
     return shifted - np.log(np.exp(shifted).sum(axis=dim, keepdims=True))

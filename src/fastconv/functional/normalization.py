@@ -299,6 +299,11 @@ def layer_norm_grad(grad_output, x, normalized_shape, weight=None, eps=1e-5):
     -------
     grad_input : ndarray, shape of ``x``
     grad_weight, grad_bias : ndarray, shape ``normalized_shape``
+
+    Raises
+    ------
+    TypeError, ValueError
+        As :func:`layer_norm`, or if ``grad_output`` has not the shape of ``x``.
     """
     x, axes, weight, _, eps = _layer_norm_arguments(x, normalized_shape, weight, None, eps)
     grad = _gradient(grad_output, x)
@@ -361,6 +366,11 @@ def group_norm_grad(grad_output, x, num_groups, weight=None, eps=1e-5, *, num_th
     -------
     grad_input : ndarray, shape of ``x``
     grad_weight, grad_bias : ndarray, shape (C,)
+
+    Raises
+    ------
+    TypeError, ValueError
+        As :func:`group_norm`, or if ``grad_output`` has not the shape of ``x``.
     """
     x, groups, weight, _, eps = _group_norm_arguments(x, num_groups, weight, None, eps)
     grad = _gradient(grad_output, x)
@@ -462,6 +472,11 @@ def local_response_norm_grad(grad_output, x, size, alpha=1e-4, beta=0.75, k=1.0)
     Returns
     -------
     ndarray, shape of ``x``
+
+    Raises
+    ------
+    TypeError, ValueError
+        As :func:`local_response_norm`, or if ``grad_output`` has not the shape of ``x``.
     """
     x, size, alpha, beta, base = _lrn_base(x, size, alpha, beta, k)
     grad = _gradient(grad_output, x)

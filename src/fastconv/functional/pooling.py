@@ -431,6 +431,8 @@ def adaptive_avg_pool_grad(grad_output, input_shape, *, num_threads=None):
     ----------
     grad_output : array, shape (N, C, ...)
     input_shape : (N, C, ...)
+    num_threads : int, optional
+        The result does not depend on it.
 
     Returns
     -------

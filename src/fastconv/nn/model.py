@@ -36,8 +36,9 @@ class Model(Graph):
 
     Examples
     --------
-    >>> x = Input((8, 32, 32))
-    >>> model = Model(x, Add()(x, Conv2d(8, 8, 3, padding=1)(x, name="conv")))
+    >>> from fastconv import nn
+    >>> x = nn.Input((8, 32, 32))
+    >>> model = nn.Model(x, nn.Add()(x, nn.Conv2d(8, 8, 3, padding=1)(x, name="conv")))
     >>> list(model.parameters)
     ['conv.weight', 'conv.bias']
     """
