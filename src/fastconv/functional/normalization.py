@@ -387,7 +387,8 @@ def group_norm_grad(grad_output, x, num_groups, weight=None, eps=1e-5, *, num_th
     mean_grad, mean_product = (
         np.repeat(
             _times(array, weight).reshape(len(x), groups, x.shape[1] // groups).sum(axis=2) / size,
-            x.shape[1] // groups, axis=1,
+            x.shape[1] // groups,
+            axis=1,
         )
         for array in (totals, products)
     )
