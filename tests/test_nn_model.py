@@ -346,3 +346,14 @@ def test_copies_train_apart(copied):
 def test_deep_models_can_be_copied():
     model = nn.Sequential(*(nn.ReLU() for _ in range(2000)))
     assert len(copy.deepcopy(model).nodes) == len(pickle.loads(pickle.dumps(model)).nodes) == 2000
+
+
+def test_part_of_a_sequential_is_one():
+    model = nn.Sequential(nn.Conv2d(2, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 3))
+    x = np.random.default_rng(0).standard_normal((2, 2, 8, 8), dtype=np.float32)
+    features, head = model[:-1], model[-1]
+    assert isinstance(features, nn.Sequential)
+    np.testing.assert_array_equal(head(features(x)), model(x))
+    assert features[0] is model[0]
+    with pytest.raises(ValueError, match="children must hold at least one layer"):
+        model[:0]

@@ -375,7 +375,10 @@ class Sequential(Model):
     def __iter__(self) -> Iterator[Layer | Model]:
         return iter(self.children)
 
-    def __getitem__(self, index: int) -> Layer | Model:
+    def __getitem__(self, index: int | slice) -> Layer | Model:
+        """One child, or a Sequential of several, which are this model's own, not copies."""
+        if isinstance(index, slice):
+            return Sequential(*self.children[index])
         return self.children[index]
 
     def __repr__(self) -> str:
