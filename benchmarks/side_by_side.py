@@ -29,7 +29,8 @@ AVX2 = {"FASTCONV_ISA": "v3", "ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY
 LEGEND = (
     "Milliseconds per call, float32, median of the rounds. Algorithms: plans on channels-last views, weights"
     " packed once, `*` the one auto picks. On contiguous NCHW arrays: nchw_plan, auto's plan; nchw_call, the"
-    " function `conv2d`, which packs the weights in every call, as torch does. torch_cl: channels_last;"
+    " function `conv2d`, which compares weights of up to 1 MiB with those it packed last and packs others in"
+    " every call, as torch does all. torch_cl: channels_last;"
     " torch_packed: channels_last and the weight reordered once; openvino_cl: channels-last in and out. `–`"
     " not supported or not installed; `~` so slow that it was timed once. ratio: the best rival's time over"
     " auto's; ratio_nchw: the best NCHW rival's over nchw_plan's; ratio_call: torch's over nchw_call's."

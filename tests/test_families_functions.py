@@ -8,7 +8,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fastconv import functional, kernels, nn
-from fastconv.functional.erf import erfc
 from support import assert_same_bits
 
 LEVELS = st.sampled_from(kernels.supported_levels())
@@ -353,13 +352,6 @@ def test_functional_batch_norm_moves_the_running_statistics():
         functional.batch_norm(x, mean[:2], var)
     with pytest.raises(ValueError, match="running_mean and running_var must be given"):
         functional.batch_norm(x, None, None)
-
-
-def test_erfc_is_accurate():
-    x = np.concatenate([np.linspace(-6, 26, 20001), np.random.default_rng(0).standard_normal(5000)])
-    expected = np.array([math.erfc(value) for value in x])
-    np.testing.assert_allclose(erfc(x), expected, rtol=1e-15 * 2, atol=0)
-    np.testing.assert_array_equal(erfc([np.inf, -np.inf, np.nan, 0, 40]), [0, 2, np.nan, 1, 0])
 
 
 ELEMENTWISE = ("relu", "relu6", "leaky_relu", "elu", "selu", "gelu", "silu", "sigmoid", "tanh", "softplus",

@@ -8,6 +8,7 @@ import pytest
 import fastconv as fc
 from fastconv import kernels
 from fastconv.functional import plan_cache
+from fastconv.plan import Plan
 from support import ALGORITHMS, LEVELS, assert_same_bits
 
 RNG = np.random.default_rng(11)
@@ -22,7 +23,7 @@ def kept(monkeypatch):
     """No plans at first, and the plans kept."""
     plans = plan_cache.PlanCache()
     monkeypatch.setattr(plan_cache, "_cache", plans)
-    return plans._plans
+    return plans._kept
 
 
 @pytest.mark.parametrize("level", LEVELS)
@@ -37,6 +38,48 @@ def test_every_call_sees_the_weights_it_was_given(algorithm, level, kept):
             plan = fc.plan_conv2d(X.shape, weight, given, padding=1, algorithm=algorithm, calls=1)
             assert_same_bits(fc.conv2d(X, weight, given, padding=1, algorithm=algorithm), plan(X))
     assert len(kept) == 2  # without a bias and with one
+
+
+def packings(monkeypatch):
+    """How often weights are packed from now on."""
+    counted, repack = [], Plan.repack
+    monkeypatch.setattr(Plan, "repack", lambda *arguments: counted.append(1) or repack(*arguments))
+    return counted
+
+
+def test_weights_are_packed_anew_only_where_they_have_changed(monkeypatch):
+    counted = packings(monkeypatch)
+    strided = np.repeat(WEIGHT, 2, axis=3)[..., ::2]
+    for call in range(3):  # the first makes the plan
+        assert_same_bits(fc.conv2d(X, strided, BIAS), fc.conv2d(X, WEIGHT.copy(), BIAS.copy()))
+        assert len(counted) == 1, call
+    for bias in (BIAS + 1, BIAS):
+        expected = fc.plan_conv2d(X.shape, WEIGHT, bias, calls=1)(X)
+        counted.clear()
+        assert_same_bits(fc.conv2d(X, WEIGHT, bias), expected)
+        assert len(counted) == 1
+
+
+def test_large_weights_are_not_compared(monkeypatch, kept):
+    monkeypatch.setattr(plan_cache, "_MOST_COMPARED", WEIGHT.nbytes - 1)
+    counted = packings(monkeypatch)
+    for _ in range(3):
+        fc.conv2d(X, WEIGHT)
+    assert len(counted) == 3
+    assert [entry.given for entry in kept.values()] == [None]
+
+
+def test_out_may_be_the_weight():
+    x = RNG.standard_normal((8, 8, 3, 3)).astype(np.float32)
+    given = RNG.standard_normal((8, 8, 3, 3)).astype(np.float32)
+    for _ in range(3):
+        weight = given.copy()
+        expected = fc.plan_conv2d(x.shape, weight, padding=1, calls=1)(x)
+        assert fc.conv2d(x, weight, padding=1, out=weight) is weight
+        assert_same_bits(weight, expected)
+        expected = fc.plan_conv2d(x.shape, weight, padding=1, calls=1)(x)
+        assert_same_bits(fc.conv2d(x, weight, padding=1), expected)
+        given = weight.copy()
 
 
 @pytest.mark.parametrize("rank", [1, 2, 3])
@@ -162,9 +205,9 @@ def test_what_is_kept_is_bounded(kept, monkeypatch):
         fc.conv2d(np.ones((1, 1, 3, 3 + size), np.float32), np.ones((1, 1, 3, 3), np.float32))
     assert len(kept) == plan_cache._MOST_PLANS
     newest = list(kept)[-1]
-    plan = kept[newest]
-    assert plan.kept_bytes >= plan.packed_bytes + plan.workspace_bytes
-    monkeypatch.setattr(plan_cache, "_MOST_BYTES", 2 * plan.kept_bytes)
+    plan, given = kept[newest]
+    assert kept[newest].nbytes >= plan.packed_bytes + plan.workspace_bytes + len(given)
+    monkeypatch.setattr(plan_cache, "_MOST_BYTES", 2 * kept[newest].nbytes)
     plan_cache._cache.trim()
     assert 1 <= len(kept) <= 2
     assert newest in kept

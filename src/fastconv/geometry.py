@@ -143,13 +143,12 @@ class ConvGeometry:
         return math.prod(self.output_shape) * self.reduction
 
     @cached_property
-    def kernel_arguments(self) -> np.ndarray:
-        """A problem of two spatial axes as integers, in the order of the kernels' ``Problem``."""
+    def kernel_arguments(self) -> bytes:
+        """The integers of a problem of two spatial axes, in the order of the kernels' ``Problem``."""
         group_sizes = self.in_channels // self.groups, self.out_channels // self.groups
         lows = [low for low, _ in self.padding]
-        return np.array(
-            [*self.stride, *self.dilation, *lows, *self.kernel_size, self.groups, *group_sizes], np.intp
-        )
+        integers = [*self.stride, *self.dilation, *lows, *self.kernel_size, self.groups, *group_sizes]
+        return np.array(integers, np.intp).tobytes()
 
     @property
     def input_bytes(self) -> int:

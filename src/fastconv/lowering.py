@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fastconv.algorithms.base import BAND_BYTES, ceil_div, in_rows
+from fastconv.algorithms.base import BAND_BYTES, Call, ceil_div, in_rows
 from fastconv.geometry import ConvGeometry
 
 # Bytes of a strip's rows, or of the output slices computed together: the part of an L2 cache a band has.
@@ -52,6 +52,14 @@ class Pass(NamedTuple):
     step: int = 0
     first: bool = True
     last: bool = True
+
+    def on_whole(self, call: Call) -> Call:
+        """A call for the parts this pass reads and writes as one for the whole input and output."""
+
+        def step(x: np.ndarray, out: np.ndarray, workspace: np.ndarray) -> None:
+            call(self.read(x), self.write(out), workspace)
+
+        return step
 
     def read(self, x: np.ndarray) -> np.ndarray:
         """The input of this pass, (batch, H, W, C_in), as a view of x (N, *spatial, C_in)."""

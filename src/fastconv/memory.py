@@ -7,6 +7,8 @@ touched first. So calls that make a plan of their own, as ``conv2d`` does, give 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 
@@ -43,9 +45,13 @@ def aligned_empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
 
 def fresh(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     """An uninitialised array for a result: from a cache line on, where it is large enough for that to pay."""
-    if math.prod(shape) * dtype.itemsize < _SHORT:
-        return np.empty(shape, dtype)
-    return aligned_empty(shape, dtype)
+    return allocator(shape, dtype)()
+
+
+def allocator(shape: tuple[int, ...], dtype: np.dtype) -> Callable[[], np.ndarray]:
+    """What makes such arrays, each at once."""
+    short = math.prod(shape) * dtype.itemsize < _SHORT
+    return partial(np.empty if short else aligned_empty, shape, dtype)
 
 
 def give_back(array: np.ndarray) -> None:

@@ -11,8 +11,8 @@ from fastconv import checks, kernels, lowering, selection, threads
 from fastconv.algorithms import ALGORITHMS
 from fastconv.algorithms.base import Algorithm, Call, Epilogue, Packed
 from fastconv.geometry import ConvGeometry
-from fastconv.layout import empty
-from fastconv.memory import Workspaces, fresh, give_back
+from fastconv.layout import is_channels_last, moved_first
+from fastconv.memory import Workspaces, allocator, give_back
 
 ACTIVATIONS = (None, "relu")
 # By the number of spatial axes: channels first, channels last.
@@ -87,7 +87,7 @@ class _Bound(NamedTuple):
     """The calls a plan makes for arrays of certain strides, and the elements of scratch memory they need."""
 
     workspace: int
-    steps: tuple[tuple[lowering.Pass, Call], ...]
+    steps: tuple[Call, ...]
 
 
 class Plan:
@@ -136,6 +136,9 @@ class Plan:
         self._bound: dict[tuple, _Bound] = {}
         self._team = min(self.num_threads, threads.worth(geometry.multiplications))
         self._workspaces = Workspaces(geometry.dtype)
+        self._empty = allocator(self.output_shape, geometry.dtype)
+        batch, channels, *size = geometry.output_shape
+        self._empty_last = allocator((batch, *size, channels), geometry.dtype)
         self.repack(weight, bias)
 
     @property
@@ -274,8 +277,8 @@ class Plan:
             x, out = x.transpose(self._axes), out.transpose(self._axes)
         workspace = self._workspaces.take(bound.workspace)
         try:
-            for part, call in bound.steps:
-                call(part.read(x), part.write(out), workspace)
+            for step in bound.steps:
+                step(x, out, workspace)
         finally:
             self._workspaces.give(workspace)
         for slices in self._edges:
@@ -295,8 +298,9 @@ class Plan:
             bias = self._packed[0 if part.first else -1].bias
             packed = self._packed[part.tap]._replace(geometry=part.geometry, bias=bias)
             epilogue = Epilogue(self.activation == "relu" and part.last, accumulate or not part.first)
-            call = self._algorithm.bind(packed, part.read(x), part.write(out), epilogue, num_threads)
-            steps.append((part, call))
+            source, target = part.read(x), part.write(out)
+            call = self._algorithm.bind(packed, source, target, epilogue, num_threads)
+            steps.append(call if source is x and target is out else part.on_whole(call))
         if len(self._bound) == _MOST_BOUND:
             self._bound.clear()
         elements = -(-self._workspace_bytes(num_threads) // self.geometry.dtype.itemsize)
@@ -309,9 +313,9 @@ class Plan:
         return np.pad(x, pairs, PADDING_MODES[self.padding_mode])
 
     def _new_output(self, x: np.ndarray) -> np.ndarray:
-        if self._channels_first:
-            return empty(self.output_shape, self.geometry.dtype, x)
-        return fresh(self.output_shape, self.geometry.dtype)
+        if self._channels_first and is_channels_last(x):
+            return moved_first(self._empty_last())
+        return self._empty()
 
     def _workspace_bytes(self, num_threads: int) -> int:
         geometries = {part.geometry for part in self._passes}

@@ -14,11 +14,13 @@ from fastconv.geometry import ConvGeometry
 
 
 class Segments(NamedTuple):
-    """The K axis as runs of consecutive input elements; ``chunk`` says where each block of sums begins."""
+    """The K axis as runs of consecutive input elements, in ``chunks`` blocks of sums.
 
-    offset: np.ndarray
-    length: np.ndarray
-    chunk: np.ndarray
+    ``table`` says where each chunk begins (one more at the end), then each segment's offset, then its length.
+    """
+
+    table: np.ndarray
+    chunks: int
 
 
 @lru_cache(maxsize=256)
@@ -46,7 +48,7 @@ def segments(geometry: ConvGeometry, row_pitch: int, pixel_pitch: int) -> Segmen
             offset.append(start + first)
             length.append(last - first)
     chunk.append(len(offset))
-    return Segments(*(np.array(values, np.intp) for values in (offset, length, chunk)))
+    return Segments(np.array(chunk + offset + length, np.intp), len(chunk) - 1)
 
 
 class _Blocking(NamedTuple):

@@ -6,18 +6,16 @@ gradient there is PyTorch's.
 
 from __future__ import annotations
 
-import math
+from collections.abc import Callable
 
 import numpy as np
 
-from fastconv import checks
-from fastconv.functional.erf import erfc
+from fastconv import checks, kernels, threads
+from fastconv.memory import fresh
 
 # Klambauer et al., "Self-Normalizing Neural Networks", 2017, section 2.
 _SELU_ALPHA = 1.6732632423543772848170429916717
 _SELU_SCALE = 1.0507009873554804934193349852946
-# Hendrycks and Gimpel, "Gaussian Error Linear Units", 2016, section 2.
-_GELU_CUBIC = 0.044715
 GELU_FORMS = ("none", "tanh")
 
 
@@ -32,6 +30,34 @@ def _pair(grad_output: object, name: str, value: object) -> tuple[np.ndarray, np
     if grad.shape != array.shape:
         raise ValueError(f"grad_output must have the shape of {name}, {array.shape}, got {grad.shape}")
     return grad, array
+
+
+def _apply(kind: str, x: object, *parameters: float) -> np.ndarray:
+    """An activation of ``x``, a new array in its memory format."""
+    return _each(kernels.active().activate, kind, parameters, _float("x", x))
+
+
+def _apply_grad(kind: str, grad_output: object, name: str, value: object, *parameters: float) -> np.ndarray:
+    """``grad_output`` times the activation's slope at ``value``, a new array in that one's memory format."""
+    pair = _pair(grad_output, name, value)
+    dtype = np.result_type(*pair)
+    pair = (array.astype(dtype, copy=False) for array in pair)
+    return _each(kernels.active().activate_grad, kind, parameters, *pair)
+
+
+def _each(kernel: Callable, kind: str, parameters: tuple, *arrays: np.ndarray) -> np.ndarray:
+    """``kernel`` over all elements of arrays of one shape, in the order in which they lie in the last one."""
+    like, axes = arrays[-1], None
+    if not like.flags.c_contiguous:
+        axes = sorted(range(like.ndim), key=lambda axis: -abs(like.strides[axis]))
+        arrays = [array.transpose(axes) for array in arrays]
+    result = fresh(arrays[-1].shape, like.dtype)
+    if result.size:
+        runs = [np.ascontiguousarray(checks.kernel_ready(array, like.dtype)).reshape(-1) for array in arrays]
+        first, second = (*parameters, 0.0, 0.0)[:2]
+        count = threads.for_elements(None, result.size)
+        kernel(kernels.active().activations[kind], first, second, *runs, result.reshape(-1), count)
+    return result if axes is None else result.transpose(np.argsort(axes))
 
 
 def relu(x):
@@ -50,8 +76,7 @@ def relu(x):
     TypeError, ValueError
         If ``x`` is not of floats.
     """
-    x = _float("x", x)
-    return np.maximum(x, x.dtype.type(0))
+    return _apply("relu", x)
 
 
 def relu_grad(grad_output, y):
@@ -70,33 +95,28 @@ def relu_grad(grad_output, y):
     TypeError, ValueError
         If an array is not of floats, or their shapes differ.
     """
-    grad_output, y = _pair(grad_output, "y", y)
-    # A product with the mask would turn an infinite gradient of a closed unit into NaN.
-    return np.where(y <= 0, grad_output.dtype.type(0), grad_output)
+    return _apply_grad("relu", grad_output, "y", y)
 
 
 def relu6(x):
     """``min(max(x, 0), 6)``; ``x`` and result as in :func:`relu`."""
-    x = _float("x", x)
-    return np.clip(x, x.dtype.type(0), x.dtype.type(6))
+    return _apply("relu6", x)
 
 
 def relu6_grad(grad_output, x):
     """The gradient of :func:`relu6` by its input ``x``."""
-    grad, x = _pair(grad_output, "x", x)
-    return np.where((x <= 0) | (x >= 6), grad.dtype.type(0), grad)
+    return _apply_grad("relu6", grad_output, "x", x)
 
 
 def leaky_relu(x, negative_slope=0.01):
     """``x`` where it is positive, else ``negative_slope · x``; ``x`` and result as in :func:`relu`."""
-    x, slope = _float("x", x), checks.finite("negative_slope", negative_slope)
-    return np.where(x > 0, x, x * x.dtype.type(slope))
+    return _apply("leaky_relu", x, checks.finite("negative_slope", negative_slope))
 
 
 def leaky_relu_grad(grad_output, x, negative_slope=0.01):
     """The gradient of :func:`leaky_relu` by its input ``x``."""
-    (grad, x), slope = _pair(grad_output, "x", x), checks.finite("negative_slope", negative_slope)
-    return np.where(x > 0, grad, grad * grad.dtype.type(slope))
+    slope = checks.finite("negative_slope", negative_slope)
+    return _apply_grad("leaky_relu", grad_output, "x", x, slope)
 
 
 def _slopes(x: np.ndarray, weight: object) -> np.ndarray:
@@ -127,7 +147,11 @@ def prelu(x, weight):
         If an argument is of the wrong type or shape.
     """
     x = _float("x", x)
-    return np.where(x > 0, x, x * _slopes(x, weight))
+    slopes = _slopes(x, weight)
+    if slopes.size == 1:
+        return _apply("leaky_relu", x, slopes.item())
+    zero = x.dtype.type(0)
+    return np.maximum(x, zero) + np.minimum(x, zero) * slopes
 
 
 def prelu_grad(grad_output, x, weight):
@@ -145,15 +169,12 @@ def elu(x, alpha=1.0):
 
     Clevert, Unterthiner, Hochreiter, "Exponential Linear Units", 2015.
     """
-    x, alpha = _float("x", x), checks.finite("alpha", alpha)
-    return np.where(x > 0, x, x.dtype.type(alpha) * np.expm1(np.minimum(x, x.dtype.type(0))))
+    return _apply("elu", x, checks.finite("alpha", alpha), 1.0)
 
 
 def elu_grad(grad_output, x, alpha=1.0):
     """The gradient of :func:`elu` by its input ``x``."""
-    (grad, x), alpha = _pair(grad_output, "x", x), checks.finite("alpha", alpha)
-    slope = x.dtype.type(alpha) * np.exp(np.minimum(x, x.dtype.type(0)))
-    return np.where(x > 0, grad, grad * slope)
+    return _apply_grad("elu", grad_output, "x", x, checks.finite("alpha", alpha), 1.0)
 
 
 def selu(x):
@@ -161,30 +182,22 @@ def selu(x):
 
     Klambauer et al., "Self-Normalizing Neural Networks", 2017.
     """
-    y = elu(x, _SELU_ALPHA)
-    y *= y.dtype.type(_SELU_SCALE)
-    return y
+    return _apply("elu", x, _SELU_ALPHA, _SELU_SCALE)
 
 
 def selu_grad(grad_output, x):
     """The gradient of :func:`selu` by its input ``x``."""
-    grad = elu_grad(grad_output, x, _SELU_ALPHA)
-    grad *= grad.dtype.type(_SELU_SCALE)
-    return grad
+    return _apply_grad("elu", grad_output, "x", x, _SELU_ALPHA, _SELU_SCALE)
 
 
 def sigmoid(x):
     """``1 / (1 + exp(−x))``; ``x`` and result as in :func:`relu`."""
-    x = _float("x", x)
-    # Of −|x|, so that it cannot overflow.
-    small = np.exp(-np.abs(x))
-    return np.where(x < 0, small, x.dtype.type(1)) / (1 + small)
+    return _apply("sigmoid", x)
 
 
 def sigmoid_grad(grad_output, y):
     """The gradient of :func:`sigmoid` by its input, from its output ``y``."""
-    grad, y = _pair(grad_output, "y", y)
-    return grad * y * (1 - y)
+    return _apply_grad("sigmoid", grad_output, "y", y)
 
 
 def tanh(x):
@@ -194,8 +207,7 @@ def tanh(x):
 
 def tanh_grad(grad_output, y):
     """The gradient of :func:`tanh` by its input, from its output ``y``."""
-    grad, y = _pair(grad_output, "y", y)
-    return grad * (1 - y * y)
+    return _apply_grad("tanh", grad_output, "y", y)
 
 
 def silu(x):
@@ -203,28 +215,17 @@ def silu(x):
 
     Elfwing, Uchibe, Doya, "Sigmoid-Weighted Linear Units", 2017.
     """
-    x = _float("x", x)
-    # −∞ · 0 is a NaN, as in PyTorch.
-    with np.errstate(invalid="ignore"):
-        return x * sigmoid(x)
+    return _apply("silu", x)
 
 
 def silu_grad(grad_output, x):
     """The gradient of :func:`silu` by its input ``x``."""
-    grad, x = _pair(grad_output, "x", x)
-    gate = sigmoid(x)
-    with np.errstate(invalid="ignore"):
-        return grad * (gate * (1 + x * (1 - gate)))
+    return _apply_grad("silu", grad_output, "x", x)
 
 
-def _normal_cdf(x: np.ndarray) -> np.ndarray:
-    return (0.5 * erfc(x * -math.sqrt(0.5))).astype(x.dtype, copy=False)
-
-
-def _gelu_tanh(x: np.ndarray) -> np.ndarray:
-    # tanh is ±1 to the last bit from 10 on; cubes of the whole range would overflow.
-    x = np.clip(x, x.dtype.type(-10), x.dtype.type(10))
-    return np.tanh(math.sqrt(2 / math.pi) * (x + _GELU_CUBIC * x**3))
+def _gelu(approximate: object) -> str:
+    checks.choice("approximate", approximate, GELU_FORMS)
+    return "gelu" if approximate == "none" else "gelu_tanh"
 
 
 def gelu(x, approximate="none"):
@@ -247,31 +248,16 @@ def gelu(x, approximate="none"):
     TypeError, ValueError
         If an argument is of the wrong type or none of these.
     """
-    x = _float("x", x)
-    checks.choice("approximate", approximate, GELU_FORMS)
-    share = _normal_cdf(x) if approximate == "none" else (1 + _gelu_tanh(x)) / 2
-    with np.errstate(invalid="ignore"):
-        return x * share
+    return _apply(_gelu(approximate), x)
 
 
 def gelu_grad(grad_output, x, approximate="none"):
     """The gradient of :func:`gelu` by its input ``x``: ``g · (Φ(x) + x · Φ'(x))``."""
-    grad, x = _pair(grad_output, "x", x)
-    checks.choice("approximate", approximate, GELU_FORMS)
-    # Beyond these Φ' is 0, and the square of x may overflow.
-    near = np.clip(x, x.dtype.type(-40), x.dtype.type(40))
-    if approximate == "none":
-        return grad * (_normal_cdf(x) + near * np.exp(-near * near / 2) * (1 / math.sqrt(2 * math.pi)))
-    bend = _gelu_tanh(x)
-    slope = math.sqrt(2 / math.pi) * (1 + 3 * _GELU_CUBIC * near * near)
-    return grad * ((1 + bend) / 2 + near * (1 - bend * bend) * slope / 2)
+    return _apply_grad(_gelu(approximate), grad_output, "x", x)
 
 
-def _scaled(x: np.ndarray, beta: object, threshold: object) -> tuple[np.ndarray, float, float]:
-    """``x · beta``, infinite where that is too large, and both arguments checked."""
-    beta, threshold = checks.positive("beta", beta), checks.finite("threshold", threshold)
-    with np.errstate(over="ignore"):
-        return x * x.dtype.type(beta), beta, threshold
+def _softplus(beta: object, threshold: object) -> tuple[float, float]:
+    return checks.positive("beta", beta), checks.finite("threshold", threshold)
 
 
 def softplus(x, beta=1.0, threshold=20.0):
@@ -292,29 +278,22 @@ def softplus(x, beta=1.0, threshold=20.0):
     TypeError, ValueError
         If ``x`` is not of floats, ``beta`` not a number > 0 or ``threshold`` not a finite one.
     """
-    x = _float("x", x)
-    scaled, beta, threshold = _scaled(x, beta, threshold)
-    bent = np.log1p(np.exp(np.minimum(scaled, x.dtype.type(threshold)))) / x.dtype.type(beta)
-    return np.where(scaled > threshold, x, bent)
+    return _apply("softplus", x, *_softplus(beta, threshold))
 
 
 def softplus_grad(grad_output, x, beta=1.0, threshold=20.0):
     """The gradient of :func:`softplus` by its input ``x``."""
-    grad, x = _pair(grad_output, "x", x)
-    scaled, _, threshold = _scaled(x, beta, threshold)
-    return np.where(scaled > threshold, grad, grad * sigmoid(scaled))
+    return _apply_grad("softplus", grad_output, "x", x, *_softplus(beta, threshold))
 
 
 def hardsigmoid(x):
     """``min(max(x + 3, 0), 6) / 6``; ``x`` and result as in :func:`relu`."""
-    x = _float("x", x)
-    return np.clip(x + 3, x.dtype.type(0), x.dtype.type(6)) / 6
+    return _apply("hardsigmoid", x)
 
 
 def hardsigmoid_grad(grad_output, x):
     """The gradient of :func:`hardsigmoid` by its input ``x``."""
-    grad, x = _pair(grad_output, "x", x)
-    return np.where((x > -3) & (x < 3), grad / 6, grad.dtype.type(0))
+    return _apply_grad("hardsigmoid", grad_output, "x", x)
 
 
 def hardswish(x):
@@ -322,16 +301,12 @@ def hardswish(x):
 
     Howard et al., "Searching for MobileNetV3", 2019.
     """
-    x = _float("x", x)
-    with np.errstate(invalid="ignore"):
-        return x * hardsigmoid(x)
+    return _apply("hardswish", x)
 
 
 def hardswish_grad(grad_output, x):
     """The gradient of :func:`hardswish` by its input ``x``."""
-    grad, x = _pair(grad_output, "x", x)
-    near = np.clip(x, x.dtype.type(-3), x.dtype.type(3))
-    return np.where(x <= -3, grad.dtype.type(0), np.where(x >= 3, grad, grad * (near / 3 + 0.5)))
+    return _apply_grad("hardswish", grad_output, "x", x)
 
 
 def _shifted(x: object, dim: object) -> np.ndarray:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from fastconv import checks, threads
+from fastconv import checks
 from fastconv.functional.plan_cache import call_once
 from fastconv.geometry import WEIGHTS, ConvGeometry
-from fastconv.plan import LAYOUTS, Design, Plan, design
+from fastconv.plan import LAYOUTS, Plan, design
 
 
 def conv1d(
@@ -38,11 +38,8 @@ def conv1d(
     TypeError, ValueError
         As :func:`conv2d`.
     """
-    return call_once(
-        _plan, 1, x, weight, bias, out, stride=stride, padding=padding, dilation=dilation, groups=groups,
-        padding_mode=padding_mode, activation=activation, layout=layout, algorithm=algorithm,
-        num_threads=num_threads, rtol=rtol, weight_budget=weight_budget,
-    )  # fmt: skip
+    options = stride, padding, dilation, groups, padding_mode, activation, algorithm, rtol, weight_budget
+    return call_once(_plan, 1, x, weight, bias, out, num_threads, layout, options)
 
 
 def conv2d(
@@ -104,11 +101,8 @@ def conv2d(
     >>> fc.conv2d(np.ones((1, 3, 8, 8), np.float32), np.ones((4, 3, 3, 3), np.float32), padding="same").shape
     (1, 4, 8, 8)
     """
-    return call_once(
-        _plan, 2, x, weight, bias, out, stride=stride, padding=padding, dilation=dilation, groups=groups,
-        padding_mode=padding_mode, activation=activation, layout=layout, algorithm=algorithm,
-        num_threads=num_threads, rtol=rtol, weight_budget=weight_budget,
-    )  # fmt: skip
+    options = stride, padding, dilation, groups, padding_mode, activation, algorithm, rtol, weight_budget
+    return call_once(_plan, 2, x, weight, bias, out, num_threads, layout, options)
 
 
 def conv3d(
@@ -140,11 +134,8 @@ def conv3d(
     TypeError, ValueError
         As :func:`conv2d`.
     """
-    return call_once(
-        _plan, 3, x, weight, bias, out, stride=stride, padding=padding, dilation=dilation, groups=groups,
-        padding_mode=padding_mode, activation=activation, layout=layout, algorithm=algorithm,
-        num_threads=num_threads, rtol=rtol, weight_budget=weight_budget,
-    )  # fmt: skip
+    options = stride, padding, dilation, groups, padding_mode, activation, algorithm, rtol, weight_budget
+    return call_once(_plan, 3, x, weight, bias, out, num_threads, layout, options)
 
 
 def plan_conv1d(
@@ -153,11 +144,8 @@ def plan_conv1d(
     weight_budget=None, calls=None, dtype=None,
 ) -> Plan:  # fmt: skip
     """Prepare a :func:`conv1d`; as :func:`plan_conv2d`, with ``input_shape`` (N, C_in, W) or (N, W, C_in)."""
-    return _plan(
-        1, input_shape, weight, bias, dtype, stride=stride, padding=padding, dilation=dilation, groups=groups,
-        padding_mode=padding_mode, activation=activation, layout=layout, algorithm=algorithm,
-        num_threads=num_threads, rtol=rtol, weight_budget=weight_budget, calls=calls,
-    )  # fmt: skip
+    options = stride, padding, dilation, groups, padding_mode, activation, algorithm, rtol, weight_budget
+    return _plan(1, input_shape, weight, bias, dtype, num_threads, layout, options, calls)
 
 
 def plan_conv2d(
@@ -189,11 +177,8 @@ def plan_conv2d(
     TypeError, ValueError
         As :func:`conv2d`.
     """
-    return _plan(
-        2, input_shape, weight, bias, dtype, stride=stride, padding=padding, dilation=dilation, groups=groups,
-        padding_mode=padding_mode, activation=activation, layout=layout, algorithm=algorithm,
-        num_threads=num_threads, rtol=rtol, weight_budget=weight_budget, calls=calls,
-    )  # fmt: skip
+    options = stride, padding, dilation, groups, padding_mode, activation, algorithm, rtol, weight_budget
+    return _plan(2, input_shape, weight, bias, dtype, num_threads, layout, options, calls)
 
 
 def plan_conv3d(
@@ -204,30 +189,22 @@ def plan_conv3d(
     """Prepare a :func:`conv3d`; as :func:`plan_conv2d`, with ``input_shape`` (N, C_in, D, H, W) or
     (N, D, H, W, C_in).
     """
-    return _plan(
-        3, input_shape, weight, bias, dtype, stride=stride, padding=padding, dilation=dilation, groups=groups,
-        padding_mode=padding_mode, activation=activation, layout=layout, algorithm=algorithm,
-        num_threads=num_threads, rtol=rtol, weight_budget=weight_budget, calls=calls,
-    )  # fmt: skip
+    options = stride, padding, dilation, groups, padding_mode, activation, algorithm, rtol, weight_budget
+    return _plan(3, input_shape, weight, bias, dtype, num_threads, layout, options, calls)
 
 
-def _plan(rank, input_shape, weight, bias, dtype, *, num_threads, **options) -> Plan:
+def _plan(rank, input_shape, weight, bias, dtype, num_threads, layout, options: tuple, calls) -> Plan:
     weight, bias, dtype = arrays(rank, weight, WEIGHTS[rank], bias, dtype)
-    made = _design(
-        rank, input_shape, weight.shape, dtype, **options, num_threads=threads.resolve(num_threads)
-    )
-    return Plan(made, weight, bias)
-
-
-def _design(
-    rank, input_shape, weight_shape, dtype, *, stride, padding, dilation, groups, layout,
-    **options,
-) -> Design:  # fmt: skip
+    stride, padding, dilation, groups, padding_mode, activation, algorithm, rtol, weight_budget = options
     geometry = ConvGeometry.create(
-        channels_first_shape(rank, input_shape, layout), weight_shape,
+        channels_first_shape(rank, input_shape, layout), weight.shape,
         stride=stride, padding=padding, dilation=dilation, groups=groups, dtype=dtype,
     )  # fmt: skip
-    return design(geometry, layout=layout, **options)
+    made = design(
+        geometry, padding_mode=padding_mode, activation=activation, layout=layout, algorithm=algorithm,
+        num_threads=num_threads, rtol=rtol, weight_budget=weight_budget, calls=calls,
+    )  # fmt: skip
+    return Plan(made, weight, bias)
 
 
 def arrays(rank, weight, meaning, bias, dtype):

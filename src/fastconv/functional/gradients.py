@@ -115,11 +115,11 @@ def _input_grad(rank, grad_output, weight, input_shape, stride, padding, dilatio
     )
     count = threads.resolve(num_threads)
     key = TransposedPlan, kernels.active(), geometry, weight.dtype, grad_output.strides, count
+    return through_plan(key, _input_grad_plan, (geometry, weight, count), weight, grad_output)
 
-    def make():
-        return TransposedPlan(geometry, weight, num_threads=count, calls=1)
 
-    return through_plan(key, make, weight, None, grad_output)
+def _input_grad_plan(geometry: ConvGeometry, weight: np.ndarray, num_threads: int) -> TransposedPlan:
+    return TransposedPlan(geometry, weight, num_threads=num_threads, calls=1)
 
 
 def _weight_grad(rank, grad_output, x, weight_shape, stride, padding, dilation, groups, num_threads):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
+from typing import NamedTuple
 
 import numpy as np
 
@@ -12,7 +13,23 @@ from fastconv.plan import LAYOUTS
 
 # Bytes and number of the plans kept.
 _MOST_BYTES, _MOST_PLANS = 1 << 25, 128
-_KINDS = frozenset({int, float, str, tuple, type(None)})
+# Bytes of weights that are compared with those packed before, which takes less time than to pack them again.
+_MOST_COMPARED = 1 << 20
+_KINDS = frozenset({int, float, str, type(None)})
+
+
+class Kept(NamedTuple):
+    """A plan, and the bytes of the weight and the bias in it.
+
+    These are None where they are not compared with the next ones: they are too many, or have changed before.
+    """
+
+    plan: object
+    given: bytes | None
+
+    @property
+    def nbytes(self) -> int:
+        return self.plan.kept_bytes + len(self.given or b"")
 
 
 class PlanCache:
@@ -23,69 +40,96 @@ class PlanCache:
     """
 
     def __init__(self) -> None:
-        self._plans: dict[Hashable, object] = {}
+        self._kept: dict[Hashable, Kept] = {}
 
-    def take(self, key: Hashable):
-        """A plan for this key, for the caller alone; None where there is none."""
-        return self._plans.pop(key, None)
+    def take(self, key: Hashable) -> Kept | None:
+        """What is kept for this key, for the caller alone; None where there is nothing."""
+        try:
+            return self._kept.pop(key, None)
+        except TypeError:  # an option that cannot be hashed
+            return None
 
-    def give(self, key: Hashable, plan) -> None:
+    def give(self, key: Hashable, kept: Kept) -> None:
         """Keep a plan that is not in use."""
-        self._plans[key] = plan
+        self._kept[key] = kept
 
     def trim(self) -> None:
         """Let the oldest plans go that are too many; their memory is left to others."""
         size = 0
-        for count, (key, plan) in enumerate(reversed(list(self._plans.items()))):
-            size += plan.kept_bytes
+        for count, (key, kept) in enumerate(reversed(list(self._kept.items()))):
+            size += kept.nbytes
             if size > _MOST_BYTES or count >= _MOST_PLANS:
-                dropped = self._plans.pop(key, None)
+                dropped = self._kept.pop(key, None)
                 if dropped is not None:
-                    dropped.retire()
+                    dropped.plan.retire()
 
 
 _cache = PlanCache()
 
 
-def call_once(prepare: Callable, rank: int, x, weight, bias, out, *, num_threads, **options) -> np.ndarray:
+def call_once(
+    prepare: Callable, rank: int, x, weight, bias, out, num_threads, layout, options: tuple
+) -> np.ndarray:
     """A convolution, plain or transposed, by a plan that ``prepare`` makes, or made, for one such call."""
     num_threads = threads.resolve(num_threads)
-    key = None
-    if options.get("algorithm") != "fastest":  # which depends on what is remembered just now
-        key = _key(prepare, x, weight, bias, (rank, num_threads, *options.values()))
-    if key is None:  # with one, it has been an array from the start
-        x = checks.float_array("x", x)
-
-    def make():
-        layout = options["layout"]
-        checks.choice("layout", layout, LAYOUTS[rank])
-        checks.float_array("x", x, rank + 2, f"({', '.join(layout)})")
-        dtype = checks.float_dtype("x", x.dtype)
-        return prepare(rank, x.shape, weight, bias, dtype, calls=1, num_threads=num_threads, **options)
-
-    return through_plan(key, make, weight, bias, x, out)
+    key = _key(prepare, rank, x, weight, bias, num_threads, layout, options)
+    kept = _cache.take(key)
+    if kept is not None:
+        return _call(key, kept, weight, bias, x, out)
+    checks.choice("layout", layout, LAYOUTS[rank])
+    x = checks.float_array("x", x, rank + 2, f"({', '.join(layout)})")
+    dtype = checks.float_dtype("x", x.dtype)
+    plan = prepare(rank, x.shape, weight, bias, dtype, num_threads, layout, options, calls=1)
+    return _first_call(key if _are_plain(options) else None, plan, weight, bias, x, out)
 
 
-def through_plan(key: Hashable | None, make: Callable, weight, bias, x: np.ndarray, out=None) -> np.ndarray:
-    """A convolution of ``x`` by the plan kept for ``key``, or by the one that ``make()`` makes."""
-    plan = None if key is None else _cache.take(key)
-    known = plan is not None
-    if known:
-        plan.repack(weight, bias)
-    else:
-        plan = make()
-    dtype = plan.geometry.dtype
-    result = plan(x if x.dtype is dtype else x.astype(dtype, order="K", copy=False), out)
-    if key is None:
+def through_plan(key: Hashable, make: Callable, arguments: tuple, weight, x: np.ndarray) -> np.ndarray:
+    """A convolution of ``x`` by the plan kept for ``key``, or by what ``make(*arguments)`` makes."""
+    kept = _cache.take(key)
+    if kept is None:
+        return _first_call(key, make(*arguments), weight, None, x)
+    return _call(key, kept, weight, None, x)
+
+
+def _first_call(key: Hashable | None, plan, weight, bias, x: np.ndarray, out=None) -> np.ndarray:
+    """A call by a new plan, which is kept where it has a key."""
+    kept = None if key is None else Kept(plan, _bytes_of(weight, bias))  # before out, which may be the weight
+    result = _run(plan, x, out)
+    if kept is None:
         plan.retire()
     else:
-        _cache.give(key, plan)
-        if not known:
-            _cache.trim()
+        _cache.give(key, kept)
+        _cache.trim()
     return result
 
 
-def _key(prepare: Callable, x, weight, bias, options: tuple) -> Hashable | None:
+def _call(key: Hashable, kept: Kept, weight, bias, x: np.ndarray, out=None) -> np.ndarray:
+    """A call by a plan that has been kept."""
+    plan, given = kept
+    if given is None or given != _bytes_of(weight, bias):
+        plan.repack(weight, bias)
+        # Weights that have changed will change again: they are not compared any more.
+        kept = Kept(plan, None)
+    result = _run(plan, x, out)
+    _cache.give(key, kept)
+    return result
+
+
+def _run(plan, x: np.ndarray, out: np.ndarray | None) -> np.ndarray:
+    dtype = plan.geometry.dtype
+    return plan(x if x.dtype is dtype else x.astype(dtype, order="K", copy=False), out)
+
+
+def _bytes_of(weight: np.ndarray, bias: np.ndarray | None) -> bytes | None:
+    """What is compared of a weight and a bias whose shapes and dtypes are known to be equal."""
+    if weight.nbytes > _MOST_COMPARED:
+        return None
+    return weight.tobytes() if bias is None else weight.tobytes() + bias.tobytes()
+
+
+def _key(
+    prepare: Callable, rank: int, x, weight, bias, num_threads: int, layout, options: tuple
+) -> Hashable | None:
     """What a plan for these arguments depends on besides the weights; None where it is not to be kept.
 
     Equal options of other types differ: 1 is right where True is not.
@@ -93,13 +137,23 @@ def _key(prepare: Callable, x, weight, bias, options: tuple) -> Hashable | None:
     if type(x) is not np.ndarray or type(weight) is not np.ndarray:
         return None
     kinds = tuple(map(type, options))
-    if not _KINDS.issuperset(kinds):
-        return None
-    if tuple in kinds and not all(is_plain(option) for option in options if type(option) is tuple):
-        return None
-    arrays = x.shape, x.strides, x.dtype, weight.shape, weight.dtype
+    if tuple in kinds:
+        kinds = _kinds(options)
+    key = (
+        prepare, rank, kernels.active(), num_threads, layout, options, kinds,
+        x.shape, x.strides, x.dtype, weight.shape, weight.dtype,
+    )  # fmt: skip
     if bias is None:
-        return prepare, kernels.active(), arrays, options, kinds
-    if type(bias) is not np.ndarray:
-        return None
-    return prepare, kernels.active(), arrays, options, kinds, bias.shape, bias.dtype
+        return key
+    return (*key, bias.shape, bias.dtype) if type(bias) is np.ndarray else None
+
+
+def _kinds(value: tuple) -> tuple:
+    return tuple(_kinds(item) if type(item) is tuple else type(item) for item in value)
+
+
+def _are_plain(options: tuple) -> bool:
+    """Whether options never change, and mean the same every time."""
+    if not all(is_plain(option) if type(option) is tuple else type(option) in _KINDS for option in options):
+        return False
+    return "fastest" not in options  # which depends on what is remembered just now

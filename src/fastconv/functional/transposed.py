@@ -39,10 +39,8 @@ def conv_transpose1d(
     TypeError, ValueError
         As :func:`conv_transpose2d`.
     """
-    return call_once(
-        _plan, 1, x, weight, bias, out, stride=stride, padding=padding, output_padding=output_padding,
-        groups=groups, dilation=dilation, activation=activation, layout=layout, num_threads=num_threads,
-    )  # fmt: skip
+    options = stride, padding, output_padding, groups, dilation, activation
+    return call_once(_plan, 1, x, weight, bias, out, num_threads, layout, options)
 
 
 def conv_transpose2d(
@@ -95,10 +93,8 @@ def conv_transpose2d(
     >>> fc.conv_transpose2d(x, weight, stride=2).shape
     (1, 3, 16, 16)
     """
-    return call_once(
-        _plan, 2, x, weight, bias, out, stride=stride, padding=padding, output_padding=output_padding,
-        groups=groups, dilation=dilation, activation=activation, layout=layout, num_threads=num_threads,
-    )  # fmt: skip
+    options = stride, padding, output_padding, groups, dilation, activation
+    return call_once(_plan, 2, x, weight, bias, out, num_threads, layout, options)
 
 
 def conv_transpose3d(
@@ -123,10 +119,8 @@ def conv_transpose3d(
     TypeError, ValueError
         As :func:`conv_transpose2d`.
     """
-    return call_once(
-        _plan, 3, x, weight, bias, out, stride=stride, padding=padding, output_padding=output_padding,
-        groups=groups, dilation=dilation, activation=activation, layout=layout, num_threads=num_threads,
-    )  # fmt: skip
+    options = stride, padding, output_padding, groups, dilation, activation
+    return call_once(_plan, 3, x, weight, bias, out, num_threads, layout, options)
 
 
 def plan_conv_transpose1d(
@@ -134,10 +128,8 @@ def plan_conv_transpose1d(
     activation=None, layout="NCW", num_threads=None, dtype=None,
 ) -> TransposedPlan:  # fmt: skip
     """Prepare a :func:`conv_transpose1d`; as :func:`plan_conv_transpose2d`, with one spatial axis."""
-    return _plan(
-        1, input_shape, weight, bias, dtype, stride=stride, padding=padding, output_padding=output_padding,
-        groups=groups, dilation=dilation, activation=activation, layout=layout, num_threads=num_threads,
-    )  # fmt: skip
+    options = stride, padding, output_padding, groups, dilation, activation
+    return _plan(1, input_shape, weight, bias, dtype, num_threads, layout, options)
 
 
 def plan_conv_transpose2d(
@@ -164,10 +156,8 @@ def plan_conv_transpose2d(
     TypeError, ValueError
         As :func:`conv_transpose2d`.
     """
-    return _plan(
-        2, input_shape, weight, bias, dtype, stride=stride, padding=padding, output_padding=output_padding,
-        groups=groups, dilation=dilation, activation=activation, layout=layout, num_threads=num_threads,
-    )  # fmt: skip
+    options = stride, padding, output_padding, groups, dilation, activation
+    return _plan(2, input_shape, weight, bias, dtype, num_threads, layout, options)
 
 
 def plan_conv_transpose3d(
@@ -175,17 +165,15 @@ def plan_conv_transpose3d(
     activation=None, layout="NCDHW", num_threads=None, dtype=None,
 ) -> TransposedPlan:  # fmt: skip
     """Prepare a :func:`conv_transpose3d`; as :func:`plan_conv_transpose2d`, with three spatial axes."""
-    return _plan(
-        3, input_shape, weight, bias, dtype, stride=stride, padding=padding, output_padding=output_padding,
-        groups=groups, dilation=dilation, activation=activation, layout=layout, num_threads=num_threads,
-    )  # fmt: skip
+    options = stride, padding, output_padding, groups, dilation, activation
+    return _plan(3, input_shape, weight, bias, dtype, num_threads, layout, options)
 
 
 def _plan(
-    rank, input_shape, weight, bias, dtype, *, stride, padding, output_padding, groups, dilation, activation,
-    layout, num_threads, calls=None,
-) -> TransposedPlan:  # fmt: skip
+    rank, input_shape, weight, bias, dtype, num_threads, layout, options: tuple, calls=None
+) -> TransposedPlan:
     weight, bias, dtype = arrays(rank, weight, TRANSPOSED_WEIGHTS[rank], bias, dtype)
+    stride, padding, output_padding, groups, dilation, activation = options
     shape = channels_first_shape(rank, input_shape, layout)
     geometry = transposed_geometry(
         shape, weight.shape, stride, padding, output_padding, groups, dilation, dtype

@@ -5,6 +5,9 @@ from cpython.ref cimport PyObject
 from cython.parallel cimport parallel, threadid
 from libc.stdint cimport uintptr_t
 
+cdef extern from "team.h":
+    pass
+
 cdef extern from *:
     """
     #if defined(__linux__) && !defined(_GNU_SOURCE)

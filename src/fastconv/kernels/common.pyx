@@ -10,6 +10,9 @@ ctypedef fused real:
     float
     double
 
+cdef extern from "team.h":
+    pass
+
 cdef extern from "microkernel.h" nogil:
     const int VECTOR_BYTES, TILE_ROWS, PLANE_WIDE, START_ZERO, START_BIAS, START_ROW_BIAS, START_OUTPUT
     const int NARROW_PLAIN, NARROW_SHUFFLED, NARROW_BROADCAST
@@ -111,8 +114,8 @@ cdef struct Problem:  # in the order of ConvGeometry.kernel_arguments
 
 cdef Problem problem_of(geometry):
     """The integers of a ConvGeometry with two spatial axes; only its attributes are known here."""
-    cdef const Py_ssize_t[::1] values = geometry.kernel_arguments
-    return (<const Problem *>&values[0])[0]
+    cdef const char *integers = geometry.kernel_arguments
+    return (<const Problem *>integers)[0]
 
 
 cdef inline Py_ssize_t panel_width(const real *unused) noexcept nogil:

@@ -77,9 +77,9 @@ cdef void direct_band(
 
 def direct(
     const real[:, :, :, :] x, const real[:, :, :, ::1] packed, const real[::1] bias, geometry,
-    const Py_ssize_t[::1] offset, const Py_ssize_t[::1] length, const Py_ssize_t[::1] chunk,
-    Py_ssize_t bands, Py_ssize_t panel_parts, bint copy_band, bint rectified, bint accumulate,
-    real[:, :, :, :] out, real[::1] workspace, Py_ssize_t per_thread, int num_threads
+    const Py_ssize_t[::1] segments, Py_ssize_t chunks, Py_ssize_t bands, Py_ssize_t panel_parts,
+    bint copy_band, bint rectified, bint accumulate, real[:, :, :, :] out, real[::1] workspace,
+    Py_ssize_t per_thread, int num_threads
 ):
     """Direct convolution.
 
@@ -88,8 +88,9 @@ def direct(
     x : (N, H, W, C_in), IN
     packed : (groups, panels, k_h·k_w·C_in/groups, PANEL), IN
     bias : (groups · panels · PANEL), IN
-    offset, length, chunk : IN
-        The segments of K for the pitches in use, and where each chunk of them begins (one more at the end).
+    segments, chunks : IN
+        The segments of K for the pitches in use: where each of the chunks begins, and where they all end;
+        each segment's offset; each one's length.
     bands, panel_parts : parts the output rows of an image and the panels are cut into
     copy_band : bool
         Copy each band with its zero halo; else x is read where it lies and must have no padding.
@@ -99,7 +100,10 @@ def direct(
     """
     cdef Problem problem = problem_of(geometry)
     cdef Py_ssize_t item, items = x.shape[0] * bands * panel_parts, columns = out.shape[2]
-    cdef Py_ssize_t chunks = chunk.shape[0] - 1, panels = packed.shape[1]
+    cdef Py_ssize_t panels = packed.shape[1]
+    cdef const Py_ssize_t *chunk = &segments[0]
+    cdef const Py_ssize_t *offset = chunk + chunks + 1
+    cdef const Py_ssize_t *length = offset + chunk[chunks]
     cdef Py_ssize_t in_columns = covered(columns, problem.stride_w, problem.kernel_w, problem.dilation_w)
     cdef Py_ssize_t row_pitch = in_columns * x.shape[3], pixel_pitch = x.shape[3]
     cdef Py_ssize_t size = sizeof(real), n, first, last, part, rows, in_rows
@@ -127,7 +131,7 @@ def direct(
             band = scratch
             scratch = scratch + in_rows * row_pitch
         direct_band(
-            &problem, band, row_pitch, pixel_pitch, &offset[0], &length[0], &chunk[0], chunks,
+            &problem, band, row_pitch, pixel_pitch, offset, length, chunk, chunks,
             &packed[0, 0, 0, 0], packed.shape[2], panels, share(panels, panel_parts, part),
             share(panels, panel_parts, part + 1), &bias[0], rectified, accumulate, &out[n, first, 0, 0],
             out_stride, rows, columns, scratch)

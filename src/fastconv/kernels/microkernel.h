@@ -46,6 +46,11 @@
  * far slower. */
 enum { START_ZERO = 0, START_BIAS = 1, START_ROW_BIAS = 2, START_OUTPUT = 4 };
 
+/* Activations; tanh's own values are NumPy's. */
+enum {
+    RELU, RELU6, LEAKY_RELU, ELU, SIGMOID, TANH, SILU, GELU, GELU_TANH, SOFTPLUS, HARDSIGMOID, HARDSWISH
+};
+
 /* How the lanes of a vector of outputs find their input channels in a narrow problem. */
 enum { NARROW_PLAIN, NARROW_SHUFFLED, NARROW_BROADCAST };
 
@@ -350,6 +355,7 @@ static void TYPED(gemm_tile)(
 #include "gradients.h"
 #include "sampling.h"
 #include "attention.h"
+#include "activation.h"
 
 #undef vec
 #undef vec_mask

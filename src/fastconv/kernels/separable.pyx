@@ -10,9 +10,8 @@ def separable(
     const real[:, :, :, :] x, const real[:, ::1] depthwise_weight, const real[::1] depthwise_bias,
     depthwise_geometry, const Py_ssize_t[::1] base, const unsigned char[::1] lanes, bint copy_band,
     bint depthwise_rectified, const real[:, :, :, ::1] weight, const real[::1] bias, geometry,
-    const Py_ssize_t[::1] offset, const Py_ssize_t[::1] length, const Py_ssize_t[::1] chunk, bint rectified,
-    Py_ssize_t bands, Py_ssize_t band_mid, real[:, :, :, :] out, real[::1] workspace,
-    Py_ssize_t per_thread, int num_threads
+    const Py_ssize_t[::1] segments, Py_ssize_t chunks, bint rectified, Py_ssize_t bands, Py_ssize_t band_mid,
+    real[:, :, :, :] out, real[::1] workspace, Py_ssize_t per_thread, int num_threads
 ):
     """Depthwise, then pointwise convolution, a band of rows at a time.
 
@@ -21,7 +20,7 @@ def separable(
     x : (N, H, W, C_in), IN
     depthwise_weight, depthwise_bias, depthwise_geometry, base, lanes, copy_band : IN
         The first convolution, as for ``depthwise``.
-    weight, bias, geometry, offset, length, chunk : IN
+    weight, bias, geometry, segments, chunks : IN
         The second one, as for ``direct``; the pixels of its input are C_mid apart.
     depthwise_rectified, rectified : bool
         max(·, 0) after the first and after the second convolution.
@@ -37,6 +36,8 @@ def separable(
     cdef Py_ssize_t[3] out_stride = [out.strides[1] // size, out.strides[2] // size, out.strides[3] // size]
     cdef Py_ssize_t[3] mid_shape = [out.shape[1], columns, channels]
     cdef Py_ssize_t[3] mid_stride = [columns * channels, channels, 1]
+    cdef const Py_ssize_t *chunk = &segments[0]
+    cdef const Py_ssize_t *offset = chunk + chunks + 1
     cdef real *mid
     for item in prange(items, nogil=True, num_threads=num_threads, schedule="static"):
         n = item // bands
@@ -48,6 +49,6 @@ def separable(
             depthwise_weight.shape[1], &depthwise_bias[0], &base[0], &lanes[0], copy_band,
             depthwise_rectified, False, first, last, mid, mid_shape, mid_stride, mid + band_mid)
         direct_band(
-            &problem, mid, mid_stride[0], channels, &offset[0], &length[0], &chunk[0], chunk.shape[0] - 1,
+            &problem, mid, mid_stride[0], channels, offset, offset + chunk[chunks], chunk, chunks,
             &weight[0, 0, 0, 0], channels, panels, 0, panels, &bias[0], rectified, False,
             &out[n, first, 0, 0], out_stride, last - first, columns, mid + band_mid)

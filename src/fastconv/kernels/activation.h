@@ -1,0 +1,173 @@
+/* Activations and their gradients, element by element; microkernel.h includes this once for each element type. */
+
+#if !defined(ACTIVATION_TERMS) /* shared by both element types */
+#define ACTIVATION_TERMS 10
+/* Φ(−|x|) = t · P(t) · exp(−x²/2), t = 1 / (1 + 0.4 |x|): P fitted at Chebyshev's points for |x| ≤ 14, lowest power
+ * first. Its error is 2e-8 of the value. */
+static const float normal_tail[ACTIVATION_TERMS] = {
+    0.159575339f, 0.159641192f, 0.133000235f, 0.0921067097f, -0.0294128556f, 0.124874397f, -0.381159172f,
+    0.388086209f, -0.179435451f, 0.032723366f};
+#endif
+
+#define SINGLE (sizeof(REAL) == 4)
+#define ALL(number) TYPED(broadcast)((REAL)(number))
+
+/* exp(v) − 1 for v ≤ 0, accurate near 0 as well: there by Taylor's series. */
+ALWAYS_INLINE vec TYPED(exponential_less_one)(vec v)
+{
+    const int degree = SINGLE ? 8 : 13;
+    vec series = ALL(inverse_factorial[degree]);
+    _Pragma("GCC unroll 16") for (int i = degree - 1; i > 0; i--) series = series * v + ALL(inverse_factorial[i]);
+    return TYPED(select)(v > ALL(-0.35), series * v, TYPED(exponential)(v) - ALL(1));
+}
+
+/* log(1 + t) for 0 ≤ t ≤ 1: 2 artanh(s) = 2 Σ s^(2i+1) / (2i + 1), s = t / (2 + t) ≤ 1/3. */
+ALWAYS_INLINE vec TYPED(logarithm_past_one)(vec t)
+{
+    const int terms = SINGLE ? 8 : 17;
+    const vec s = t / (t + ALL(2)), square = s * s;
+    vec series = ALL(0);
+    _Pragma("GCC unroll 32") for (int i = terms - 1; i >= 0; i--) series = series * square + ALL(2. / (2 * i + 1));
+    return series * s;
+}
+
+ALWAYS_INLINE vec TYPED(logistic)(vec x)
+{
+    return ALL(1) / (ALL(1) + TYPED(exponential)(-x));
+}
+
+/* Φ(x), the distribution function of the normal distribution, with a small relative error also where it is tiny:
+ * 2e-7, and 5e-6 where it is 1e-38, of the rounded square. For doubles the C library's. */
+ALWAYS_INLINE vec TYPED(normal)(vec x)
+{
+    if (!SINGLE) {
+        vec y;
+        for (int i = 0; i < LANES; i++) y[i] = (REAL)(0.5 * erfc(-M_SQRT1_2 * (double)x[i]));
+        return y;
+    }
+    const vec size = TYPED(select)(x < ALL(0), -x, x), t = ALL(1) / (ALL(1) + ALL(0.4) * size);
+    vec tail = ALL(normal_tail[ACTIVATION_TERMS - 1]);
+    _Pragma("GCC unroll 16") for (int i = ACTIVATION_TERMS - 2; i >= 0; i--) tail = tail * t + ALL(normal_tail[i]);
+    /* Of a large x the square could overflow: exp(−∞) is 0 as well. */
+    tail = tail * t * TYPED(exponential)(x * x * ALL(-0.5));
+    return TYPED(select)(x > ALL(0), ALL(1) - tail, tail);
+}
+
+/* Twice the argument of tanh in Hendrycks and Gimpel's approximation, Φ(x) ≈ logistic(√(8/π) (x + 0.044715 x³)). */
+ALWAYS_INLINE vec TYPED(normal_argument)(vec x)
+{
+    return ALL(1.5957691216057308) * (x + ALL(0.044715) * x * x * x);
+}
+
+ALWAYS_INLINE vec TYPED(clamp)(vec x, vec low, vec high)
+{
+    return TYPED(select)(x < low, low, TYPED(select)(x > high, high, x));
+}
+
+ALWAYS_INLINE vec TYPED(activation)(const int kind, vec x, vec a, vec b)
+{
+    const vec zero = ALL(0);
+    switch (kind) {
+    case RELU: return TYPED(rectify)(x);
+    case RELU6: return TYPED(clamp)(x, zero, ALL(6));
+    case LEAKY_RELU: return TYPED(select)(x > zero, x, x * a);
+    case ELU: /* b · elu(x, a) */
+        return b * TYPED(select)(x > zero, x, a * TYPED(exponential_less_one)(TYPED(select)(x > zero, zero, x)));
+    case SIGMOID: return TYPED(logistic)(x);
+    case SILU: return x * TYPED(logistic)(x);
+    case GELU: return x * TYPED(normal)(x);
+    case GELU_TANH: return x * TYPED(logistic)(TYPED(normal_argument)(x));
+    case SOFTPLUS: { /* a = beta, b = threshold */
+        const vec v = x * a, size = TYPED(select)(v < zero, v, -v);
+        const vec bent = TYPED(rectify)(v) + TYPED(logarithm_past_one)(TYPED(exponential)(size));
+        return TYPED(select)(v > b, x, bent / a);
+    }
+    case HARDSIGMOID: return TYPED(clamp)(x + ALL(3), zero, ALL(6)) / ALL(6);
+    case HARDSWISH: return x * (TYPED(clamp)(x + ALL(3), zero, ALL(6)) / ALL(6));
+    default: return x;
+    }
+}
+
+/* What the gradient g of an activation's results makes of its inputs' x; of relu, sigmoid and tanh x is the result. */
+ALWAYS_INLINE vec TYPED(activation_grad)(const int kind, vec g, vec x, vec a, vec b)
+{
+    const vec zero = ALL(0), one = ALL(1);
+    switch (kind) {
+    case RELU: return (vec)((vec_mask)g & ~(x <= zero));
+    case RELU6: return (vec)((vec_mask)g & ~((x <= zero) | (x >= ALL(6))));
+    case LEAKY_RELU: return TYPED(select)(x > zero, g, g * a);
+    case ELU:
+        return b * TYPED(select)(x > zero, g, g * (a * TYPED(exponential)(TYPED(select)(x > zero, zero, x))));
+    case SIGMOID: return g * x * (one - x);
+    case TANH: return g * (one - x * x);
+    case SILU: {
+        const vec gate = TYPED(logistic)(x);
+        return g * (gate * (one + x * (one - gate)));
+    }
+    case GELU: { /* Φ(x) + x Φ'(x), beyond 40 Φ' is 0 and the square of x might overflow */
+        const vec near = TYPED(clamp)(x, ALL(-40), ALL(40));
+        const vec density = ALL(0.3989422804014327) * TYPED(exponential)(near * near * ALL(-0.5));
+        return g * (TYPED(normal)(x) + near * density);
+    }
+    case GELU_TANH: {
+        const vec near = TYPED(clamp)(x, ALL(-40), ALL(40)), share = TYPED(logistic)(TYPED(normal_argument)(near));
+        const vec slope = ALL(1.5957691216057308) * (one + ALL(3 * 0.044715) * near * near);
+        return g * (share + near * slope * share * (one - share));
+    }
+    case SOFTPLUS: {
+        const vec v = x * a;
+        return TYPED(select)(v > b, g, g * TYPED(logistic)(v));
+    }
+    case HARDSIGMOID: return (vec)((vec_mask)(g / ALL(6)) & ((x > ALL(-3)) & (x < ALL(3))));
+    case HARDSWISH: {
+        const vec bent = g * (TYPED(clamp)(x, ALL(-3), ALL(3)) / ALL(3) + ALL(0.5));
+        return (vec)((vec_mask)TYPED(select)(x >= ALL(3), g, bent) & ~(x <= ALL(-3)));
+    }
+    default: return g;
+    }
+}
+
+/* An expression of v and u, a vector of x and of g where there is one, for each vector of y; the last may be a part. */
+#define EACH_VECTOR(expression)                                                     \
+    for (ptrdiff_t i = 0; i < count; i += LANES) {                                  \
+        const size_t size = (count - i < LANES ? count - i : LANES) * sizeof(REAL); \
+        vec v = {0}, u = {0};                                                       \
+        if (size == VECTOR_BYTES) {                                                 \
+            v = TYPED(load)(x + i);                                                 \
+            if (g) u = TYPED(load)(g + i);                                          \
+            TYPED(store)(y + i, expression);                                        \
+        }                                                                           \
+        else {                                                                      \
+            memcpy(&v, x + i, size);                                                \
+            if (g) memcpy(&u, g + i, size);                                         \
+            v = expression;                                                         \
+            memcpy(y + i, &v, size);                                                \
+        }                                                                           \
+    }
+
+#define EACH_KIND(DO) \
+    DO(RELU) DO(RELU6) DO(LEAKY_RELU) DO(ELU) DO(SIGMOID) DO(TANH) DO(SILU) DO(GELU) DO(GELU_TANH) DO(SOFTPLUS) \
+    DO(HARDSIGMOID) DO(HARDSWISH)
+
+/* y = f(x), `count` elements from the `first` on; or, where there is a g, y = g · f'(x). */
+static void TYPED(activate)(
+    int kind, REAL alpha, REAL beta, const REAL *g, const REAL *x, REAL *y, ptrdiff_t first, ptrdiff_t count)
+{
+    const vec a = TYPED(broadcast)(alpha), b = TYPED(broadcast)(beta);
+    g = g ? g + first : NULL;
+    x += first, y += first;
+    switch (kind) {
+#define CASE(name)                                                                                  \
+    case name:                                                                                      \
+        if (g) { EACH_VECTOR(TYPED(activation_grad)(name, u, v, a, b)) }                            \
+        else { EACH_VECTOR(TYPED(activation)(name, v, a, b)) }                                      \
+        break;
+        EACH_KIND(CASE)
+#undef CASE
+    }
+}
+
+#undef SINGLE
+#undef ALL
+#undef EACH_VECTOR
+#undef EACH_KIND
