@@ -64,6 +64,10 @@ CALLS = {
         functional.scaled_dot_product_attention_grad, (array(2, 5, 6), Q, K, V)
     ),
     "attention_conv2d": (functional.attention_conv2d, (X, *ONES, ROW[:2], ROW[2:], ROW)),
+    "relu": (functional.relu, (X,)),
+    "gelu": (functional.gelu, (X,)),
+    "silu_grad": (functional.silu_grad, (array(2, 4, 6, 6), X)),
+    "leaky_relu_grad": (functional.leaky_relu_grad, (array(2, 4, 6, 6), X)),
     "prelu": (functional.prelu, (X, ROW)),
     "prelu_grad": (functional.prelu_grad, (array(2, 4, 6, 6), X, ROW)),
     "softmax": (functional.softmax, (X,)),
