@@ -131,6 +131,16 @@ class Graph:
         shapes = self.slot_shapes(*input_shapes)
         return _one_or_tuple([shapes[slot] for slot in self.output_slots])
 
+    def check_training(self, *input_shapes: tuple[int, ...]) -> None:
+        """Refuse inputs of these shapes, batch included, that training cannot take; a note names the layer."""
+        shapes = self.slot_shapes(*input_shapes)
+        for node in self.nodes:
+            try:
+                node.layer.check_training(*(shapes[slot] for slot in node.inputs))
+            except ValueError as error:
+                error.add_note(f"in layer {node.name!r}: {node.layer!r}")
+                raise
+
     def macs(self, *input_shapes: tuple[int, ...]) -> int:
         """Multiply-accumulate operations for inputs of these shapes, batch included."""
         shapes = self.slot_shapes(*input_shapes)
