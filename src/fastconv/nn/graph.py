@@ -132,7 +132,7 @@ class Graph:
         return _one_or_tuple([shapes[slot] for slot in self.output_slots])
 
     def check_training(self, *input_shapes: tuple[int, ...]) -> None:
-        """Refuse inputs of these shapes, batch included, that training cannot take; a note names the layer."""
+        """Refuse inputs of these shapes, batch included, that training cannot take, and name the layer."""
         shapes = self.slot_shapes(*input_shapes)
         for node in self.nodes:
             try:
