@@ -102,6 +102,7 @@ def test_unknown_level():
     with pytest.raises(RuntimeError, match="'avx3'.*baseline"):
         kernels.load("avx3")
     done = python("import fastconv", FASTCONV_ISA="avx3", check=False)
+    assert "the environment variable FASTCONV_ISA=avx3" in done.stderr
     assert done.returncode == 1
     assert "RuntimeError: unknown instruction-set level 'avx3'" in done.stderr
 

@@ -150,6 +150,14 @@ def test_info_prints_lines():
         assert name in result.stdout
 
 
+def test_summary_asks_for_one_shape_an_input(tmp_path):
+    a, b = fc.nn.Input((2, 4, 4)), fc.nn.Input((2, 4, 4))
+    fc.nn.Model((a, b), fc.nn.Add()(a, b)).save(tmp_path / "two.npz")
+    shape = ("--input", "1,2,4,4")
+    check_refused(run("summary", tmp_path / "two.npz", *shape), "--input", "input_0, input_1", "got 1")
+    assert run("summary", tmp_path / "two.npz", *shape, *shape).returncode == 0
+
+
 def test_output_survives_a_terminal_without_unicode(saved_model):
     result = run("summary", saved_model, "--input", "1,1,8,8", PYTHONIOENCODING="ascii")
     assert result.returncode == 0, result.stderr

@@ -1,9 +1,11 @@
 """Memory given back is used again, by one array at a time, and never while somebody still holds it."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
-from fastconv import memory
+from fastconv import functional, memory
 
 FLOAT = np.dtype(np.float32)
 LARGE = (1 << 17,)
@@ -60,3 +62,24 @@ def test_what_is_kept_is_bounded():
         memory._kept += [memory._Block(1 << 23, np.uint8)]
     memory.give_back(memory.aligned_empty(LARGE, FLOAT))
     assert sum(block.nbytes for block in memory._kept) <= memory._MOST
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda x: functional.max_pool1d(x, 4),
+        lambda x: functional.avg_pool_grad(x, (1, 1, 2 * x.shape[2]), 2),
+        lambda x: functional.adaptive_avg_pool1d(x, 1000),
+        lambda x: functional.interpolate(x, scale_factor=2, mode="linear"),
+    ],
+)
+def test_long_axes_of_many_sizes_are_not_all_remembered(call):
+    x = np.zeros((1, 1, 60000), np.float32)
+    call(x)
+    tracemalloc.start()
+    try:
+        for length in range(30000, 30100):
+            call(x[:, :, :length])
+        assert tracemalloc.get_traced_memory()[0] < 2**25
+    finally:
+        tracemalloc.stop()

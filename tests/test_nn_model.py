@@ -1,6 +1,8 @@
 """Graphs and models: structure, names, forward and back through branches, summaries."""
 
+import copy
 import json
+import pickle
 import threading
 import weakref
 
@@ -314,3 +316,44 @@ def test_receptive_field_of_a_classifier():
     assert field == ((8, 8), (2, 2), (-1, -1), True)
     with pytest.raises(TypeError, match="model must be a fastconv model, got Conv2d"):
         nn.receptive_field(nn.Conv2d(1, 1, 1))
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))])
+def test_copies_train_apart(copied):
+    def network():
+        return nn.Sequential(
+            nn.Conv2d(2, 4, 3, seed=0),
+            nn.BatchNorm2d(4),
+            nn.Bottleneck(4, 2, expansion=2, seed=1),
+            nn.Sequential(nn.ReLU(), nn.Flatten()),
+            nn.Linear(144, 3, seed=2),
+        )
+
+    x, y = np.random.default_rng(0).standard_normal((12, 2, 8, 8), dtype=np.float32), np.arange(12) % 3
+    model = network()
+    other, before = copied(model), model.state_dict()
+    np.testing.assert_array_equal(other(x), model(x))
+    other.fit(x, y, 2, seed=0, progress=False)
+    for name, array in before.items():
+        np.testing.assert_array_equal(model.state[name], array)
+    model.fit(x, y, 2, seed=0, progress=False)
+    for name, array in model.state.items():
+        np.testing.assert_array_equal(other.state[name], array)
+    np.testing.assert_array_equal(other.expanded()(x), model(x))
+    assert repr(other) == repr(model)
+
+
+def test_deep_models_can_be_copied():
+    model = nn.Sequential(*(nn.ReLU() for _ in range(2000)))
+    assert len(copy.deepcopy(model).nodes) == len(pickle.loads(pickle.dumps(model)).nodes) == 2000
+
+
+def test_part_of_a_sequential_is_one():
+    model = nn.Sequential(nn.Conv2d(2, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 3))
+    x = np.random.default_rng(0).standard_normal((2, 2, 8, 8), dtype=np.float32)
+    features, head = model[:-1], model[-1]
+    assert isinstance(features, nn.Sequential)
+    np.testing.assert_array_equal(head(features(x)), model(x))
+    assert features[0] is model[0]
+    with pytest.raises(ValueError, match="children must hold at least one layer"):
+        model[:0]

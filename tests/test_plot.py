@@ -72,7 +72,7 @@ def test_refused(model, tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
     with pytest.raises(TypeError, match="^model must be a fastconv model"):
         plot.plot_receptive_field(nn.ReLU(), (2, 12, 12))
-    with pytest.raises(ValueError, match=r"^input_shape must be \(C, H, W\)"):
+    with pytest.raises(ValueError, match=r"^input_shape must have 3 axes \(C, H, W\)"):
         plot.plot_receptive_field(nn.Sequential(nn.ReLU()), (2, 12))
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(ImportError, match=r'pip install "fastconv\[plot\]"'):

@@ -226,6 +226,18 @@ def test_an_interrupt_leaves_a_usable_model(capsys):
     model.fit(x, y, 1, progress=False)
 
 
+def test_a_last_batch_that_cannot_be_trained_on_is_refused_first():
+    model = nn.Sequential(nn.Linear(4, 3), nn.Residual(nn.BatchNorm1d(3)))
+    x, y, before = np.zeros((33, 4), np.float32), np.zeros(33, int), model.state_dict()
+    with pytest.raises(ValueError, match="more than one value a channel to train on") as caught:
+        model.fit(x, y, batch_size=32, progress=False)
+    assert "batch_size=32 leaves 1 of 33 samples for the last batch" in caught.value.__notes__
+    for name, array in model.state.items():
+        np.testing.assert_array_equal(array, before[name])
+    model.fit(x, y, batch_size=31, progress=False)
+    model.fit(x, y, epochs=0, batch_size=32, progress=False)
+
+
 @pytest.mark.parametrize(
     ("error", "message", "change"),
     [

@@ -4,6 +4,7 @@ fc.conv1d/2d/3d, fc.plan_conv…  compute a convolution; prepare one for many ca
 fc.compare, fc.conv_matrix     see how it is computed
 fc.nn, fc.training             layers and models; losses, optimizers, the training loop
 fc.functional                  what layers are made of, gradients included
+fc.plot                        pictures of receptive fields
 fc.load                        a saved model
 """
 
@@ -61,6 +62,7 @@ __all__ = [
     "plan_conv_transpose1d",
     "plan_conv_transpose2d",
     "plan_conv_transpose3d",
+    "plot",
     "receptive_field",
     "remember_measurements",
     "set_num_threads",
@@ -71,6 +73,7 @@ __all__ = [
 _LATE = {
     "nn": "fastconv.nn",
     "training": "fastconv.training",
+    "plot": "fastconv.plot",
     "count_parameters": "fastconv.nn",
     "load": "fastconv.nn",
     "receptive_field": "fastconv.nn",

@@ -111,6 +111,10 @@ def _summary(options: argparse.Namespace) -> None:
         raise ValueError(
             f"--input is needed, such as 1,3,32,32: {options.model} does not say what it is made for"
         )
+    if len(options.input) not in (0, len(model.inputs)):
+        raise ValueError(
+            f"--input is needed once for each of {', '.join(model.input_names)}, got {len(options.input)}"
+        )
     print(model.summary(*options.input))
 
 

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from fastconv.nn.fields import effective_receptive_field, receptive_field
+from fastconv import checks
+from fastconv.nn.fields import check_model, effective_receptive_field, receptive_field
 
 # What counts as seen: above 1 − 95.45 % of the largest gradient (Luo et al. 2016, section 4.2).
 _SMALL = 0.0455
@@ -49,15 +50,16 @@ def plot_receptive_field(
         If the file cannot be written; what was there before stays.
     """
     figure = _figure()
+    target = None if path is None else _target(figure, path)
+    check_model(model)
+    input_shape = checks.shape("input_shape", input_shape, 3, "(C, H, W)")
     effective = effective_receptive_field(model, input_shape, samples=samples, seed=seed)
-    if effective.ndim != 2:
-        raise ValueError(f"input_shape must be (C, H, W), got {tuple(input_shape)}")
     field = receptive_field(model)
     output_size = model.output_shape((1, *input_shape))[2:]
     box = _box(field, output_size, effective.shape)
     _draw(figure, effective, box, _caption(field, effective))
-    if path is not None:
-        _write(figure, Path(path))
+    if target is not None:
+        _write(figure, target)
     return figure
 
 
@@ -132,14 +134,21 @@ def _draw(figure, effective, box, caption) -> None:
     bar.outline.set_visible(False)
 
 
-def _write(figure, path: Path) -> None:
-    kind = path.suffix.removeprefix(".").lower()
-    known = figure.canvas.get_supported_filetypes()
-    if kind not in known:
+def _format(path: Path) -> str:
+    return path.suffix.removeprefix(".").lower()
+
+
+def _target(figure, path: object) -> Path:
+    target, known = Path(checks.path("path", path)), figure.canvas.get_supported_filetypes()
+    if _format(target) not in known:
         raise ValueError(f"path must end in one of {', '.join(sorted(known))}, got {str(path)!r}")
+    return target
+
+
+def _write(figure, path: Path) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        figure.savefig(temporary, format=kind)
+        figure.savefig(temporary, format=_format(path))
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

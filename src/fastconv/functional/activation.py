@@ -83,6 +83,11 @@ def relu(x):
     Returns
     -------
     ndarray, shape and memory format of ``x``
+
+    Raises
+    ------
+    TypeError, ValueError
+        If ``x`` is not of floats.
     """
     return _apply("relu", x)
 
@@ -97,6 +102,11 @@ def relu_grad(grad_output, y):
     Returns
     -------
     ndarray, same shape
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an array is not of floats, or their shapes differ.
     """
     return _apply_grad("relu", grad_output, "y", y)
 
@@ -356,6 +366,11 @@ def softmax_grad(grad_output, y, dim=-1):
     Returns
     -------
     ndarray, same shape
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an array is not of floats, their shapes differ, or ``dim`` is none of their axes.
     """
     grad, y = _pair(grad_output, "y", y)
     dim = checks.axis("dim", dim, y.ndim)
@@ -373,6 +388,11 @@ def log_softmax(x, dim=-1):
     Returns
     -------
     ndarray, shape of ``x``
+
+    Raises
+    ------
+    TypeError, ValueError
+        As :func:`softmax`.
     """
     return _softmax(x, dim, logarithm=True)
 

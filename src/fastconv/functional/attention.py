@@ -80,7 +80,7 @@ def scaled_dot_product_attention_grad(
         raise ValueError(f"grad_output must have the shape of the output, {shape}, got {grad_output.shape}")
     dtype = np.result_type(query.dtype, grad_output.dtype)
     given = (query, key, value, grad_output)
-    arrays = [_stacked(array.astype(dtype, copy=False)) for array in given]
+    arrays = [_stacked(checks.kernel_ready(array, dtype)) for array in given]
     out = np.empty(arrays[3].shape, dtype)
     log_sum = _attend(*arrays[:3], scale, out, num_threads)
     grads = tuple(np.empty(array.shape, dtype) for array in arrays[:3])
@@ -173,7 +173,7 @@ def attention_conv2d_training(
     arrays = [array for array in (x, weight, bias, gamma) if array is not None]
     dtype = checks.common_dtype(arrays)
     image = layout.channels_last(x, dtype)
-    weight, gamma = weight.astype(dtype, copy=False), gamma.astype(dtype, copy=False)
+    weight, gamma = checks.kernel_ready(weight, dtype), gamma.astype(dtype)
     projected = conv2d(image, weight, bias, layout="NHWC", num_threads=num_threads)
     attended = np.empty(image.shape, dtype)
     query, key, value = _heads(projected, x.shape[1], heads)
@@ -265,7 +265,7 @@ def _checked(query, key, value, scale) -> tuple[np.ndarray, np.ndarray, np.ndarr
         raise ValueError(f"value must have shape {expected} for key {key.shape}, got {value.shape}")
     scale = 1 / math.sqrt(query.shape[-1]) if scale is None else checks.finite("scale", scale)
     dtype = checks.common_dtype(arrays)
-    return *(array.astype(dtype, copy=False) for array in arrays), scale
+    return *(checks.kernel_ready(array, dtype) for array in arrays), scale
 
 
 def _stacked(array: np.ndarray) -> np.ndarray:

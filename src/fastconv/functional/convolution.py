@@ -70,7 +70,9 @@ def conv2d(
         Of ``x``, ``out`` and the result. NCHW views whose channels are contiguous in memory are as fast
         as NHWC and give such a view back.
     algorithm : {"auto", "direct", "im2col", "kn2col", "winograd", "fft", "fastest"}
-        ``"auto"`` picks by the problem; ``"fastest"`` measures all on first use and remembers.
+        ``"auto"`` picks by the problem; ``"fastest"`` measures all on first use and remembers. An infinite
+        pixel or NaN makes more results NaN than those that see it by Winograd, whose tiles it is in, and by
+        FFT, which may be the whole image; ``"direct"`` keeps it where it belongs.
     num_threads : int, optional
         Default: :func:`fastconv.get_num_threads`. The result's bits do not depend on it.
     out : array, optional

@@ -116,7 +116,7 @@ def deform_conv2d(
         per_thread = base.round_up(panel_pixels * pitch + block + geometry.in_channels, 64)
         level.deform_conv(
             problem.image, problem.offset, problem.mask,
-            base.pack_grouped(weight.astype(geometry.dtype, copy=False), geometry, level, count),
+            base.pack_grouped(checks.kernel_ready(weight, geometry.dtype), geometry, level, count),
             base.pack_bias(bias, geometry, level), geometry, problem.offset_groups, panel_pixels, pitch,
             base.DEPTH, y.reshape(geometry.batch, geometry.out_channels, -1).transpose(0, 2, 1),
             aligned_empty((count * per_thread,), geometry.dtype), per_thread, count,

@@ -44,10 +44,17 @@ def linear_input_grad(grad_output, weight, *, num_threads=None) -> np.ndarray:
     ----------
     grad_output : array (..., out_features)
     weight : array (out_features, in_features)
+    num_threads : int, optional
+        The result's bits do not depend on it.
 
     Returns
     -------
     ndarray (..., in_features)
+
+    Raises
+    ------
+    TypeError, ValueError
+        As :func:`linear`.
     """
     grad_output, weight = _checked(grad_output, "grad_output", weight, 0)
     return linear(grad_output, weight.T, num_threads=num_threads)
@@ -60,10 +67,17 @@ def linear_weight_grad(grad_output, x, *, num_threads=None) -> np.ndarray:
     ----------
     grad_output : array (..., out_features)
     x : array (..., in_features)
+    num_threads : int, optional
+        The result's bits do not depend on it.
 
     Returns
     -------
     ndarray (out_features, in_features)
+
+    Raises
+    ------
+    TypeError, ValueError
+        As :func:`linear`.
     """
     grad_output, x = checks.float_array("grad_output", grad_output), checks.float_array("x", x)
     if x.ndim < 1 or grad_output.shape[:-1] != x.shape[:-1]:

@@ -18,14 +18,14 @@ def _float(name: str, value: object, ndim: int) -> np.ndarray:
     array = checks.float_array(name, value)
     if array.ndim < ndim:
         raise ValueError(f"{name} must have at least {ndim} axes (N, C, ...), got shape {array.shape}")
-    return array.astype(checks.float_dtype(name, array.dtype), copy=False)
+    return checks.kernel_ready(array, checks.float_dtype(name, array.dtype))
 
 
 def _gradient(grad_output: object, x: np.ndarray) -> np.ndarray:
     grad = checks.float_array("grad_output", grad_output)
     if grad.shape != x.shape:
         raise ValueError(f"grad_output must have the shape of x, {x.shape}, got {grad.shape}")
-    return grad.astype(x.dtype, copy=False)
+    return checks.kernel_ready(grad, x.dtype)
 
 
 def _vector(name: str, value: object, shape: tuple[int, ...]) -> np.ndarray | None:
@@ -299,6 +299,11 @@ def layer_norm_grad(grad_output, x, normalized_shape, weight=None, eps=1e-5):
     -------
     grad_input : ndarray, shape of ``x``
     grad_weight, grad_bias : ndarray, shape ``normalized_shape``
+
+    Raises
+    ------
+    TypeError, ValueError
+        As :func:`layer_norm`, or if ``grad_output`` has not the shape of ``x``.
     """
     x, axes, weight, _, eps = _layer_norm_arguments(x, normalized_shape, weight, None, eps)
     grad = _gradient(grad_output, x)
@@ -361,6 +366,11 @@ def group_norm_grad(grad_output, x, num_groups, weight=None, eps=1e-5, *, num_th
     -------
     grad_input : ndarray, shape of ``x``
     grad_weight, grad_bias : ndarray, shape (C,)
+
+    Raises
+    ------
+    TypeError, ValueError
+        As :func:`group_norm`, or if ``grad_output`` has not the shape of ``x``.
     """
     x, groups, weight, _, eps = _group_norm_arguments(x, num_groups, weight, None, eps)
     grad = _gradient(grad_output, x)
@@ -376,7 +386,9 @@ def group_norm_grad(grad_output, x, num_groups, weight=None, eps=1e-5, *, num_th
     size = max(1, x.size // max(1, len(x) * groups))
     mean_grad, mean_product = (
         np.repeat(
-            _times(array, weight).reshape(len(x), groups, -1).sum(axis=2) / size, x.shape[1] // groups, axis=1
+            _times(array, weight).reshape(len(x), groups, x.shape[1] // groups).sum(axis=2) / size,
+            x.shape[1] // groups,
+            axis=1,
         )
         for array in (totals, products)
     )
@@ -462,6 +474,11 @@ def local_response_norm_grad(grad_output, x, size, alpha=1e-4, beta=0.75, k=1.0)
     Returns
     -------
     ndarray, shape of ``x``
+
+    Raises
+    ------
+    TypeError, ValueError
+        As :func:`local_response_norm`, or if ``grad_output`` has not the shape of ``x``.
     """
     x, size, alpha, beta, base = _lrn_base(x, size, alpha, beta, k)
     grad = _gradient(grad_output, x)

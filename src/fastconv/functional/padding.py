@@ -110,6 +110,7 @@ def pad_grad(grad_output, input_shape, pad, mode="constant"):
     expected = tuple(n + low + high for n, (low, high) in zip(shape, pairs, strict=True))
     if grad.shape != expected:
         raise ValueError(f"grad_output must have the shape of the output, {expected}, got {grad.shape}")
+    grad = grad.astype(checks.float_dtype("grad_output", grad.dtype), copy=False)
     for axis, pair in enumerate(pairs):
         if pair != (0, 0):
             grad = _unpad(grad, axis, shape[axis], pair, MODES[mode])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from functools import lru_cache
 
 import numpy as np
 
@@ -376,7 +375,7 @@ def avg_pool_grad(
     return resampled(grad, taps.window_axes(window, tuple(size), counted, True), divisor, num_threads)
 
 
-@lru_cache(maxsize=1024)
+@taps.remembered
 def _adaptive_axes(size: tuple, output_size: tuple, transpose: bool = False) -> taps.Axes:
     return taps.axes(taps.adaptive, list(zip(size, output_size, strict=True)), transpose)
 
@@ -431,6 +430,8 @@ def adaptive_avg_pool_grad(grad_output, input_shape, *, num_threads=None):
     ----------
     grad_output : array, shape (N, C, ...)
     input_shape : (N, C, ...)
+    num_threads : int, optional
+        The result does not depend on it.
 
     Returns
     -------
@@ -445,7 +446,7 @@ def adaptive_avg_pool_grad(grad_output, input_shape, *, num_threads=None):
     grad = checks.float_array("grad_output", grad_output, len(size) + 2, SHAPES[len(size)])
     outputs = adaptive_size(grad.shape[2:], size)
     gradient("grad_output", grad, (batch, channels, *outputs))
-    return resampled(grad, _adaptive_axes(tuple(size), outputs, transpose=True), 0, num_threads)
+    return resampled(grad, _adaptive_axes(tuple(size), outputs, True), 0, num_threads)
 
 
 def _adaptive_max_pool(rank, x, output_size, return_indices, num_threads):

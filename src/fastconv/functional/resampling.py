@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -72,7 +71,6 @@ def _cubic(size: int, outputs: int, align_corners: bool, scale: float | None) ->
     return taps.make(size, used.sum(axis=1), pixels[used], weight[used])
 
 
-@lru_cache(maxsize=1024)
 def _interpolation(size: int, outputs: int, mode: str, align_corners: bool, scale: float | None) -> taps.Taps:
     if mode == "area":
         return taps.adaptive(size, outputs)
@@ -135,7 +133,7 @@ class Resampling(NamedTuple):
         return outputs
 
 
-@lru_cache(maxsize=1024)
+@taps.remembered
 def _axes(resampling: Resampling, size: tuple[int, ...], transpose: bool = False) -> taps.Axes:
     """The Axes for an image of this size."""
     scales = resampling.scale_factor or (None,) * len(size)

@@ -40,7 +40,7 @@ class SeparablePlan:
         self._kernels = kernels.active()
         arrays = (depthwise_weight, depthwise_bias, pointwise_weight, pointwise_bias)
         self._packed = separable.pack(
-            *(None if array is None else array.astype(geometry.dtype, copy=False) for array in arrays),
+            *(None if array is None else checks.kernel_ready(array, geometry.dtype) for array in arrays),
             geometry, self._kernels, self.num_threads,
         )  # fmt: skip
         self._passes = lowering.passes(geometry)

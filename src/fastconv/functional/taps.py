@@ -6,13 +6,16 @@ output. As sparse matrices, one an axis, they are all the same to the kernels.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import lru_cache
+from collections.abc import Callable, Sequence
+from functools import wraps
 from typing import NamedTuple
 
 import numpy as np
 
 from fastconv import checks
+
+# Bytes and number of the Axes that :func:`remembered` keeps.
+_MOST_BYTES, _MOST = 1 << 24, 256
 
 
 class Taps(NamedTuple):
@@ -60,6 +63,28 @@ class Axes(NamedTuple):
     most: int
 
 
+def remembered(make_axes: Callable[..., Axes]) -> Callable[..., Axes]:
+    """``make_axes``, keeping what it made: the newest, of bounded size, and the last one always.
+
+    An axis of a second of sound has megabytes of taps. Single operations of a ``dict`` are atomic.
+    """
+    kept: dict[tuple, Axes] = {}
+
+    @wraps(make_axes)
+    def call(*arguments):
+        found = kept.get(arguments)
+        if found is None:
+            found = kept[arguments] = make_axes(*arguments)
+            size = 0
+            for count, (key, item) in enumerate(reversed(list(kept.items()))):
+                size += item.positions.nbytes + item.factors.nbytes
+                if count and (size > _MOST_BYTES or count >= _MOST):
+                    kept.pop(key, None)
+        return found
+
+    return call
+
+
 def make(size: int, counts: np.ndarray, source: np.ndarray, weight=1.0, divisor=1.0) -> Taps:
     """Taps from how many entries each output has, and the entries."""
     start = np.zeros(len(counts) + 1, np.int64)
@@ -97,7 +122,6 @@ def axes(taps_of, arguments: Sequence[tuple], transpose: bool) -> Axes:
     return Axes(positions, factors, tuple(len(item.divisor) for item in items), most)
 
 
-@lru_cache(maxsize=1024)
 def transposed(taps_of, *arguments) -> Taps:
     """The matrix of a gradient: the transpose of ``taps_of(*arguments)``, rows divided by their divisors."""
     taps = taps_of(*arguments)
@@ -107,7 +131,6 @@ def transposed(taps_of, *arguments) -> Taps:
     return make(len(taps.divisor), counts, outputs[order], (taps.weight / taps.divisor[outputs])[order])
 
 
-@lru_cache(maxsize=1024)
 def window(
     size: int, outputs: int, kernel: int, stride: int, pair: tuple[int, int], dilation: int, counted: str
 ) -> Taps:
@@ -120,7 +143,6 @@ def window(
     return make(size, counts, positions[inside], divisor=divisor)
 
 
-@lru_cache(maxsize=1024)
 def adaptive(size: int, outputs: int) -> Taps:
     """Output o of an adaptive pooling reads from ⌊o·size/outputs⌋ to ⌈(o + 1)·size/outputs⌉."""
     index = np.arange(outputs)
@@ -213,7 +235,7 @@ class Window(NamedTuple):
             )
 
 
-@lru_cache(maxsize=1024)
+@remembered
 def window_axes(
     shape: Window, size: tuple[int, ...], counted: str = "nothing", transpose: bool = False
 ) -> Axes:

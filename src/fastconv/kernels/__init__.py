@@ -68,4 +68,14 @@ def use(level: str):
         _active = before
 
 
-_active = load(os.environ.get("FASTCONV_ISA") or supported_levels()[-1])
+def _chosen() -> ModuleType:
+    asked = os.environ.get("FASTCONV_ISA")
+    try:
+        return load(asked or supported_levels()[-1])
+    except RuntimeError as error:
+        if asked:
+            error.add_note(f"asked for by the environment variable FASTCONV_ISA={asked}")
+        raise
+
+
+_active = _chosen()

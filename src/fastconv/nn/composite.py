@@ -74,6 +74,9 @@ class Composite(Layer):
     def output_shape(self, *input_shapes):
         return self.graph.output_shape(*input_shapes)
 
+    def check_training(self, *input_shapes):
+        self.graph.check_training(*input_shapes)
+
     def forward(self, *inputs, mode=EVALUATION):
         return self.graph.walk(inputs, mode)
 

@@ -60,16 +60,35 @@ class Graph:
         order = _topological(self.inputs, self.outputs)
         names = _resolve_names(order)
         self.input_names = tuple(names[: len(self.inputs)])
-        self._slots = {id(value): slot for slot, value in enumerate(order)}
-        self.output_slots = tuple(self._slots[id(value)] for value in self.outputs)
-        self.nodes = _nodes(order, names, self._slots, self.output_slots)
+        slots = {id(value): slot for slot, value in enumerate(order)}
+        self.output_slots = tuple(slots[id(value)] for value in self.outputs)
+        self.nodes = _nodes(order, names, slots, self.output_slots)
         self.layers: dict[str, Layer] = {}
         for node in self.nodes:
             if not any(node.layer is layer for layer in self.layers.values()):
                 self.layers[node.name] = node.layer
         _check_shared(self.layers)
-        self._layer_names = {id(layer): name for name, layer in self.layers.items()}
+        first_names = {id(layer): name for name, layer in self.layers.items()}
+        self._prefixes = tuple(first_names[id(node.layer)] for node in self.nodes)
+        self._values = tuple(order)
         self.dtype = _common_dtype(self.layers)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For copies: Values by number, as a chain of hundreds is deeper than Python recurses."""
+        state = self.__dict__.copy()
+        del state["inputs"], state["outputs"]
+        state["_values"] = [(value.layer, value.shape, value.path) for value in self._values]
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        sources = {node.output: node.inputs for node in self.nodes}
+        values: list[Value] = []
+        for slot, (layer, shape, path) in enumerate(state["_values"]):
+            values.append(Value(layer, tuple(values[s] for s in sources.get(slot, ())), shape, path))
+        self._values = tuple(values)
+        self.inputs = self._values[: len(self.input_names)]
+        self.outputs = tuple(values[slot] for slot in self.output_slots)
 
     @property
     def parameters(self) -> dict[str, np.ndarray]:
@@ -111,6 +130,16 @@ class Graph:
         """
         shapes = self.slot_shapes(*input_shapes)
         return _one_or_tuple([shapes[slot] for slot in self.output_slots])
+
+    def check_training(self, *input_shapes: tuple[int, ...]) -> None:
+        """Refuse inputs of these shapes, batch included, that training cannot take, and name the layer."""
+        shapes = self.slot_shapes(*input_shapes)
+        for node in self.nodes:
+            try:
+                node.layer.check_training(*(shapes[slot] for slot in node.inputs))
+            except ValueError as error:
+                error.add_note(f"in layer {node.name!r}: {node.layer!r}")
+                raise
 
     def macs(self, *input_shapes: tuple[int, ...]) -> int:
         """Multiply-accumulate operations for inputs of these shapes, batch included."""
@@ -228,7 +257,8 @@ class Graph:
             slots[slot] = _added(slots[slot], grad)
         grads: dict[str, np.ndarray] = {}
         whole = dataclasses.replace(mode, input_grad=True)
-        for node, cache in zip(reversed(self.nodes), reversed(caches), strict=True):
+        backwards = map(reversed, (self.nodes, self._prefixes, caches))
+        for node, prefix, cache in zip(*backwards, strict=True):
             grad, slots[node.output] = slots[node.output], None
             if not (node.trainable_before or node.layer.parameters or mode.input_grad):
                 continue
@@ -236,7 +266,6 @@ class Graph:
             grads_in, own = node.layer.backward(grad, cache, mode=node_mode)
             for slot, grad_in in zip(node.inputs, grads_in, strict=True):
                 slots[slot] = _added(slots[slot], grad_in)
-            prefix = self._layer_names[id(node.layer)]
             for key, value in own.items():
                 grads[f"{prefix}.{key}"] = _added(grads.get(f"{prefix}.{key}"), value)
         return tuple(slots[: len(self.inputs)]), grads

@@ -152,6 +152,9 @@ class Layer:
         """
         raise NotImplementedError
 
+    def check_training(self, *input_shapes: tuple[int, ...]) -> None:
+        """Refuse, by a ValueError, inputs of these shapes that only training cannot take."""
+
     def forward(self, *inputs: np.ndarray, mode: Mode = EVALUATION) -> tuple[np.ndarray, Any]:
         """The output, and a cache for :meth:`backward`. Inputs are not changed."""
         raise NotImplementedError

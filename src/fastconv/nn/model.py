@@ -36,8 +36,9 @@ class Model(Graph):
 
     Examples
     --------
-    >>> x = Input((8, 32, 32))
-    >>> model = Model(x, Add()(x, Conv2d(8, 8, 3, padding=1)(x, name="conv")))
+    >>> from fastconv import nn
+    >>> x = nn.Input((8, 32, 32))
+    >>> model = nn.Model(x, nn.Add()(x, nn.Conv2d(8, 8, 3, padding=1)(x, name="conv")))
     >>> list(model.parameters)
     ['conv.weight', 'conv.bias']
     """
@@ -374,7 +375,10 @@ class Sequential(Model):
     def __iter__(self) -> Iterator[Layer | Model]:
         return iter(self.children)
 
-    def __getitem__(self, index: int) -> Layer | Model:
+    def __getitem__(self, index: int | slice) -> Layer | Model:
+        """One child, or a Sequential of several, which are this model's own, not copies."""
+        if isinstance(index, slice):
+            return Sequential(*self.children[index])
         return self.children[index]
 
     def __repr__(self) -> str:

@@ -111,6 +111,11 @@ class _BatchNorm(_ChannelNorm):
     ):
         super().__init__(num_features, eps, momentum, affine, track_running_stats, dtype)
 
+    def check_training(self, *input_shapes):
+        (shape,) = input_shapes
+        if math.prod(shape) < 2 * self.num_features:
+            raise ValueError(f"input must have more than one value a channel to train on, got shape {shape}")
+
     def forward(self, x, mode=EVALUATION):
         self.output_shape(x.shape)
         parameters = (self.weight, self.bias)
@@ -198,6 +203,11 @@ class _InstanceNorm(_ChannelNorm):
     ):
         super().__init__(num_features, eps, momentum, affine, track_running_stats, dtype)
 
+    def check_training(self, *input_shapes):
+        (shape,) = input_shapes
+        if math.prod(shape[2:]) < 2:
+            raise ValueError(f"input must have more than one pixel a channel to train on, got {shape}")
+
     def forward(self, x, mode=EVALUATION):
         self.output_shape(x.shape)
         parameters = (self.weight, self.bias)
@@ -205,9 +215,8 @@ class _InstanceNorm(_ChannelNorm):
             statistics = (self.running_mean, self.running_var)
             options = {"eps": self.eps, "num_threads": mode.num_threads}
             return functional.batch_norm(x, *statistics, *parameters, **options), (x, *statistics)
-        pixels = math.prod(x.shape[2:])
-        if mode.training and pixels < 2:
-            raise ValueError(f"input must have more than one pixel a channel to train on, got {x.shape}")
+        if mode.training:
+            self.check_training(x.shape)
         if mode.training and self.track_running_stats:
             axes = tuple(range(2, x.ndim))
             # PyTorch does not count the batches here, and takes None as never moving.

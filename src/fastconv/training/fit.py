@@ -38,6 +38,8 @@ def fit(
     num_threads = threads.resolve(num_threads)
     rng = checks.generator("seed", seed)
     samples, held_out = _split(_samples(model, x, y, loss, "x", "y"), validation, model, loss, rng)
+    if epochs:
+        _check_smallest_batch(model, samples, batch_size)
     model.input_shapes = tuple((1, *array.shape[1:]) for array in samples[0])
     history = History()
     parameters = model.parameters
@@ -63,6 +65,17 @@ def fit(
             display.finish(measured)
         history.add(measured)
     return history
+
+
+def _check_smallest_batch(model: Model, samples: Samples, batch_size: int) -> None:
+    """Refuse a last batch that a layer cannot be trained on, before the first is."""
+    count = len(samples[1])
+    smallest = count % batch_size or batch_size
+    try:
+        model.check_training(*((smallest, *array.shape[1:]) for array in samples[0]))
+    except ValueError as error:
+        error.add_note(f"batch_size={batch_size} leaves {smallest} of {count} samples for the last batch")
+        raise
 
 
 def evaluate(
