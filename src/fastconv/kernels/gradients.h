@@ -267,7 +267,7 @@ static void TYPED(narrow_grad)(
 #undef TILE
 }
 
-static int TYPED(narrow_grad_taps)(int outs) { return NARROW_GRAD_TAPS(outs); }
+ALWAYS_INLINE int TYPED(narrow_grad_taps)(int outs) { return NARROW_GRAD_TAPS(outs); }
 
 #undef POWER
 #undef NARROW_GRAD_TAPS
