@@ -70,15 +70,11 @@ ALWAYS_INLINE void TYPED(strip_weights)(
 /* The input of row n of a strip of `rows`, from row `top` on. */
 ALWAYS_INLINE void TYPED(strip_row)(
     const int wrapped, const int pixels, const int step, const struct narrow *s, ptrdiff_t n, ptrdiff_t rows,
-    ptrdiff_t top, ptrdiff_t begin, ptrdiff_t end, const REAL *a, const vec (*weight)[3], vec start,
+    ptrdiff_t top, ptrdiff_t begin, ptrdiff_t end, const REAL *a, vec_mask wrap, const vec (*weight)[3], vec start,
     vec (*sum)[NARROW_PIXELS])
 {
     const int slots = (2 + step) / step;
     const ptrdiff_t first = n - rows + 1, last = n + 1;
-    vec_mask wrap;
-    for (int l = 0; l < LANES; l++)
-        wrap[l] = l;
-    wrap = wrap + ((wrap < (MASK)s->lead) & (MASK)LANES);
     _Pragma("GCC unroll 7") for (int p = 0; p < pixels; p++) sum[0][p] = start;
 #define INPUT_ROW(all)                                                                                     \
     TYPED(strip_input_row)(wrapped, pixels, step, phase, all, first, last, begin, end,                     \
@@ -123,8 +119,12 @@ ALWAYS_INLINE void TYPED(strip)(
     if (wrapped)
         a -= s->lead;
     const vec start = wrapped ? TYPED(wrapped_weights)(s, bias) : TYPED(load)(bias);
+    vec_mask wrap;
+    for (int l = 0; l < LANES; l++)
+        wrap[l] = l;
+    wrap = wrap + ((wrap < (MASK)s->lead) & (MASK)LANES);
     for (ptrdiff_t n = 0; n < rows + slots - 1; n++, top += step, a += step * s->a_row) {
-        TYPED(strip_row)(wrapped, pixels, step, s, n, rows, top, begin, end, a, weight, start, sum);
+        TYPED(strip_row)(wrapped, pixels, step, s, n, rows, top, begin, end, a, wrap, weight, start, sum);
         if (n + 1 >= slots) {
             TYPED(strip_out)(wrapped, pixels, s, sum[slots - 1], kept, y);
             y += s->y_row;
@@ -152,7 +152,8 @@ ALWAYS_INLINE void TYPED(strips_abreast)(
             TYPED(strip_weights)(0, s, w + c, weight);
             _Pragma("GCC unroll 2") for (int k = 1; k < slots; k++)
                 _Pragma("GCC unroll 7") for (int p = 0; p < pixels; p++) sum[k][p] = old[k - 1][p];
-            TYPED(strip_row)(0, pixels, step, s, n, rows, top, begin, end, a + c, weight, TYPED(load)(bias + c), sum);
+            TYPED(strip_row)(0, pixels, step, s, n, rows, top, begin, end, a + c, (vec_mask){0}, weight,
+                             TYPED(load)(bias + c), sum);
             _Pragma("GCC unroll 2") for (int k = 1; k < slots; k++)
                 _Pragma("GCC unroll 7") for (int p = 0; p < pixels; p++) old[k - 1][p] = sum[k - 1][p];
             if (n + 1 >= slots)
