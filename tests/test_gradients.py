@@ -43,6 +43,14 @@ def cases_of(rank):
     return strategies.cases() if rank == 2 else strategies.ranked_cases(rank)
 
 
+def references(case, x, weight, grad):
+    """Both gradients by definition."""
+    return (
+        reference.conv_input_grad(grad, weight, x.shape, **case.keywords),
+        reference.conv_weight_grad(grad, x, weight.shape, **case.keywords),
+    )
+
+
 @pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("rank", [1, 2, 3])
 @settings(max_examples=20)
@@ -53,10 +61,7 @@ def test_reference(rank, level, data):
     for dtype in DTYPES:
         x, weight, _ = case.integers(dtype)
         grad = output_gradient(case, dtype)
-        wanted = (
-            reference.conv_input_grad(grad, weight, x.shape, **case.keywords),
-            reference.conv_weight_grad(grad, x, weight.shape, **case.keywords),
-        )
+        wanted = references(case, x, weight, grad)
         with kernels.use(level):
             actual = gradients(case, x, weight, grad, num_threads=1)
             for y, again, expected in zip(
@@ -127,10 +132,7 @@ def test_narrow_groups(level, case):
     for dtype in DTYPES:
         x, weight, _ = case.integers(dtype)
         grad = output_gradient(case, dtype)
-        wanted = (
-            reference.conv_input_grad(grad, weight, x.shape, **case.keywords),
-            reference.conv_weight_grad(grad, x, weight.shape, **case.keywords),
-        )
+        wanted = references(case, x, weight, grad)
         for arrange in (strategies.MEMORY_LAYOUTS["contiguous"], channels_last):
             with kernels.use(level):
                 results = [gradients(case, arrange(x), weight, arrange(grad), num_threads=n) for n in (1, 2)]

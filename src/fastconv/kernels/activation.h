@@ -202,21 +202,12 @@ static void TYPED(softmax_columns)(
 }
 
 /* An expression of v and u, a vector of x and of g where there is one, for each vector of y; the last may be a part. */
-#define EACH_VECTOR(expression)                                                     \
-    for (ptrdiff_t i = 0; i < count; i += LANES) {                                  \
-        const size_t size = (count - i < LANES ? count - i : LANES) * sizeof(REAL); \
-        vec v = {0}, u = {0};                                                       \
-        if (size == VECTOR_BYTES) {                                                 \
-            v = TYPED(load)(x + i);                                                 \
-            if (g) u = TYPED(load)(g + i);                                          \
-            TYPED(store)(y + i, expression);                                        \
-        }                                                                           \
-        else {                                                                      \
-            memcpy(&v, x + i, size);                                                \
-            if (g) memcpy(&u, g + i, size);                                         \
-            v = expression;                                                         \
-            memcpy(y + i, &v, size);                                                \
-        }                                                                           \
+#define EACH_VECTOR(expression)                                                      \
+    for (ptrdiff_t i = 0; i < count; i += LANES) {                                   \
+        const vec v = TYPED(load_part)(x + i, count - i, ALL(0));                    \
+        const vec u = g ? TYPED(load_part)(g + i, count - i, ALL(0)) : ALL(0);       \
+        (void)u;                                                                     \
+        TYPED(store_part)(y + i, count - i, expression);                             \
     }
 
 #define EACH_KIND(DO) \

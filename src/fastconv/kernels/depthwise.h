@@ -166,26 +166,24 @@ ALWAYS_INLINE void TYPED(narrow_tile)(
 #else
 #define NARROW_WIDE_CASES(rows, taps, step, mode)
 #endif
-#define NARROW_RUNS(name, taps, mode)               \
-    NARROW_RUN(name##_s1, 1, taps, 1, mode)         \
-    NARROW_RUN(name##_s1_pair, 2, taps, 1, mode)    \
-    NARROW_RUN(name##_s2, 1, taps, 2, mode)         \
-    NARROW_RUN(name##_s2_pair, 2, taps, 2, mode)
+#define NARROW_STEP(name, taps, step, mode)                 \
+    NARROW_RUN(name##_s##step, 1, taps, step, mode)         \
+    NARROW_RUN(name##_s##step##_pair, 2, taps, step, mode)
+#define NARROW_RUNS(name, taps, mode)   \
+    NARROW_STEP(name, taps, 1, mode)    \
+    NARROW_STEP(name, taps, 2, mode)
 NARROW_RUNS(narrow_3, 3, NARROW_PLAIN)
 NARROW_RUNS(narrow_5, 5, NARROW_PLAIN)
 NARROW_RUNS(narrow_7, 7, NARROW_PLAIN)
 NARROW_RUNS(narrow_shuffled_3, 3, NARROW_SHUFFLED)
 NARROW_RUNS(narrow_broadcast_3, 3, NARROW_BROADCAST)
 /* The phases of a gradient at stride 2. */
-#define NARROW_PHASES(name, taps, mode)          \
-    NARROW_RUN(name##_s1, 1, taps, 1, mode)      \
-    NARROW_RUN(name##_s1_pair, 2, taps, 1, mode)
-NARROW_PHASES(narrow_shuffled_1, 1, NARROW_SHUFFLED)
-NARROW_PHASES(narrow_shuffled_2, 2, NARROW_SHUFFLED)
-NARROW_PHASES(narrow_broadcast_1, 1, NARROW_BROADCAST)
-NARROW_PHASES(narrow_broadcast_2, 2, NARROW_BROADCAST)
-#undef NARROW_PHASES
+NARROW_STEP(narrow_shuffled_1, 1, 1, NARROW_SHUFFLED)
+NARROW_STEP(narrow_shuffled_2, 2, 1, NARROW_SHUFFLED)
+NARROW_STEP(narrow_broadcast_1, 1, 1, NARROW_BROADCAST)
+NARROW_STEP(narrow_broadcast_2, 2, 1, NARROW_BROADCAST)
 #undef NARROW_RUNS
+#undef NARROW_STEP
 #undef NARROW_RUN
 #undef NARROW_CASE
 #undef NARROW_WIDE_CASES

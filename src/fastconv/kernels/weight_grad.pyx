@@ -132,12 +132,23 @@ cdef void accumulate_taps(
                 sums + (i * problem.kernel_w + j) * problem.group_in * sums_pitch, sums_pitch)
 
 
+cdef inline void tap_offsets(
+    const Problem *problem, const Region *region, Py_ssize_t first, Py_ssize_t count, Py_ssize_t *offset
+) noexcept nogil:
+    """Where `count` taps from the `first` on begin in a region's gathered input."""
+    cdef Py_ssize_t i, t
+    for i in range(count):
+        t = first + i
+        offset[i] = (t // problem.kernel_w * problem.dilation_h * region.x_row
+                     + t % problem.kernel_w * problem.dilation_w * region.x_pixel)
+
+
 cdef void accumulate_depthwise(
     const Problem *problem, const Region *region, const real *x, const real *grad, Py_ssize_t columns,
     real *sums, Py_ssize_t sums_pitch
 ) noexcept nogil:
     """The same for one input channel a group, vectors over groups."""
-    cdef Py_ssize_t taps = problem.kernel_h * problem.kernel_w, lanes = panel_width(x) // 2, c, t, i
+    cdef Py_ssize_t taps = problem.kernel_h * problem.kernel_w, lanes = panel_width(x) // 2, c
     cdef Py_ssize_t pieces = (taps + DEPTHWISE_TAPS - 1) // DEPTHWISE_TAPS, piece, first, count
     cdef Py_ssize_t[16] offset
     cdef Py_ssize_t x_row = problem.stride_h * region.x_row, x_pixel = problem.stride_w * region.x_pixel
@@ -147,10 +158,7 @@ cdef void accumulate_depthwise(
     for piece in range(pieces):
         first = share(taps, pieces, piece)
         count = share(taps, pieces, piece + 1) - first
-        for i in range(count):
-            t = first + i
-            offset[i] = (t // problem.kernel_w * problem.dilation_h * region.x_row
-                         + t % problem.kernel_w * problem.dilation_w * region.x_pixel)
+        tap_offsets(problem, region, first, count, offset)
         for c from 0 <= c < columns by lanes:
             at = x + c
             to = sums + first * sums_pitch + c

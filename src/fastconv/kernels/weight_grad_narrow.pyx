@@ -41,7 +41,7 @@ cdef void accumulate_narrow(
     Meanwhile the next region's gradients are asked for, and then its inputs, one after the other of those
     that a stride leads across.
     """
-    cdef Py_ssize_t taps = problem.kernel_h * problem.kernel_w, outs, r = 0, pieces, piece, first, count, t, i
+    cdef Py_ssize_t taps = problem.kernel_h * problem.kernel_w, outs, r = 0, pieces, piece, first, count
     cdef Py_ssize_t x_row = problem.stride_h * region.x_row, x_pixel = problem.stride_w * region.x_pixel
     cdef Py_ssize_t width = panel_width(x) // 2, step = 0
     cdef Py_ssize_t[16] offset
@@ -58,10 +58,7 @@ cdef void accumulate_narrow(
         for piece in range(pieces):
             first = share(taps, pieces, piece)
             count = share(taps, pieces, piece + 1) - first
-            for i in range(count):
-                t = first + i
-                offset[i] = (t // problem.kernel_w * problem.dilation_h * region.x_row
-                             + t % problem.kernel_w * problem.dilation_w * region.x_pixel)
+            tap_offsets(problem, region, first, count, offset)
             to = sums + (first * problem.group_out + r) * out_stride
             if real is float:
                 narrow_grad_f32(count, outs, offset, region.rows, region.columns, x, x_row, x_pixel, g,
