@@ -16,9 +16,9 @@ from fastconv.memory import aligned_empty
 
 PRODUCTS = 7
 # Blocks of pixels, whose halves are added to each other, are whole units, so that halves begin on cache lines
-# of a plane; the last has the rest, too. Six: at 14×14 fourteen register tiles of AVX-512. More gain nothing,
+# of a plane; the last has the rest, too. Seven: two times eight register tiles of AVX-512. More gain nothing,
 # fewer read the weights, of which there are 7/4 as many, too often.
-_UNIT, _BLOCK_UNITS = 32, 6
+_UNIT, _BLOCK_UNITS = 32, 7
 # Bytes of a block's sums, most of an L2 cache.
 _SUMS_BYTES = 1 << 20
 # In times that a pixel's product with a row of a panel takes: to move a pixel of a panel of outputs to planes
@@ -111,7 +111,7 @@ def _blocking(geometry: ConvGeometry, num_threads: int, kernels: ModuleType) -> 
     # An odd number of cache lines from pixel to pixel of a sum, so that a tile's do not share a cache set.
     sum_pitch = (base.ceil_div(_half(geometry.in_channels), line) | 1) * line
     rows = _half(_block_pixels(geometry))
-    quarters = (2 + 4) * rows * width + base.scatter_slack(kernels, geometry.dtype, width)
+    quarters = 4 * rows * width + base.scatter_slack(kernels, geometry.dtype, width)
     per_thread = (4 + 2 * 2) * rows * sum_pitch + quarters
     return _Blocking(blocks, min(pairs, pair_parts), 2 * sum_pitch, base.round_up(per_thread, line))
 
