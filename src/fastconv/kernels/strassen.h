@@ -90,19 +90,23 @@ ALWAYS_INLINE void TYPED(strassen_keep)(const int rows, vec acc[TILE_ROWS][2], c
 ALWAYS_INLINE void TYPED(strassen_store)(
     const int rows, vec acc[TILE_ROWS][2], const struct strassen *s, const REAL *bias, const REAL *u, REAL *c)
 {
-    const vec least = TYPED(broadcast)(s->rectified ? 0 : -INFINITY), none = {0};
-    const vec shift[2] = {bias ? TYPED(load)(bias) : none, bias ? TYPED(load)(bias + LANES) : none};
-#define STORE(old)                                                                                       \
-    EACH({                                                                                               \
-        const vec sum = acc[r][j] + TYPED(load)(u + (2 * r + j) * LANES) + shift[j] + old;               \
-        TYPED(store)(c + r * s->c_pitch + j * LANES, (vec)((vec_mask)sum & ~(sum < least)));              \
-    })
-    if (s->added) {
-        STORE(TYPED(load)(c + r * s->c_pitch + j * LANES))
+    static const REAL zeros[2 * LANES];
+    const REAL *shift = bias ? bias : zeros, *old = s->added ? c : zeros;
+    const ptrdiff_t old_pitch = s->added ? s->c_pitch : 0;
+    const vec least = TYPED(broadcast)(s->rectified ? 0 : -INFINITY);
+    const vec offset[2] = {TYPED(load)(shift), TYPED(load)(shift + LANES)};
+    if (!s->added && !s->rectified) {
+        EACH({
+            const vec sum = acc[r][j] + TYPED(load)(u + (2 * r + j) * LANES) + offset[j];
+            TYPED(store)(c + r * s->c_pitch + j * LANES, sum);
+        })
     } else {
-        STORE(none)
+        EACH({
+            const vec sum = acc[r][j] + TYPED(load)(u + (2 * r + j) * LANES) + offset[j]
+                            + TYPED(load)(old + r * old_pitch + j * LANES);
+            TYPED(store)(c + r * s->c_pitch + j * LANES, (vec)((vec_mask)sum & ~(sum < least)));
+        })
     }
-#undef STORE
 }
 
 /* The tile with its row count known to the compiler. */
