@@ -21,8 +21,8 @@ PRODUCTS = 7
 _UNIT, _BLOCK_UNITS = 32, 7
 # Bytes of a block's sums, most of an L2 cache.
 _SUMS_BYTES = 1 << 20
-# In times that a pixel's product with a row of a panel takes: to store a pixel of a panel of outputs, to add up
-# a channel of a pixel's sums, and to bring a row of a panel from the L3 cache.
+# In times that a pixel's product with a row of a panel takes: to store a pixel of a panel of outputs, to add
+# up a channel of a pixel's sums, and to bring a row of a panel from the L3 cache.
 _STORE, _SUM, _WEIGHT = 3.5, 0.4, 3.5
 # The same to add up and pack such a row.
 _PACKING = 300.0

@@ -41,23 +41,24 @@ cdef void strassen_tiles(
     const Halving *h, const strassen_part *s, const real *top, real *sums, bint summed, const real *b,
     const real *left_bias, const real *right_bias, real *const *c
 ) noexcept nogil:
-    """A part of the channels for all rows; their sums are formed on the way unless they are there (`summed`)."""
-    cdef Py_ssize_t tiles = (h.rows + TILE_ROWS - 1) // TILE_ROWS, lanes = panel_width(b) // 2, t, r, next_rows, i
-    cdef Py_ssize_t last = share(h.rows, tiles, 1)  # a row whose sums are there, and all rows before it
+    """A part of the channels for all rows; the sums are formed on the way unless `summed`."""
+    cdef Py_ssize_t tiles = (h.rows + TILE_ROWS - 1) // TILE_ROWS, lanes = panel_width(b) // 2, t, r, i
+    cdef Py_ssize_t first_rows = share(h.rows, tiles, 1), next_rows
     cdef const real *bottom = top + h.bottom * h.a_pitch
     cdef real *tile_c[4]
-    # Each tile forms the next one's, a quarter with each of four products, which have to be long enough.
+    # Each tile forms the next one's, a quarter with each of four products, which have to be long enough; those
+    # of the first one, or of all, come first.
     if s.depth % lanes != 0 or TILE_ROWS > lanes:
-        last = h.rows
+        first_rows = h.rows
     if not summed:
         if real is float:
-            strassen_sums_f32(last, s.depth, top, bottom, h.a_pitch, h.second, sums, h.s_pitch, s.s_next)
+            strassen_sums_f32(first_rows, s.depth, top, bottom, h.a_pitch, h.second, sums, h.s_pitch, s.s_next)
         else:
-            strassen_sums_f64(last, s.depth, top, bottom, h.a_pitch, h.second, sums, h.s_pitch, s.s_next)
+            strassen_sums_f64(first_rows, s.depth, top, bottom, h.a_pitch, h.second, sums, h.s_pitch, s.s_next)
     for t in range(tiles):
         r = share(h.rows, tiles, t)
         next_rows = share(h.rows, tiles, min(t + 2, tiles)) - share(h.rows, tiles, t + 1)
-        if summed or last == h.rows:
+        if summed or first_rows == h.rows:
             next_rows = 0
         for i in range(4):
             tile_c[i] = c[i] + r * s.c_pitch
@@ -80,8 +81,9 @@ cdef void strassen_pair(
     cdef strassen_part s
     for q in range(pieces):
         k = share(h.half, pieces, q)
-        s = strassen_part(share(h.half, pieces, q + 1) - k, h.second, h.a_pitch, h.s_pitch, h.rows * h.s_pitch,
-                          h.c_pitch, product, q > 0 or h.accumulate, h.rectified and q == pieces - 1)
+        s = strassen_part(
+            share(h.half, pieces, q + 1) - k, h.second, h.a_pitch, h.s_pitch, h.rows * h.s_pitch, h.c_pitch,
+            product, q > 0 or h.accumulate, h.rectified and q == pieces - 1)
         strassen_tiles(h, &s, top + k, sums + k, summed, packed + k * width, left_bias, right_bias, c)
         left_bias = right_bias = NULL
 
