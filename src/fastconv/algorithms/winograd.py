@@ -222,9 +222,10 @@ def _special(geometry: ConvGeometry) -> ModuleType | None:
     """The module of the form that the problem takes, if not tiles of both axes."""
     if strassen.fits(geometry):
         return strassen
-    if winograd_rows.fits(geometry):
-        return winograd_rows
-    return None
+    if not winograd_rows.fits(geometry):
+        return None
+    by_tiles = _tiles_saving(geometry, None, _WIDEST) if forms(geometry) else 0.0
+    return winograd_rows if winograd_rows.saving(geometry, None, 1.0) >= by_tiles else None
 
 
 def saving(geometry: ConvGeometry, calls: int | None, vector_bytes: int) -> float:
@@ -236,6 +237,11 @@ def saving(geometry: ConvGeometry, calls: int | None, vector_bytes: int) -> floa
     slowness = 1.0 if vector_bytes >= _WIDEST else _SLOWNESS
     if (module := _special(geometry)) is not None:
         return module.saving(geometry, calls, slowness)
+    return _tiles_saving(geometry, calls, vector_bytes)
+
+
+def _tiles_saving(geometry: ConvGeometry, calls: int | None, vector_bytes: int) -> float:
+    slowness = 1.0 if vector_bytes >= _WIDEST else _SLOWNESS
     direct = math.prod(geometry.kernel_size) * max(math.prod(geometry.output_size), _WEIGHT_TILES)
     form = choose_form(geometry)
     cost = _cost(geometry, form, vector_bytes // geometry.dtype.itemsize, slowness)
@@ -429,7 +435,7 @@ class Winograd(Algorithm):
         """As ``Algorithm.bind``; an output's channels may be those of several ``merged`` pixels."""
         geometry = packed.geometry
         if (module := _special(geometry)) is not None:
-            return module.bind(packed, epilogue, num_threads)
+            return module.bind(packed, out, epilogue, num_threads)
         blocking = _blocking(geometry, num_threads, packed.kernels)
         before = (
             packed.weight, packed.bias, geometry, *_tables(geometry), blocking.bands, blocking.panel_parts,

@@ -14,22 +14,39 @@ from fastconv.algorithms.base import Call, Epilogue, Packed, bound
 from fastconv.geometry import ConvGeometry
 from fastconv.memory import aligned_empty, give_back
 
-# Outputs a tile may have by the taps of a row, as in winograd.py.
-_OUTPUTS = {2: (3, 5), 3: (4, 6), 4: (3, 5), 5: (4,)}
-# Channels of the pixels of a stride, at most: a vector of AVX-512.
-_MOST_CHANNELS = 16
+# Outputs of a tile by the taps of a row: eight points instead of six where that saves more than 10 %.
+_OUTPUTS = {3: 4, 4: 5, 5: 4}
+# Three taps' sums of so many terms at most are made in registers: those of more leave the L1 cache.
+_SHORT_TERMS = 16
+# Channels, at most, and those of the pixels of a stride: half a vector and a vector of AVX-512.
+_MOST_CHANNELS, _MOST_STRIDED = 8, 16
+# Kernel rows summed at a time, at most: a register tile takes so many runs of terms.
+_MOST_ROWS = 16
+# In the time of a vector's multiply–add: a vector of a tile's outputs where sums are short, and an element of a
+# tile's transformed row there; beginning a sum, and those of a block of tiles, a vector of a tile's outputs, and a
+# point of a transformed row where they are not. And for the transformation of the weights: one of them takes as long as its products with so many
+# tiles.
+_COSTS, _PACKING_TILES = (30.0, 9.0, 4.0, 60.0, 80.0, 7.0), 75
 # Bytes of transformed rows a thread keeps: a part of an L2 cache.
 _BAND_BYTES = 256 * 1024
+# Tiles whose short sums are put together where outputs are not stored in place, as winograd_short.pyx has them.
+_SHORT_TILES = 8
 # Tiles multiplied at a time, a register tile of AVX-512: their products stay in the L1 cache.
 _BLOCK_TILES = 14
 
 
 class Form(NamedTuple):
-    """F(m, r) on pixels of ``channels`` channels: outputs and taps of a tile."""
+    """F(m, r): outputs and taps of a tile, and the terms of its sums, of ``channels`` channels of each row."""
 
     outputs: int
     taps: int
     channels: int
+    terms: int
+
+    @property
+    def short(self) -> bool:
+        """Whether a tile's products stay in registers."""
+        return self.taps == 3 and self.terms <= _SHORT_TERMS
 
     @property
     def points(self) -> int:
@@ -46,21 +63,17 @@ def _across(geometry: ConvGeometry, form: Form) -> int:
     return base.ceil_div(geometry.output_size[1], form.outputs)
 
 
-def _cost(geometry: ConvGeometry, form: Form) -> float:
-    """Time for an image, in products of a tile."""
-    rows, across = geometry.output_size[0], _across(geometry, form)
-    return form.points * rows * across * geometry.kernel_size[0] * geometry.stride[1]
-
-
 @lru_cache(maxsize=1024)
 def choose_form(geometry: ConvGeometry) -> Form | None:
     """The tile to use; None where this form does not apply."""
     stride, kernel = geometry.stride[1], geometry.kernel_size[1]
     channels, taps = stride * geometry.in_channels, base.ceil_div(kernel, stride)
-    if geometry.groups > 1 or geometry.dilation[1] > 1 or channels > _MOST_CHANNELS or taps not in _OUTPUTS:
+    terms = channels * geometry.kernel_size[0]
+    if geometry.groups > 1 or geometry.dilation[1] > 1 or taps not in _OUTPUTS:
         return None
-    forms = [Form(outputs, taps, channels) for outputs in _OUTPUTS[taps]]
-    return min(forms, key=lambda form: _cost(geometry, form))
+    if geometry.in_channels > _MOST_CHANNELS or channels > _MOST_STRIDED:
+        return None
+    return Form(_OUTPUTS[taps], taps, channels, terms)
 
 
 def fits(geometry: ConvGeometry) -> bool:
@@ -72,26 +85,42 @@ def multiplications(geometry: ConvGeometry) -> int:
     """The products of the transformed tiles; the transforms themselves are left out, as is usual."""
     form = choose_form(geometry)
     tiles = geometry.batch * geometry.output_size[0] * _across(geometry, form)
-    return tiles * form.points * geometry.kernel_size[0] * form.channels * geometry.out_channels
+    return tiles * form.points * form.terms * geometry.out_channels
 
 
 def transformed_bytes(geometry: ConvGeometry) -> int:
     """Bytes of the transformed weights."""
     form = choose_form(geometry)
-    terms = geometry.kernel_size[0] * form.channels
-    return form.points * terms * geometry.out_channels * geometry.dtype.itemsize
+    return form.points * form.terms * geometry.out_channels * geometry.dtype.itemsize
 
 
 def error_bound(geometry: ConvGeometry) -> float:
     """As ``Algorithm.error_bound``."""
     form = choose_form(geometry)
-    return transforms.error_bound((0, form.pairs), geometry.kernel_size[0] * form.channels, geometry.dtype)
+    return transforms.error_bound((0, form.pairs), form.terms, geometry.dtype)
 
 
 def saving(geometry: ConvGeometry, calls: int | None, slowness: float) -> float:
-    """How many times faster than direct convolution to expect this, by counting."""
-    return math.prod(geometry.kernel_size) * math.prod(geometry.output_size) * geometry.in_channels / (
-        _cost(geometry, choose_form(geometry)) * geometry.in_channels)
+    """How many times faster than direct convolution to expect this, by counting.
+
+    Products take ``slowness`` times as long beside what is moved as with AVX-512.
+    """
+    form, (rows, columns) = choose_form(geometry), geometry.output_size
+    width = 32 if geometry.dtype.itemsize == 4 else 16
+    vectors, across = base.ceil_div(geometry.out_channels, width // 2), _across(geometry, form)
+    short_output, short_input, start, begin, output, inputs = (cost / slowness for cost in _COSTS)
+    in_rows = base.in_rows(geometry, rows)
+    if form.short:  # a group of tiles may be a vector where outputs are planes
+        tiles = base.round_up(across, width // 2)
+        own = rows * tiles * vectors * (form.points * form.terms + short_output)
+        own += in_rows * tiles * form.channels * short_input
+    else:
+        own = rows * across * vectors * (form.points * (form.terms + start) + output)
+        own += rows * base.ceil_div(across, _BLOCK_TILES) * vectors * form.points * begin
+        own += in_rows * across * form.points * inputs
+    if calls is not None:
+        own += form.points * form.terms * vectors * _PACKING_TILES / (max(geometry.batch, 1) * calls)
+    return rows * columns * vectors * (geometry.reduction + 2 * start) / own
 
 
 class _Blocking(NamedTuple):
@@ -107,18 +136,24 @@ def _blocking(geometry: ConvGeometry, num_threads: int, kernels: ModuleType) -> 
     itemsize, width = geometry.dtype.itemsize, base.panel_width(kernels, geometry.dtype)
     line, lanes, form = 64 // itemsize, width // 2, choose_form(geometry)
     rows, across = geometry.output_size[0], _across(geometry, form)
-    row_bytes = form.points * across * form.channels * itemsize * geometry.stride[0]
+    tiles = base.round_up(across, width) if form.short else across
+    row_bytes = form.points * tiles * form.channels * itemsize * geometry.stride[0]
     fitting = max(geometry.kernel_size[0] // geometry.stride[0], _BAND_BYTES // row_bytes)
     parts = base.ceil_div(num_threads, max(geometry.batch, 1))
     bands = min(rows, base.round_up(base.ceil_div(rows, fitting), parts))
     in_rows = base.in_rows(geometry, base.ceil_div(rows, bands))
+    slack = base.scatter_slack(kernels, geometry.dtype, width)
+    if form.short:
+        sorted_row = form.outputs * form.channels * (tiles + lanes)
+        stored = _SHORT_TILES * form.outputs * width + slack
+        per_thread = form.points * tiles * form.channels * in_rows + max(sorted_row, stored)
+        return _Blocking(bands, 0, 0, 0, base.round_up(per_thread, line))
     pitch = in_rows * form.channels + base.round_up(form.channels, lanes) - form.channels
     block = base.ceil_div(across, base.ceil_div(across, _BLOCK_TILES))
     pixels = ((across - 1) * form.outputs + form.points) * form.channels + lanes
-    products = form.points * (block * width + 2 * line)
-    stored = block * form.outputs * width + base.scatter_slack(kernels, geometry.dtype, width)
-    per_thread = form.points * (across * pitch + 2 * line) + max(pixels, products + stored)
-    at_once = min(geometry.kernel_size[0], max(1, transforms.depth((0, form.pairs)) // form.channels), 16)
+    products = form.points * (block * width + 2 * line) + block * form.outputs * width + slack
+    per_thread = form.points * (across * pitch + 2 * line) + max(pixels, products)
+    at_once = max(1, min(transforms.depth((0, form.pairs)) // form.channels, _MOST_ROWS))
     return _Blocking(bands, block, pitch, at_once, base.round_up(per_thread, line))
 
 
@@ -133,39 +168,74 @@ def pack(
     """The transformed weights as panels."""
     form, (rows, columns) = choose_form(geometry), geometry.kernel_size
     width, stride = base.panel_width(kernels, geometry.dtype), geometry.stride[1]
-    panels, terms = base.ceil_div(geometry.out_channels, width), rows * form.channels
+    panels = base.ceil_div(geometry.out_channels, width)
     # (outputs, k_h, pixel of a stride, C_in, taps), zeros after a phase's last tap
     taps = np.zeros((geometry.out_channels, rows, stride, geometry.in_channels, form.taps), geometry.dtype)
-    for phase in range(min(stride, columns)):
+    for phase in range(stride):
         part = weight[..., phase::stride].transpose(0, 2, 1, 3)
         taps[:, :, phase, :, : part.shape[-1]] = part
-    transformed, bias_memory = (None, None) if into is None else (into.weight, into.bias)
-    if transformed is None:
-        transformed = aligned_empty((1, panels, form.points, terms, width), geometry.dtype)
-    workspace = aligned_empty((num_threads, terms * form.taps, width), geometry.dtype)
+    transformed = aligned_empty((1, panels, form.points, form.terms, width), geometry.dtype)
+    workspace = aligned_empty((num_threads, form.terms * form.taps, width), geometry.dtype)
     kernels.pack_winograd(
-        taps.reshape(1, geometry.out_channels, terms, form.taps), np.ones((1, 1)),
+        taps.reshape(1, geometry.out_channels, form.terms, form.taps), np.ones((1, 1)),
         transforms.one_axis(form.outputs, form.taps).weight, np.arange(form.points)[:, None], transformed,
         workspace, num_threads,
     )  # fmt: skip
     give_back(workspace)
-    return Packed(kernels, geometry, transformed, base.pack_bias(bias, geometry, kernels, bias_memory))
+    panel = transformed[0].swapaxes(1, 2) if form.short else transformed[0]
+    packed, bias_memory = (aligned_empty(panel.shape, geometry.dtype), None) if into is None else into[2:4]
+    packed[...] = panel
+    give_back(transformed)
+    done = Packed(kernels, geometry, packed, base.pack_bias(bias, geometry, kernels, bias_memory), {})
+    if into is not None:
+        done.late.update(into.late)
+        for memory in into.late.values():
+            _matrix(done, memory)
+    return done
+
+
+def _matrix(packed: Packed, into: np.ndarray | None = None) -> np.ndarray:
+    """The weights of short sums as (C_out, terms, points), for planar outputs."""
+    panels, terms, points, width = packed.weight.shape
+    if into is None:
+        into = np.empty((panels, width, terms, points), packed.weight.dtype)
+    into[...] = packed.weight.transpose(0, 3, 1, 2)
+    return into
 
 
 @lru_cache(maxsize=1024)
-def _tables(geometry: ConvGeometry) -> tuple:
-    """What the kernel takes of the form of a problem, in its order."""
+def _coefficient(geometry: ConvGeometry) -> np.ndarray:
     form = choose_form(geometry)
-    coefficient = transforms.one_axis(form.outputs, form.taps).coefficient.astype(geometry.dtype)
-    lines, across = np.arange(geometry.output_size[0]), np.arange(_across(geometry, form)) * form.outputs
-    return (form.pairs, form.outputs), coefficient, lines.astype(np.intp), across.astype(np.intp)
+    return transforms.one_axis(form.outputs, form.taps).coefficient.astype(geometry.dtype)
 
 
-def bind(packed: Packed, epilogue: Epilogue, num_threads: int) -> Call:
-    """For x (N, H, W, C_in) and out (N, H_out, W_out, C_out) of any strides."""
-    geometry = packed.geometry
-    blocking = _blocking(geometry, num_threads, packed.kernels)
+@lru_cache(maxsize=1024)
+def _origins(geometry: ConvGeometry) -> tuple[np.ndarray, np.ndarray]:
+    """The output row each line of tiles begins at, and the columns of its tiles."""
+    form = choose_form(geometry)
+    across = np.arange(_across(geometry, form), dtype=np.intp) * form.outputs
+    return np.arange(geometry.output_size[0], dtype=np.intp), across
+
+
+def bind(packed: Packed, out: np.ndarray, epilogue: Epilogue, num_threads: int) -> Call:
+    """For x (N, H, W, C_in) of any strides, and out (N, H_out, W_out, C_out) of those of ``out``."""
+    geometry, kernels, form = packed.geometry, packed.kernels, choose_form(packed.geometry)
+    blocking = _blocking(geometry, num_threads, kernels)
+    fetch, stream = base.output_hints(geometry)
+    after = blocking.per_thread, num_threads
+    if not form.short:
+        before = (
+            packed.weight, packed.bias, geometry, (form.pairs, form.outputs), _coefficient(geometry),
+            *_origins(geometry), *blocking[:-1], fetch, stream, *epilogue,
+        )  # fmt: skip
+        return bound(kernels.winograd_rows, geometry.dtype, before, after)
+    planar, weight = out.strides[2] == out.itemsize, packed.weight
+    if planar:
+        weight = packed.late.setdefault(_matrix, None)
+        if weight is None:
+            weight = packed.late[_matrix] = _matrix(packed)
     before = (
-        packed.weight, packed.bias, geometry, *_tables(geometry), *blocking[:-1], *base.output_hints(geometry), *epilogue,
+        weight.reshape(-1), packed.bias, geometry, _coefficient(geometry), blocking.bands, planar, stream,
+        *epilogue,
     )  # fmt: skip
-    return bound(packed.kernels.winograd_rows, geometry.dtype, before, (blocking.per_thread, num_threads))
+    return bound(kernels.winograd_short, geometry.dtype, before, after)

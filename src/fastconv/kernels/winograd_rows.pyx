@@ -13,7 +13,7 @@ from cython.parallel cimport prange, threadid
 
 # A band of rows of one image: `rows` transformed rows, `pitch` elements of a tile's, `channels` of each row.
 cdef struct RowBand:
-    Py_ssize_t rows, pitch, channels, position, row_step, kernel_rows, kernel_step, at_once
+    Py_ssize_t rows, pitch, channels, position, row_step, kernel_rows, kernel_step, block, at_once
 
 
 cdef void transform_rows(
@@ -60,13 +60,13 @@ cdef void row_products(
 
 
 cdef void winograd_row(
-    const Tiling *tiling, const RowBand *s, Py_ssize_t y, Py_ssize_t block, const real *v,
-    const real *packed, Py_ssize_t out_channels, const real *coefficient, const real *bias, real *out,
-    real *m, Py_ssize_t m_position
+    const Tiling *tiling, const RowBand *s, Py_ssize_t y, const real *v, const real *packed,
+    Py_ssize_t out_channels, const real *coefficient, const real *bias, real *out, real *m
 ) noexcept nogil:
-    """All outputs of row y, at most `block` tiles at a time."""
-    cdef Py_ssize_t width = panel_width(v), blocks = (tiling.across + block - 1) // block, i, p, q
-    cdef Py_ssize_t first, last, channels, terms = s.kernel_rows * s.channels
+    """All outputs of row y: products of a block of tiles, point by point, then their outputs."""
+    cdef Py_ssize_t width = panel_width(v), blocks = (tiling.across + s.block - 1) // s.block, i, p, q, channels
+    cdef Py_ssize_t first, last, at = y * tiling.across, terms = s.kernel_rows * s.channels
+    cdef Py_ssize_t m_position = padded_position(s.block * width, v)
     cdef Place place
     for i in range(blocks):
         first, last = share(tiling.across, blocks, i), share(tiling.across, blocks, i + 1)
@@ -75,22 +75,20 @@ cdef void winograd_row(
             place = place_of(tiling, p * width)
             for q in range(tiling.points_w):
                 if tiling.fetch and not tiling.stream:
-                    fetch_outputs(
-                        tiling, y * tiling.across + first + share(last - first, tiling.points_w, q),
-                        y * tiling.across + first + share(last - first, tiling.points_w, q + 1), channels,
-                        out + place.offset)
+                    fetch_outputs(tiling, at + first + share(last - first, tiling.points_w, q),
+                                  at + first + share(last - first, tiling.points_w, q + 1), channels,
+                                  out + place.offset)
                 row_products(
                     s, last - first, v + q * s.position + first * s.pitch,
                     packed + (p * tiling.points_w + q) * terms * width,
                     width // 2 if channels <= width // 2 else width, m + q * m_position)
             winograd_outputs(
-                tiling, &place, m, m_position, y * tiling.across + first, y * tiling.across + last, channels,
-                coefficient, coefficient, bias + p * width, out + place.offset,
-                m + tiling.points_w * m_position)
+                tiling, &place, m, m_position, at + first, at + last, channels, coefficient, coefficient,
+                bias + p * width, out + place.offset, m + tiling.points_w * m_position)
 
 
 def winograd_rows(
-    const real[:, :, :, :] x, const real[:, :, :, :, ::1] packed, const real[::1] bias, geometry, form,
+    const real[:, :, :, :] x, const real[:, :, :, ::1] packed, const real[::1] bias, geometry, form,
     const real[::1] coefficient, const Py_ssize_t[::1] line_origin, const Py_ssize_t[::1] across_origin,
     Py_ssize_t bands, Py_ssize_t block, Py_ssize_t pitch, Py_ssize_t at_once, bint fetch, bint stream,
     bint rectified, bint accumulate, real[:, :, :, :] out, real[::1] workspace, Py_ssize_t per_thread,
@@ -101,7 +99,7 @@ def winograd_rows(
     Parameters
     ----------
     x : (N, H, W, C_in), IN
-    packed : (1, panels, points, k_h·s·C_in, PANEL), IN
+    packed : (panels, points, k_h·s·C_in, PANEL), IN
         The weights transformed, K in the order (k_h, pixel of a stride, C_in).
     bias : (panels · PANEL), IN
     form : (pairs, m)
@@ -128,16 +126,16 @@ def winograd_rows(
     tiling.outputs_h = tiling.merged_h = tiling.merged_w = 1
     set_spacing(&tiling, &problem)
     tiling.dilation_h = 1
-    tiling.panels, tiling.across = packed.shape[1], across_origin.shape[0]
+    tiling.panels, tiling.across = packed.shape[0], across_origin.shape[0]
     tiling.line_origin, tiling.across_origin = &line_origin[0], &across_origin[0]
     tiling.rectified = rectified
     set_outputs(&tiling, out, problem.group_out, accumulate, fetch, stream)
-    s.channels, s.pitch, s.at_once = problem.stride_w * x.shape[3], pitch, at_once
+    s.channels, s.pitch = problem.stride_w * x.shape[3], pitch
+    s.block, s.at_once = block, at_once
     s.kernel_rows, s.kernel_step = problem.kernel_h, problem.dilation_h * s.channels
     s.row_step = problem.stride_h * s.channels
     s.position = padded_position(tiling.across * pitch, &workspace[0])
     cdef Py_ssize_t item, items = x.shape[0] * bands, n, y, first, last, size = sizeof(real)
-    cdef Py_ssize_t m_position = padded_position(block * panel_width(&workspace[0]), &workspace[0])
     cdef Py_ssize_t[3] x_stride = [x.strides[1] // size, x.strides[2] // size, x.strides[3] // size]
     cdef real *v
     cdef real *m
@@ -150,7 +148,7 @@ def winograd_rows(
         transform_rows(&tiling, &s, &x[n, 0, 0, 0], x_stride, x.shape[1], x.shape[2], x.shape[3],
                        first * problem.stride_h - problem.pad_h, -problem.pad_w, m, v, &coefficient[0])
         for y in range(first, last):
-            winograd_row(&tiling, &s, y, block, v + (y - first) * s.row_step, &packed[0, 0, 0, 0, 0],
-                         problem.group_out, &coefficient[0], &bias[0], &out[n, 0, 0, 0], m, m_position)
+            winograd_row(&tiling, &s, y, v + (y - first) * s.row_step, &packed[0, 0, 0, 0],
+                         problem.group_out, &coefficient[0], &bias[0], &out[n, 0, 0, 0], m)
         if tiling.stream:
             finish_streams()
