@@ -218,7 +218,7 @@ def forms(geometry: ConvGeometry) -> tuple[Form, ...]:
 
 
 @lru_cache(maxsize=1024)
-def _special(geometry: ConvGeometry) -> ModuleType | None:
+def special_form(geometry: ConvGeometry) -> ModuleType | None:
     """The module of the form that the problem takes, if not tiles of both axes."""
     if strassen.fits(geometry):
         return strassen
@@ -235,7 +235,7 @@ def saving(geometry: ConvGeometry, calls: int | None, vector_bytes: int) -> floa
     a vector, the less is transformed in vain for an image of three channels, and the less moving counts.
     """
     slowness = 1.0 if vector_bytes >= _WIDEST else _SLOWNESS
-    if (module := _special(geometry)) is not None:
+    if (module := special_form(geometry)) is not None:
         return module.saving(geometry, calls, slowness)
     return _tiles_saving(geometry, calls, vector_bytes)
 
@@ -360,8 +360,8 @@ class Winograd(Algorithm):
 
     Kernels of more taps than their stride along an axis; long ones and those of a stride by blocks. Lavin and
     Gray, "Fast algorithms for convolutional neural networks", arXiv 1509.09308. Weights are transformed
-    once, in float64. A non-finite input spreads over its whole tile. 1×1 kernels have strassen.py, where it
-    spreads to the pixel that its own is added to.
+    once, in float64. A non-finite input spreads over its whole tile. Few channels have winograd_rows.py, 1×1
+    kernels strassen.py, where it spreads to the pixel that its own is added to.
     """
 
     name = "winograd"
@@ -369,7 +369,7 @@ class Winograd(Algorithm):
 
     def unsupported(self, geometry: ConvGeometry) -> str | None:
         reason = super().unsupported(geometry)
-        if reason is None and _special(geometry) is None:
+        if reason is None and special_form(geometry) is None:
             (down, across), stride = geometry.kernel_size, geometry.stride
             if down == across == 1:
                 reason = "a 1×1 kernel needs one group and no padding"
@@ -382,38 +382,38 @@ class Winograd(Algorithm):
 
     def multiplications(self, geometry: ConvGeometry) -> int:
         """The products of the transformed tiles; the transforms themselves are left out, as is usual."""
-        if (module := _special(geometry)) is not None:
+        if (module := special_form(geometry)) is not None:
             return module.multiplications(geometry)
         form = choose_form(geometry)
         channels = geometry.in_channels // geometry.groups * geometry.out_channels
         return geometry.batch * tiles(geometry, form) * form.products * channels
 
     def workspace_bytes(self, geometry: ConvGeometry, num_threads: int, kernels: ModuleType) -> int:
-        if (module := _special(geometry)) is not None:
+        if (module := special_form(geometry)) is not None:
             return module.workspace_bytes(geometry, num_threads, kernels)
         return _blocking(geometry, num_threads, kernels).per_thread * num_threads * geometry.dtype.itemsize
 
     def transformed_bytes(self, geometry: ConvGeometry) -> int:
-        if (module := _special(geometry)) is not None:
+        if (module := special_form(geometry)) is not None:
             return module.transformed_bytes(geometry)
         channels = geometry.in_channels // geometry.groups * geometry.out_channels
         return choose_form(geometry).products * channels * geometry.dtype.itemsize
 
     def error_bound(self, geometry: ConvGeometry) -> float:
-        if (module := _special(geometry)) is not None:
+        if (module := special_form(geometry)) is not None:
             return module.error_bound(geometry)
         form = choose_form(geometry)
         terms = geometry.in_channels // geometry.groups * math.prod(map(len, form.blocks))
         return transforms.error_bound(form.pairs, terms, geometry.dtype)
 
     def packing(self, geometry: ConvGeometry, kernels: ModuleType) -> Form | None:
-        module = _special(geometry)
+        module = special_form(geometry)
         return choose_form(geometry) if module is None else module.__name__
 
     def pack(
         self, weight, bias, geometry: ConvGeometry, kernels: ModuleType, num_threads: int, into=None
     ) -> Packed:
-        if (module := _special(geometry)) is not None:
+        if (module := special_form(geometry)) is not None:
             return module.pack(weight, bias, geometry, kernels, num_threads, into)
         form = choose_form(geometry)
         groups, channels = geometry.groups, geometry.in_channels // geometry.groups
@@ -434,7 +434,7 @@ class Winograd(Algorithm):
     ) -> Call:  # fmt: skip
         """As ``Algorithm.bind``; an output's channels may be those of several ``merged`` pixels."""
         geometry = packed.geometry
-        if (module := _special(geometry)) is not None:
+        if (module := special_form(geometry)) is not None:
             return module.bind(packed, out, epilogue, num_threads)
         blocking = _blocking(geometry, num_threads, packed.kernels)
         before = (

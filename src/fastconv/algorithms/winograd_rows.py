@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from functools import lru_cache
 from types import ModuleType
 from typing import NamedTuple
 
 import numpy as np
 
-from fastconv.algorithms import base, transforms
+from fastconv.algorithms import base, planes, transforms
 from fastconv.algorithms.base import Call, Epilogue, Packed, bound
 from fastconv.geometry import ConvGeometry
 from fastconv.memory import aligned_empty, give_back
@@ -22,21 +21,21 @@ _SHORT_TERMS = 16
 _MOST_CHANNELS, _MOST_STRIDED = 8, 16
 # Kernel rows summed at a time, at most: a register tile takes so many runs of terms.
 _MOST_ROWS = 16
-# In the time of a vector's multiply–add: a vector of a tile's outputs where sums are short, and an element of a
-# tile's transformed row there; beginning a sum, and those of a block of tiles, a vector of a tile's outputs, and a
-# point of a transformed row where they are not. And for the transformation of the weights: one of them takes as long as its products with so many
-# tiles.
+# In the time of a vector's multiply–add: of short sums, a vector of a tile's outputs, and an element of a
+# tile's transformed row; of others, beginning one, beginning those of a block of tiles, a vector of a
+# tile's outputs, and a point of a transformed row. And for the transformation of the weights: one of them
+# takes as long as its products with so many tiles.
 _COSTS, _PACKING_TILES = (30.0, 9.0, 4.0, 60.0, 80.0, 7.0), 75
 # Bytes of transformed rows a thread keeps: a part of an L2 cache.
 _BAND_BYTES = 256 * 1024
-# Tiles whose short sums are put together where outputs are not stored in place, as winograd_short.pyx has them.
+# Tiles whose short sums are put together where outputs are not stored in place, as in winograd_short.pyx.
 _SHORT_TILES = 8
 # Tiles multiplied at a time, a register tile of AVX-512: their products stay in the L1 cache.
 _BLOCK_TILES = 14
 
 
 class Form(NamedTuple):
-    """F(m, r): outputs and taps of a tile, and the terms of its sums, of ``channels`` channels of each row."""
+    """F(m, r): outputs and taps of a tile, and the terms of its sums, ``channels`` in each row."""
 
     outputs: int
     taps: int
@@ -138,7 +137,7 @@ def _blocking(geometry: ConvGeometry, num_threads: int, kernels: ModuleType) -> 
     rows, across = geometry.output_size[0], _across(geometry, form)
     tiles = base.round_up(across, width) if form.short else across
     row_bytes = form.points * tiles * form.channels * itemsize * geometry.stride[0]
-    fitting = max(geometry.kernel_size[0] // geometry.stride[0], _BAND_BYTES // row_bytes)
+    fitting = max(1, geometry.kernel_size[0] // geometry.stride[0], _BAND_BYTES // row_bytes)
     parts = base.ceil_div(num_threads, max(geometry.batch, 1))
     bands = min(rows, base.round_up(base.ceil_div(rows, fitting), parts))
     in_rows = base.in_rows(geometry, base.ceil_div(rows, bands))
@@ -166,7 +165,7 @@ def pack(
     weight, bias, geometry: ConvGeometry, kernels: ModuleType, num_threads: int, into: Packed | None
 ) -> Packed:
     """The transformed weights as panels."""
-    form, (rows, columns) = choose_form(geometry), geometry.kernel_size
+    form, rows = choose_form(geometry), geometry.kernel_size[0]
     width, stride = base.panel_width(kernels, geometry.dtype), geometry.stride[1]
     panels = base.ceil_div(geometry.out_channels, width)
     # (outputs, k_h, pixel of a stride, C_in, taps), zeros after a phase's last tap
@@ -183,19 +182,20 @@ def pack(
     )  # fmt: skip
     give_back(workspace)
     panel = transformed[0].swapaxes(1, 2) if form.short else transformed[0]
-    packed, bias_memory = (aligned_empty(panel.shape, geometry.dtype), None) if into is None else into[2:4]
-    packed[...] = panel
+    if into is None:
+        packed_bias = base.pack_bias(bias, geometry, kernels)
+        into = Packed(kernels, geometry, aligned_empty(panel.shape, geometry.dtype), packed_bias, {})
+    else:
+        base.pack_bias(bias, geometry, kernels, into.bias)
+    into.weight[...] = panel
     give_back(transformed)
-    done = Packed(kernels, geometry, packed, base.pack_bias(bias, geometry, kernels, bias_memory), {})
-    if into is not None:
-        done.late.update(into.late)
-        for memory in into.late.values():
-            _matrix(done, memory)
-    return done
+    for make, memory in into.late.items():
+        make(into, num_threads, memory)
+    return into
 
 
-def _matrix(packed: Packed, into: np.ndarray | None = None) -> np.ndarray:
-    """The weights of short sums as (C_out, terms, points), for planar outputs."""
+def _matrix(packed: Packed, _num_threads: int, into: np.ndarray | None = None) -> np.ndarray:
+    """The weights of short sums as (panels, PANEL, terms, points), for planar outputs."""
     panels, terms, points, width = packed.weight.shape
     if into is None:
         into = np.empty((panels, width, terms, points), packed.weight.dtype)
@@ -229,11 +229,8 @@ def bind(packed: Packed, out: np.ndarray, epilogue: Epilogue, num_threads: int) 
             *_origins(geometry), *blocking[:-1], fetch, stream, *epilogue,
         )  # fmt: skip
         return bound(kernels.winograd_rows, geometry.dtype, before, after)
-    planar, weight = out.strides[2] == out.itemsize, packed.weight
-    if planar:
-        weight = packed.late.setdefault(_matrix, None)
-        if weight is None:
-            weight = packed.late[_matrix] = _matrix(packed)
+    planar = out.strides[2] == out.itemsize
+    weight = planes.form(packed, _matrix, num_threads) if planar else packed.weight
     before = (
         weight.reshape(-1), packed.bias, geometry, _coefficient(geometry), blocking.bands, planar, stream,
         *epilogue,

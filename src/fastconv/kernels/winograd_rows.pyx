@@ -1,27 +1,27 @@
-# Winograd convolution F(m, r) of few channels, along rows alone. For a stride s, s pixels side by side are one
-# of s·C_in channels, and the kernel has r = ⌈k_w / s⌉ taps of stride 1 on them. With n = m + r − 1 points, for
-# each tile t of m outputs
+# Winograd convolution F(m, r) of few channels, along rows alone. Of stride s, s pixels side by side are one
+# of s·C_in channels, and the kernel has r = ⌈k_w / s⌉ taps of stride 1. With n = m + r − 1 points, for each
+# tile t of m outputs
 #
 #     V_q[y, t, c] = Σ_j B_qj d[y, m·t + j, c]
 #     M_q[y, t] = Σ_i Σ_c U_q[i, c] V_q[y·s_h + i·d_h, t, c]        U_q[i, c] = Σ_j G_qj g[i, j, c]
 #     out[y, m·t + k] = Σ_q A_kq M_q[y, t]
 #
-# A row is transformed once for all kernel rows that meet it, and a tile's transformed rows follow each other, so
-# that what a product sums lies in one run, or in a run for each kernel row where these are dilated.
+# A row is transformed once for all kernel rows that meet it, and a tile's transformed rows follow each other:
+# what a product sums lies in one run, or in a run for each kernel row where these are dilated.
 from cython.parallel cimport prange, threadid
 
 
-# A band of rows of one image: `rows` transformed rows, `pitch` elements of a tile's, `channels` of each row.
+# Transformed rows: `pitch` elements of a tile's, `channels` of each row.
 cdef struct RowBand:
-    Py_ssize_t rows, pitch, channels, position, row_step, kernel_rows, kernel_step, block, at_once
+    Py_ssize_t pitch, channels, position, row_step, kernel_rows, kernel_step, block, at_once
 
 
 cdef void transform_rows(
     const Tiling *tiling, const RowBand *s, const real *image, const Py_ssize_t *stride, Py_ssize_t height,
-    Py_ssize_t width, Py_ssize_t channels, Py_ssize_t top, Py_ssize_t left, real *row, real *v,
-    const real *coefficient
+    Py_ssize_t width, Py_ssize_t channels, Py_ssize_t top, Py_ssize_t left, Py_ssize_t rows, real *row,
+    real *v, const real *coefficient
 ) noexcept nogil:
-    """V of the band's rows from row `top` of the image on; `row` holds one of them.
+    """V of `rows` rows from row `top` of the image on; `row` holds one of them.
 
     Whole vectors are stored: what is beyond a row's channels is overwritten by the next row.
     """
@@ -29,7 +29,7 @@ cdef void transform_rows(
     cdef Py_ssize_t lanes = panel_width(v) // 2, vectors = (s.channels + lanes - 1) // lanes * lanes
     cdef Py_ssize_t columns = ((tiling.across - 1) * tiling.outputs_w + tiling.points_w) * tiling.stride_w
     cdef Py_ssize_t r, t, i, j, run, tile = tiling.outputs_w * s.channels
-    for r in range(s.rows):
+    for r in range(rows):
         gather_band(image, stride, height, width, channels, top + r, left, 1, columns, row, 0, channels)
         for t from 0 <= t < tiling.across by MAX_POSITIONS // tiling.points_w:
             run = min(<Py_ssize_t>MAX_POSITIONS // tiling.points_w, tiling.across - t)
@@ -64,8 +64,8 @@ cdef void winograd_row(
     Py_ssize_t out_channels, const real *coefficient, const real *bias, real *out, real *m
 ) noexcept nogil:
     """All outputs of row y: products of a block of tiles, point by point, then their outputs."""
-    cdef Py_ssize_t width = panel_width(v), blocks = (tiling.across + s.block - 1) // s.block, i, p, q, channels
-    cdef Py_ssize_t first, last, at = y * tiling.across, terms = s.kernel_rows * s.channels
+    cdef Py_ssize_t width = panel_width(v), blocks = (tiling.across + s.block - 1) // s.block, i, p, q
+    cdef Py_ssize_t first, last, channels, at = y * tiling.across, terms = s.kernel_rows * s.channels
     cdef Py_ssize_t m_position = padded_position(s.block * width, v)
     cdef Place place
     for i in range(blocks):
@@ -135,18 +135,19 @@ def winograd_rows(
     s.kernel_rows, s.kernel_step = problem.kernel_h, problem.dilation_h * s.channels
     s.row_step = problem.stride_h * s.channels
     s.position = padded_position(tiling.across * pitch, &workspace[0])
-    cdef Py_ssize_t item, items = x.shape[0] * bands, n, y, first, last, size = sizeof(real)
+    cdef Py_ssize_t item, items = x.shape[0] * bands, n, y, first, last, in_rows, size = sizeof(real)
     cdef Py_ssize_t[3] x_stride = [x.strides[1] // size, x.strides[2] // size, x.strides[3] // size]
     cdef real *v
     cdef real *m
     for item in prange(items, nogil=True, num_threads=num_threads, schedule="static"):
         n = item // bands
         first, last = share(out.shape[1], bands, item % bands), share(out.shape[1], bands, item % bands + 1)
-        s.rows = covered(last - first, problem.stride_h, problem.kernel_h, problem.dilation_h)
+        in_rows = covered(last - first, problem.stride_h, problem.kernel_h, problem.dilation_h)
         v = &workspace[threadid() * per_thread]
         m = v + tiling.points_w * s.position
         transform_rows(&tiling, &s, &x[n, 0, 0, 0], x_stride, x.shape[1], x.shape[2], x.shape[3],
-                       first * problem.stride_h - problem.pad_h, -problem.pad_w, m, v, &coefficient[0])
+                       first * problem.stride_h - problem.pad_h, -problem.pad_w, in_rows, m, v,
+                       &coefficient[0])
         for y in range(first, last):
             winograd_row(&tiling, &s, y, v + (y - first) * s.row_step, &packed[0, 0, 0, 0],
                          problem.group_out, &coefficient[0], &bias[0], &out[n, 0, 0, 0], m)

@@ -1,10 +1,9 @@
-# Winograd convolution of few channels along rows, as in winograd_rows.pyx, where sums are short: F(4, 3), products
-# and outputs of a tile in registers. V lies by tiles,
+# The same where sums are short: F(4, 3), the products and outputs of a tile in registers. V lies by tiles,
 #
-#     V[group of tiles][y][c][q][tile]        of two vectors' tiles a group,
+#     V[group of tiles][y][c][q][tile]        with two vectors' tiles a group,
 #
-# so that it is the right factor where outputs are planes, and its elements are the left factor's where they are
-# channels-last. The sums are the same.
+# so that it is the right factor where outputs are planes; where they are channels-last its elements are the
+# left one's. The sums are the same.
 from cython.parallel cimport prange, threadid
 
 cdef extern from "microkernel.h" nogil:
@@ -83,8 +82,9 @@ cdef void short_inputs(
                     x = j * tiling.stride_w + k // channels
                     pixel[j] = (sorted + (k % channels * period + x % period) * pitch + x // period
                                 + g * size)
-                transform_input(tiling, 1, pixel, tiles, v + ((g * rows + r) * terms + k) * SHORT_POINTS * size,
-                                size, 0, coefficient, coefficient)
+                transform_input(
+                    tiling, 1, pixel, tiles, v + ((g * rows + r) * terms + k) * SHORT_POINTS * size, size, 0,
+                    coefficient, coefficient)
 
 
 cdef void short_row_pixels(
@@ -159,9 +159,10 @@ def winograd_short(
     tiling.merged_h = tiling.merged_w = 1
     set_spacing(&tiling, &problem)
     set_outputs(&tiling, out, problem.group_out, accumulate, True, stream)
-    cdef Py_ssize_t size = sizeof(real), width = panel_width(&workspace[0]), terms = problem.stride_w * x.shape[3]
-    cdef Py_ssize_t row = terms * SHORT_POINTS * width, panel = problem.kernel_h * row, v_group, in_rows, groups
-    cdef Py_ssize_t item, items = x.shape[0] * bands, n, y, p, g, first, last, channels = out.shape[3]
+    cdef Py_ssize_t size = sizeof(real), width = panel_width(&workspace[0])
+    cdef Py_ssize_t terms = problem.stride_w * x.shape[3], row = terms * SHORT_POINTS * width
+    cdef Py_ssize_t panel = problem.kernel_h * row, v_group, in_rows, groups, start
+    cdef Py_ssize_t item, items = x.shape[0] * bands, n, y, p, first, last, channels = out.shape[3]
     cdef Py_ssize_t[3] x_stride = [x.strides[1] // size, x.strides[2] // size, x.strides[3] // size]
     cdef real *v
     cdef real *scratch
@@ -172,11 +173,12 @@ def winograd_short(
     if problem.dilation_h > 1:
         s.runs, s.run, s.skip = problem.kernel_h, terms, (problem.dilation_h - 1) * row
     s.matrix, s.accumulate, s.rectified = problem.kernel_h * terms * SHORT_POINTS, accumulate, rectified
-    s.y_pixel, s.y_tile, s.streamed = tiling.out_stride[1], SHORT_OUTPUTS * tiling.out_stride[1], tiling.stream
+    s.y_pixel, s.y_tile = tiling.out_stride[1], SHORT_OUTPUTS * tiling.out_stride[1]
+    s.streamed = tiling.stream
     if planar:
         s.y_tile = tiling.out_stride[2]
-        s.streamed = stream and not accumulate and (
-            <Py_ssize_t>&out[0, 0, 0, 0] | out.strides[0] | out.strides[1] | out.strides[3]) % VECTOR_BYTES == 0
+        start = <Py_ssize_t>&out[0, 0, 0, 0] | out.strides[0] | out.strides[1] | out.strides[3]
+        s.streamed = stream and not accumulate and start % VECTOR_BYTES == 0
     for item in prange(items, nogil=True, num_threads=num_threads, schedule="static"):
         n = item // bands
         first, last = share(out.shape[1], bands, item % bands), share(out.shape[1], bands, item % bands + 1)
