@@ -160,12 +160,10 @@ class _Tiled(NamedTuple):
 @lru_cache(maxsize=1024)
 def _tiled(geometry: ConvGeometry, kernels: ModuleType) -> _Tiled | None:
     """Winograd's form of the problem; None where the direct sum is faster."""
-    if _is_depthwise(geometry) or geometry.stride != (1, 1) or winograd.Winograd().unsupported(geometry):
+    forms = winograd.forms(geometry)
+    if _is_depthwise(geometry) or geometry.stride != (1, 1) or not forms:
         return None
-    form = min(
-        winograd.forms(geometry),
-        key=lambda form: form.positions * winograd.tiles(geometry, form),
-    )
+    form = min(forms, key=lambda form: form.positions * winograd.tiles(geometry, form))
     if not form.whole:
         return None
     itemsize = geometry.dtype.itemsize

@@ -79,13 +79,14 @@ ALWAYS_INLINE void TYPED(winograd_short_sized)(
             vec sum[SHORT_OUTPUTS];
             _Pragma("GCC unroll 4") for (int i = 0; i < SHORT_OUTPUTS; i++)
             {
-                sum[i] = i == 0 ? acc[t][0][j] + plus[0] + plus[1]
-                                : TYPED(broadcast)(coefficient[4 + i]) * (i % 2 ? minus[0] : plus[0])
-                                      + TYPED(broadcast)(coefficient[4 + WINOGRAD_POWERS + i])
-                                            * (i % 2 ? minus[1] : plus[1]);
-                if (i == SHORT_OUTPUTS - 1)
-                    sum[i] += acc[t][5][j];
-                sum[i] += start;
+                sum[i] = i == SHORT_OUTPUTS - 1 ? start + acc[t][5][j] : i == 0 ? start + acc[t][0][j] : start;
+                /* Step by step: of a sum of two products GCC fuses now one, now the other. */
+                _Pragma("GCC unroll 2") for (int p = 0; p < 2; p++)
+                    if (i == 0)
+                        sum[i] += plus[p];
+                    else
+                        sum[i] += TYPED(broadcast)(coefficient[4 + p * WINOGRAD_POWERS + i])
+                                  * (i % 2 ? minus[p] : plus[p]);
             }
             if (planar)
                 TYPED(interleave_four)(sum);

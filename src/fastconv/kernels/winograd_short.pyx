@@ -105,7 +105,7 @@ cdef void short_row_pixels(
             winograd_short_tiles(False, channels // lanes, count, s, v + t // width * v_group + t % width,
                                  packed, coefficient, bias, target)
         else:
-            count = min(SHORT_TILES, tiling.across - t)
+            count = min(SHORT_TILES, min(width - t % width, tiling.across - t))
             columns = min(count * SHORT_OUTPUTS, tiling.out_columns - x)
             if s.accumulate:
                 gather_band(<const real *>target, tiling.out_stride, 1, columns, channels, 0, 0, 1, columns,
