@@ -214,8 +214,8 @@ def test_accumulate_without_out_is_refused():
 
 
 def test_narrow_vectors_make_tiles_of_few_channels_worth_it():
-    """Three channels fill a vector of four better than one of sixteen: AlexNet's first layer."""
-    weight = np.zeros((64, 3, 11, 11), np.float32)
+    """Twelve channels fill vectors of four better than one of sixteen."""
+    weight = np.zeros((64, 12, 3, 3), np.float32)
     chosen = {}
     for level in LEVELS:
         with kernels.use(level):
