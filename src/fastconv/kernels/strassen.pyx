@@ -43,22 +43,22 @@ cdef void strassen_tiles(
 ) noexcept nogil:
     """A part of the channels for all rows; the sums are formed on the way unless `summed`."""
     cdef Py_ssize_t tiles = (h.rows + TILE_ROWS - 1) // TILE_ROWS, lanes = panel_width(b) // 2, t, r, i
-    cdef Py_ssize_t first_rows = share(h.rows, tiles, 1), next_rows
+    cdef Py_ssize_t ready = share(h.rows, tiles, 1), next_rows
     cdef const real *bottom = top + h.bottom * h.a_pitch
     cdef real *tile_c[4]
     # Each tile forms the next one's, a quarter with each of four products, which have to be long enough; those
     # of the first one, or of all, come first.
     if s.depth % lanes != 0 or TILE_ROWS > lanes:
-        first_rows = h.rows
+        ready = h.rows
     if not summed:
         if real is float:
-            strassen_sums_f32(first_rows, s.depth, top, bottom, h.a_pitch, h.second, sums, h.s_pitch, s.s_next)
+            strassen_sums_f32(ready, s.depth, top, bottom, h.a_pitch, h.second, sums, h.s_pitch, s.s_next)
         else:
-            strassen_sums_f64(first_rows, s.depth, top, bottom, h.a_pitch, h.second, sums, h.s_pitch, s.s_next)
+            strassen_sums_f64(ready, s.depth, top, bottom, h.a_pitch, h.second, sums, h.s_pitch, s.s_next)
     for t in range(tiles):
         r = share(h.rows, tiles, t)
         next_rows = share(h.rows, tiles, min(t + 2, tiles)) - share(h.rows, tiles, t + 1)
-        if summed or first_rows == h.rows:
+        if summed or ready == h.rows:
             next_rows = 0
         for i in range(4):
             tile_c[i] = c[i] + r * s.c_pitch
