@@ -46,8 +46,8 @@ cdef void strassen_tiles(
     cdef Py_ssize_t ready = share(h.rows, tiles, 1), next_rows
     cdef const real *bottom = top + h.bottom * h.a_pitch
     cdef real *tile_c[4]
-    # Each tile forms the next one's, a quarter with each of four products, which have to be long enough; those
-    # of the first one, or of all, come first.
+    # Each tile forms the next one's, a quarter with each of four products, which have to be long enough;
+    # those of the first one, or of all, come first.
     if s.depth % lanes != 0 or TILE_ROWS > lanes:
         ready = h.rows
     if not summed:
