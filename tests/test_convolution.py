@@ -268,7 +268,8 @@ def test_strassen_is_chosen_where_its_sums_are_repaid():
     assert fc.plan_conv2d((1, 1024, 14, 14), weight).algorithm == "winograd"
     assert fc.plan_conv2d((1, 1024, 14, 14), weight, calls=1).algorithm == "direct"
     assert fc.plan_conv2d((1, 1024, 14, 14), weight, rtol=1.5e-6).algorithm == "direct"
-    assert fc.plan_conv2d((1, 64, 56, 56), weight[:, :64]).algorithm == "direct"
+    assert fc.plan_conv2d((1, 64, 56, 56), weight[:, :64]).algorithm == "winograd"
+    assert fc.plan_conv2d((1, 32, 56, 56), weight[:, :32]).algorithm == "direct"
 
 
 @pytest.mark.parametrize("algorithm", SUMMING)

@@ -11,7 +11,7 @@ from fastconv.geometry import ConvGeometry
 # How many times fewer operations Winograd must promise, weights and transforms counted, to be chosen.
 _MIN_WINOGRAD_SAVING = 1.1
 # The same for a 1×1 kernel, whose model has no more to count than sums, stores and weights.
-_MIN_STRASSEN_SAVING = 1.02
+_MIN_STRASSEN_SAVING = 1.04
 # From about half of DEPTH channels on, direct sums one tap at a time as well, and kn2col needs no halo copy:
 # ahead on the 1×7, strided and dilated layers of benchmarks/RESULTS.md.
 _MIN_KN2COL_CHANNELS = 128

@@ -16,22 +16,19 @@ from fastconv.memory import aligned_empty
 
 PRODUCTS = 7
 # Blocks of pixels, whose halves are added to each other, are whole units, so that halves begin on cache lines
-# of a plane; the last has the rest, too. Six: at 14×14 fourteen register tiles of AVX-512. More gain nothing,
+# of a plane; the last has the rest, too. Seven: two times eight register tiles of AVX-512. More gain nothing,
 # fewer read the weights, of which there are 7/4 as many, too often.
-_UNIT, _BLOCK_UNITS = 32, 6
+_UNIT, _BLOCK_UNITS = 32, 7
 # Bytes of a block's sums, most of an L2 cache.
 _SUMS_BYTES = 1 << 20
-# In times that a pixel's product with a row of a panel takes: to move a pixel of a panel of outputs to planes
-# (channels-last 5.0, but a choice holds for all layouts), to add up a channel of a pixel's sums, and to bring
-# a row of a panel from the L3 cache.
-_STORE, _SUM, _WEIGHT = 12.0, 0.95, 3.5
+# In times that a pixel's product with a row of a panel takes: to store a pixel of a panel of outputs, to add
+# up a channel of a pixel's sums, and to bring a row of a panel from the L3 cache.
+_STORE, _SUM, _WEIGHT = 3.5, 0.4, 3.5
 # The same to add up and pack such a row.
 _PACKING = 300.0
 # Growth of the error over a sum of the same length, because sums of up to four quarters, in both factors,
-# make larger terms: of 600 random problems of 1 to 512 channels the worst came to 1.65.
+# make larger terms: of 400 random problems of 1 to 1024 channels the worst came to 1.72.
 _ERROR_GROWTH = 2.25
-# Products whose terms follow each other in registers.
-_CHAIN = 3
 
 
 @lru_cache(maxsize=1024)
@@ -71,7 +68,7 @@ def transformed_bytes(geometry: ConvGeometry) -> int:
 
 def error_bound(geometry: ConvGeometry) -> float:
     """As ``Algorithm.error_bound``."""
-    return _ERROR_GROWTH * base.summation_error(geometry.in_channels, geometry.dtype, _CHAIN * base.DEPTH)
+    return _ERROR_GROWTH * base.summation_error(geometry.in_channels, geometry.dtype)
 
 
 def saving(geometry: ConvGeometry, calls: int | None, slowness: float) -> float:
@@ -111,7 +108,7 @@ def _blocking(geometry: ConvGeometry, num_threads: int, kernels: ModuleType) -> 
     # An odd number of cache lines from pixel to pixel of a sum, so that a tile's do not share a cache set.
     sum_pitch = (base.ceil_div(_half(geometry.in_channels), line) | 1) * line
     rows = _half(_block_pixels(geometry))
-    quarters = (2 + 4) * rows * width + base.scatter_slack(kernels, geometry.dtype, width)
+    quarters = 4 * rows * width + base.scatter_slack(kernels, geometry.dtype, width)
     per_thread = (4 + 2 * 2) * rows * sum_pitch + quarters
     return _Blocking(blocks, min(pairs, pair_parts), 2 * sum_pitch, base.round_up(per_thread, line))
 

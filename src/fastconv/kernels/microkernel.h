@@ -71,9 +71,10 @@ struct narrow {
     int mode, rectified, accumulate;
 };
 
-/* A part of the channels in Strassen's method: pitches count elements, `product` those between panels of B. */
+/* A part of the channels in Strassen's method. Elements: `second` from a pixel's first half of channels to the
+ * second, s_next from sum to sum of A's quarters, `product` from panel to panel of B. */
 struct strassen {
-    ptrdiff_t depth, a_pitch, s_pitch, c_pitch, product;
+    ptrdiff_t depth, second, a_pitch, s_pitch, s_next, c_pitch, product;
     int added, rectified;
 };
 
@@ -259,6 +260,25 @@ static void TYPED(transpose)(
         }
 }
 
+/* One term of each of a tile's sums. */
+ALWAYS_INLINE void TYPED(gemm_term)(
+    const int rows, const int vectors, const REAL *const base[3], ptrdiff_t a_stride, ptrdiff_t k, const REAL *b,
+    ptrdiff_t b_stride, vec acc[TILE_ROWS][2])
+{
+    vec bv[2];
+    _Pragma("GCC unroll 2") for (int v = 0; v < vectors; v++)
+    {
+        bv[v] = TYPED(load)(b + v * LANES);
+        __builtin_prefetch(b + PREFETCH_ROWS * b_stride + v * LANES);
+    }
+    _Pragma("GCC unroll 16") for (int r = 0; r < rows; r++)
+    {
+        const vec av = TYPED(broadcast)(base[r / 5][r % 5 * a_stride + k]);
+        _Pragma("GCC unroll 2") for (int v = 0; v < vectors; v++)
+            acc[r][v] += av * bv[v];
+    }
+}
+
 /* Terms first … last of a segment; `prefetching` brings a line at `ahead` with each. Two loops, one with it
  * and one without, because even one more instruction a term costs 1–3 %. */
 ALWAYS_INLINE void TYPED(gemm_terms)(
@@ -267,22 +287,11 @@ ALWAYS_INLINE void TYPED(gemm_terms)(
     ptrdiff_t ahead_stride, vec acc[TILE_ROWS][2])
 {
     for (ptrdiff_t k = first; k < last; k++, b += b_stride) {
-        vec bv[2];
-        _Pragma("GCC unroll 2") for (int v = 0; v < vectors; v++)
-        {
-            bv[v] = TYPED(load)(b + v * LANES);
-            __builtin_prefetch(b + PREFETCH_ROWS * b_stride + v * LANES);
-        }
         if (prefetching) {
             __builtin_prefetch(ahead, 0, 2);
             ahead += ahead_stride;
         }
-        _Pragma("GCC unroll 16") for (int r = 0; r < rows; r++)
-        {
-            const vec av = TYPED(broadcast)(base[r / 5][r % 5 * a_stride + k]);
-            _Pragma("GCC unroll 2") for (int v = 0; v < vectors; v++)
-                acc[r][v] += av * bv[v];
-        }
+        TYPED(gemm_term)(rows, vectors, base, a_stride, k, b, b_stride, acc);
     }
 }
 

@@ -1,5 +1,10 @@
 /* Winograd's variant of Strassen's product, on register tiles. Part of microkernel.h, once for each type. */
 
+#define EACH(...)                                           \
+    _Pragma("GCC unroll 16") for (int r = 0; r < rows; r++) \
+        _Pragma("GCC unroll 2") for (int j = 0; j < 2; j++) \
+            __VA_ARGS__;
+
 /* The sums of A's quarters, each [rows][half] with pixels `s_pitch` and sums `s_next` elements apart:
  *
  *     S₁ = A₂₁ + A₂₂    S₂ = S₁ − A₁₁    S₃ = A₁₁ − A₂₁    S₄ = A₁₂ − S₂
@@ -29,95 +34,127 @@ static void TYPED(strassen_sums)(
     }
 }
 
-/* s->depth terms more. Meanwhile a part of the next product's panel is brought, where `ahead` is not negative, or
- * else the rows of C that the sum will go to, as in gemm_tile. */
-ALWAYS_INLINE void TYPED(strassen_terms)(
-    const int rows, const struct strassen *s, ptrdiff_t ahead, const REAL *a, ptrdiff_t a_pitch, const REAL *b,
-    const REAL *c, vec acc[TILE_ROWS][2])
+/* z = x + y, or x − y where `sign` is negative, for `rows` rows of one quarter. */
+struct TYPED(strassen_sum)
 {
-    const ptrdiff_t width = 2 * LANES, depth = s->depth, first = depth < rows ? depth : rows;
+    ptrdiff_t rows;
+    const REAL *x, *y;
+    REAL *z;
+    ptrdiff_t x_pitch, y_pitch, z_pitch;
+};
+
+/* M = A·B for s->depth terms. Meanwhile a quarter's sum for the next tile is formed, a vector with each term:
+ * what it loads and stores would take as long again by itself, and is hidden behind the multiply–adds. */
+ALWAYS_INLINE void TYPED(strassen_product)(
+    const int rows, const int sign, const struct strassen *s, const REAL *a, ptrdiff_t a_pitch, const REAL *b,
+    struct TYPED(strassen_sum) sum, vec acc[TILE_ROWS][2])
+{
+    const ptrdiff_t width = 2 * LANES, depth = s->depth;
     const REAL *base[3];
+    ptrdiff_t k = 0;
     _Pragma("GCC unroll 3") for (int i = 0; i < 3; i++)
     {
         base[i] = a + 5 * i * a_pitch;
         __asm__("" : "+r"(base[i])); /* as in gemm_tile_sized */
     }
-    if (ahead >= 0) {
-        TYPED(gemm_terms)(rows, 2, 1, base, a_pitch, 0, depth, b, width, b + s->product + ahead, LANES, acc);
-        return;
+    EACH(acc[r][j] = (vec){0})
+    EACH(HOLD(acc[r][j])) /* from loop to loop the sums stay in their registers, where GCC would move them */
+    if (sign != 0) {
+        for (; sum.rows > 0; sum.rows--) {
+            for (const ptrdiff_t end = k + depth / LANES; k < end; k++, b += width) {
+                const vec x = TYPED(load)(sum.x), y = TYPED(load)(sum.y);
+                TYPED(store)(sum.z, sign > 0 ? x + y : x - y);
+                sum.x += LANES;
+                sum.y += LANES;
+                sum.z += LANES;
+                TYPED(gemm_term)(rows, 2, base, a_pitch, k, b, width, acc);
+            }
+            sum.x += sum.x_pitch - depth;
+            sum.y += sum.y_pitch - depth;
+            sum.z += sum.z_pitch - depth;
+        }
+        EACH(HOLD(acc[r][j]))
     }
-    TYPED(gemm_terms)(rows, 2, 1, base, a_pitch, 0, first, b, width, c, s->c_pitch, acc);
-    TYPED(gemm_terms)(rows, 2, 0, base, a_pitch, first, depth, b + first * width, width, c, s->c_pitch, acc);
+    for (; k < depth; k++, b += width)
+        TYPED(gemm_term)(rows, 2, base, a_pitch, k, b, width, acc);
+    EACH(HOLD(acc[r][j]))
 }
 
-/* c = M + bias + u (+ c, where `added`), rectified on demand; bias and u may be NULL. */
+/* u = M + v; v may be NULL, or u. */
+ALWAYS_INLINE void TYPED(strassen_keep)(const int rows, vec acc[TILE_ROWS][2], const REAL *v, REAL *u)
+{
+    EACH(TYPED(store)(u + (2 * r + j) * LANES, v ? acc[r][j] + TYPED(load)(v + (2 * r + j) * LANES) : acc[r][j]))
+}
+
+/* c = M + u + bias (+ c, where `added`), rectified on demand; bias may be NULL. */
 ALWAYS_INLINE void TYPED(strassen_store)(
     const int rows, vec acc[TILE_ROWS][2], const struct strassen *s, const REAL *bias, const REAL *u, REAL *c)
 {
-    _Pragma("GCC unroll 16") for (int r = 0; r < rows; r++)
-        _Pragma("GCC unroll 2") for (int v = 0; v < 2; v++)
-        {
-            REAL *at = c + r * s->c_pitch + v * LANES;
-            vec sum = acc[r][v];
-            if (u)
-                sum += TYPED(load)(u + (2 * r + v) * LANES);
-            if (bias)
-                sum += TYPED(load)(bias + v * LANES);
-            if (s->added)
-                sum += TYPED(load)(at);
-            TYPED(store)(at, s->rectified ? TYPED(rectify)(sum) : sum);
-        }
-}
-
-/* A chain with its row count known to the compiler. */
-ALWAYS_INLINE void TYPED(strassen_tile_sized)(
-    const int rows, int chain, const struct strassen *s, ptrdiff_t ahead, const REAL *const a[3],
-    const REAL *b, const REAL *bias, REAL *const c[2], REAL *u, REAL *v)
-{
-    vec acc[TILE_ROWS][2];
-#define EACH(statement)                                                                            \
-    _Pragma("GCC unroll 16") for (int r = 0; r < rows; r++)                                        \
-        _Pragma("GCC unroll 2") for (int j = 0; j < 2; j++)                                        \
-    statement;
-    if (chain == 0) {
-        EACH(acc[r][j] = (vec){0})
-        TYPED(strassen_terms)(rows, s, ahead, a[0], s->a_pitch, b, c[0], acc);
-        EACH(TYPED(store)(u + (2 * r + j) * LANES, acc[r][j]))
-        TYPED(strassen_terms)(rows, s, ahead, a[1], s->a_pitch, b + s->product, c[0], acc);
-        TYPED(strassen_store)(rows, acc, s, bias, NULL, c[0]);
-    } else if (chain == 1) {
-        EACH(acc[r][j] = TYPED(load)(u + (2 * r + j) * LANES))
-        TYPED(strassen_terms)(rows, s, ahead, a[0], s->s_pitch, b, c[0], acc);
-        EACH(TYPED(store)(u + (2 * r + j) * LANES, acc[r][j]))
-        TYPED(strassen_terms)(rows, s, ahead, a[1], s->s_pitch, b + s->product, c[0], acc);
-        EACH(TYPED(store)(v + (2 * r + j) * LANES, acc[r][j]))
-        TYPED(strassen_terms)(rows, s, ahead, a[2], s->a_pitch, b + 2 * s->product, c[0], acc);
-        TYPED(strassen_store)(rows, acc, s, bias, NULL, c[0]);
+    static const REAL zeros[2 * LANES];
+    const REAL *shift = bias ? bias : zeros, *old = s->added ? c : zeros;
+    const ptrdiff_t old_pitch = s->added ? s->c_pitch : 0;
+    const vec least = TYPED(broadcast)(s->rectified ? 0 : -INFINITY);
+    const vec offset[2] = {TYPED(load)(shift), TYPED(load)(shift + LANES)};
+    if (!s->added && !s->rectified) {
+        EACH({
+            const vec sum = acc[r][j] + TYPED(load)(u + (2 * r + j) * LANES) + offset[j];
+            TYPED(store)(c + r * s->c_pitch + j * LANES, sum);
+        })
     } else {
-        EACH(acc[r][j] = (vec){0})
-        TYPED(strassen_terms)(rows, s, ahead, a[0], s->s_pitch, b, c[0], acc);
-        TYPED(strassen_store)(rows, acc, s, bias, v, c[0]);
-        TYPED(strassen_terms)(rows, s, ahead, a[1], s->s_pitch, b + s->product, c[1], acc);
-        TYPED(strassen_store)(rows, acc, s, bias, u, c[1]);
+        EACH({
+            const vec sum = acc[r][j] + TYPED(load)(u + (2 * r + j) * LANES) + offset[j]
+                            + TYPED(load)(old + r * old_pitch + j * LANES);
+            TYPED(store)(c + r * s->c_pitch + j * LANES, (vec)((vec_mask)sum & ~(sum < least)));
+        })
     }
-#undef EACH
 }
 
-/* One of the three chains of products, which a tile's sums go through without leaving the registers:
- *
- *     0    u = A₁₁B₁₁    C₁₁ = u + A₁₂B₂₁
- *     1    u = u + S₂T₂    v = u + S₃T₃    C₂₁ = v − A₂₂T₄
- *     2    C₂₂ = v + S₁T₁    C₁₂ = u + S₁T₁ + S₄B₂₂
- *
- * `a` and `c` are in the order of their use, products `product` elements apart in `b`. While it sums, memory
- * fetches each next product from `ahead` elements on, unless that is negative. */
-static void TYPED(strassen_tile)(
-    int rows, int chain, const struct strassen *s, ptrdiff_t ahead, const REAL *const a[3], const REAL *b,
-    const REAL *bias, REAL *const c[2], REAL *u, REAL *v)
+/* The tile with its row count known to the compiler. */
+ALWAYS_INLINE void TYPED(strassen_tile_sized)(
+    const int rows, const struct strassen *s, const REAL *top, const REAL *bottom, REAL *sums, const REAL *b,
+    const REAL *left_bias, const REAL *right_bias, REAL *const c[4], ptrdiff_t next)
 {
-#define CASE(r)                                                                 \
-    case r:                                                                     \
-        TYPED(strassen_tile_sized)(r, chain, s, ahead, a, b, bias, c, u, v);           \
+    const ptrdiff_t a = s->a_pitch, p = s->s_pitch, product = s->product;
+    const REAL *a11 = top + rows * a, *a21 = bottom + rows * a; /* the next tile's */
+    REAL *s1 = sums + rows * p, *s2 = s1 + s->s_next, *s3 = s2 + s->s_next, *s4 = s3 + s->s_next;
+    REAL u[TILE_ROWS * 2 * LANES] __attribute__((aligned(VECTOR_BYTES)));
+    REAL v[TILE_ROWS * 2 * LANES] __attribute__((aligned(VECTOR_BYTES)));
+    const struct TYPED(strassen_sum) sum1 = {next, a21, a21 + s->second, s1, a, a, p};
+    const struct TYPED(strassen_sum) sum2 = {next, s1, a11, s2, p, a, p}, sum3 = {next, a11, a21, s3, a, a, p};
+    const struct TYPED(strassen_sum) sum4 = {next, a11 + s->second, s2, s4, a, p, p};
+    vec acc[TILE_ROWS][2];
+    TYPED(strassen_product)(rows, 1, s, top, a, b, sum1, acc);
+    TYPED(strassen_keep)(rows, acc, NULL, u);
+    TYPED(strassen_product)(rows, -1, s, top + s->second, a, b + product, sum2, acc);
+    TYPED(strassen_store)(rows, acc, s, left_bias, u, c[0]);
+    TYPED(strassen_product)(rows, -1, s, sums + s->s_next, p, b + 2 * product, sum3, acc);
+    TYPED(strassen_keep)(rows, acc, u, u);
+    TYPED(strassen_product)(rows, -1, s, sums + 2 * s->s_next, p, b + 3 * product, sum4, acc);
+    TYPED(strassen_keep)(rows, acc, u, v);
+    TYPED(strassen_product)(rows, 0, s, bottom + s->second, a, b + 4 * product, sum1, acc);
+    TYPED(strassen_store)(rows, acc, s, left_bias, v, c[1]);
+    TYPED(strassen_product)(rows, 0, s, sums, p, b + 5 * product, sum1, acc);
+    TYPED(strassen_keep)(rows, acc, u, u);
+    TYPED(strassen_store)(rows, acc, s, right_bias, v, c[2]);
+    TYPED(strassen_product)(rows, 0, s, sums + 3 * s->s_next, p, b + 6 * product, sum1, acc);
+    TYPED(strassen_store)(rows, acc, s, right_bias, u, c[3]);
+}
+
+/* The seven products of a tile of pixels with a pair of panels, `product` elements apart in `b`:
+ *
+ *     u = A₁₁B₁₁    C₁₁ = A₁₂B₂₁ + u    u = S₂T₂ + u    v = S₃T₃ + u    C₂₁ = v − A₂₂T₄
+ *     M = S₁T₁    u = M + u    C₂₂ = M + v    C₁₂ = S₄B₂₂ + u
+ *
+ * Each product begins with zero and is added at its end: a sum that goes on in its registers after they were
+ * stored, or begins with values from memory, waits for them, 20 cycles each. `c` is C₁₁, C₂₁, C₂₂, C₁₂. Meanwhile
+ * the sums of the `next` rows of A are formed; where that is not 0, whole vectors must make up s->depth. */
+static void TYPED(strassen_tile)(
+    int rows, const struct strassen *s, const REAL *top, const REAL *bottom, REAL *sums, const REAL *b,
+    const REAL *left_bias, const REAL *right_bias, REAL *const c[4], ptrdiff_t next)
+{
+#define CASE(r)                                                                                            \
+    case r:                                                                                                \
+        TYPED(strassen_tile_sized)(r, s, top, bottom, sums, b, left_bias, right_bias, c, next);            \
         return;
     switch (rows) {
         CASE(1) CASE(2) CASE(3) CASE(4) CASE(5) CASE(6)
@@ -127,3 +164,4 @@ static void TYPED(strassen_tile)(
     }
 #undef CASE
 }
+#undef EACH

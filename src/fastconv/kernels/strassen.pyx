@@ -19,14 +19,15 @@ cdef extern from "microkernel.h" nogil:
         Py_ssize_t rows, Py_ssize_t half, const double *top, const double *bottom, Py_ssize_t a_pitch,
         Py_ssize_t second, double *s, Py_ssize_t s_pitch, Py_ssize_t s_next) noexcept
     struct strassen_part "strassen":
-        Py_ssize_t depth, a_pitch, s_pitch, c_pitch, product
+        Py_ssize_t depth, second, a_pitch, s_pitch, s_next, c_pitch, product
         bint added, rectified
     void strassen_tile_f32(
-        int rows, int chain, const strassen_part *s, Py_ssize_t ahead, const float *const *a, const float *b,
-        const float *bias, float *const *c, float *u, float *v) noexcept
+        int rows, const strassen_part *s, const float *top, const float *bottom, float *sums, const float *b,
+        const float *left_bias, const float *right_bias, float *const *c, Py_ssize_t next_rows) noexcept
     void strassen_tile_f64(
-        int rows, int chain, const strassen_part *s, Py_ssize_t ahead, const double *const *a,
-        const double *b, const double *bias, double *const *c, double *u, double *v) noexcept
+        int rows, const strassen_part *s, const double *top, const double *bottom, double *sums,
+        const double *b, const double *left_bias, const double *right_bias, double *const *c,
+        Py_ssize_t next_rows) noexcept
 
 
 cdef struct Halving:
@@ -37,51 +38,53 @@ cdef struct Halving:
 
 
 cdef void strassen_tiles(
-    Py_ssize_t rows, int chain, const strassen_part *s, const real *const *a, const Py_ssize_t *a_pitch,
-    const real *b, const real *bias, real *const *c, real *u, real *v
+    const Halving *h, const strassen_part *s, const real *top, real *sums, bint summed, const real *b,
+    const real *left_bias, const real *right_bias, real *const *c
 ) noexcept nogil:
-    """One chain for all rows; the first two and the last of `a` have pitches of their own."""
-    cdef Py_ssize_t tiles = (rows + TILE_ROWS - 1) // TILE_ROWS, width = panel_width(b), t, r, count, i, ahead
-    cdef const real *tile_a[3]
-    cdef real *tile_c[2]
+    """A part of the channels for all rows; the sums are formed on the way unless `summed`."""
+    cdef Py_ssize_t tiles = (h.rows + TILE_ROWS - 1) // TILE_ROWS, lanes = panel_width(b) // 2, t, r, i
+    cdef Py_ssize_t ready = share(h.rows, tiles, 1), next_rows
+    cdef const real *bottom = top + h.bottom * h.a_pitch
+    cdef real *tile_c[4]
+    # Each tile forms the next one's, a quarter with each of four products, which have to be long enough;
+    # those of the first one, or of all, come first.
+    if s.depth % lanes != 0 or TILE_ROWS > lanes:
+        ready = h.rows
+    if not summed:
+        if real is float:
+            strassen_sums_f32(ready, s.depth, top, bottom, h.a_pitch, h.second, sums, h.s_pitch, s.s_next)
+        else:
+            strassen_sums_f64(ready, s.depth, top, bottom, h.a_pitch, h.second, sums, h.s_pitch, s.s_next)
     for t in range(tiles):
-        r = share(rows, tiles, t)
-        count = share(rows, tiles, t + 1) - r
-        # Two tiles fetch half a panel each; where more share it, the wait for it matters less.
-        ahead = t * s.depth * width // 2 if tiles == 2 else -1
-        for i in range(3):
-            tile_a[i] = a[i] + r * a_pitch[i]
-        for i in range(2):
+        r = share(h.rows, tiles, t)
+        next_rows = share(h.rows, tiles, min(t + 2, tiles)) - share(h.rows, tiles, t + 1)
+        if summed or ready == h.rows:
+            next_rows = 0
+        for i in range(4):
             tile_c[i] = c[i] + r * s.c_pitch
         if real is float:
-            strassen_tile_f32(count, chain, s, ahead, tile_a, b, bias, tile_c, u + r * width, v + r * width)
+            strassen_tile_f32(
+                share(h.rows, tiles, t + 1) - r, s, top + r * h.a_pitch, bottom + r * h.a_pitch,
+                sums + r * h.s_pitch, b, left_bias, right_bias, tile_c, next_rows)
         else:
-            strassen_tile_f64(count, chain, s, ahead, tile_a, b, bias, tile_c, u + r * width, v + r * width)
+            strassen_tile_f64(
+                share(h.rows, tiles, t + 1) - r, s, top + r * h.a_pitch, bottom + r * h.a_pitch,
+                sums + r * h.s_pitch, b, left_bias, right_bias, tile_c, next_rows)
 
 
 cdef void strassen_pair(
-    const Halving *h, const real *top, const real *sums, const real *packed, Py_ssize_t product,
-    const real *left_bias, const real *right_bias, real *const *c, real *u
+    const Halving *h, const real *top, real *sums, bint summed, const real *packed, Py_ssize_t product,
+    const real *left_bias, const real *right_bias, real *const *c
 ) noexcept nogil:
-    """A panel of each half of the output channels; c is C₁₁, C₂₁, C₂₂, C₁₂, and u holds two quarters."""
-    cdef Py_ssize_t s_next = h.rows * h.s_pitch, width = panel_width(top), q, k
-    cdef Py_ssize_t pieces = (h.half + h.depth - 1) // h.depth
-    cdef const real *bottom = top + h.bottom * h.a_pitch
-    cdef real *v = u + h.rows * width
+    """A panel of each half of the output channels; c is C₁₁, C₂₁, C₂₂, C₁₂."""
+    cdef Py_ssize_t width = panel_width(top), pieces = (h.half + h.depth - 1) // h.depth, q, k
     cdef strassen_part s
-    cdef const real *a[3]
-    cdef Py_ssize_t[3] pitch = [h.a_pitch, h.a_pitch, h.a_pitch]
-    cdef Py_ssize_t[3] sum_pitch = [h.s_pitch, h.s_pitch, h.a_pitch]
     for q in range(pieces):
         k = share(h.half, pieces, q)
-        s = strassen_part(share(h.half, pieces, q + 1) - k, h.a_pitch, h.s_pitch, h.c_pitch, product,
-                          q > 0 or h.accumulate, h.rectified and q == pieces - 1)
-        a[0], a[1], a[2] = top + k, top + h.second + k, top
-        strassen_tiles(h.rows, 0, &s, a, pitch, packed + k * width, left_bias, c, u, v)
-        a[0], a[1], a[2] = sums + s_next + k, sums + 2 * s_next + k, bottom + h.second + k
-        strassen_tiles(h.rows, 1, &s, a, sum_pitch, packed + 2 * product + k * width, left_bias, c + 1, u, v)
-        a[0], a[1], a[2] = sums + k, sums + 3 * s_next + k, bottom
-        strassen_tiles(h.rows, 2, &s, a, sum_pitch, packed + 5 * product + k * width, right_bias, c + 2, u, v)
+        s = strassen_part(
+            share(h.half, pieces, q + 1) - k, h.second, h.a_pitch, h.s_pitch, h.rows * h.s_pitch, h.c_pitch,
+            product, q > 0 or h.accumulate, h.rectified and q == pieces - 1)
+        strassen_tiles(h, &s, top + k, sums + k, summed, packed + k * width, left_bias, right_bias, c)
         left_bias = right_bias = NULL
 
 
@@ -93,16 +96,9 @@ cdef void strassen_block(
     """A block of pixels, of which the `first` one has this number in the image."""
     cdef Py_ssize_t width = packed.shape[3], right = packed.shape[0] * width, p, i, at, count
     cdef real *sums = scratch
-    cdef real *u = sums + 4 * h.rows * h.s_pitch
-    cdef real *quarters = u + 2 * h.rows * width
+    cdef real *quarters = sums + 4 * h.rows * h.s_pitch
     cdef real *c[4]
     cdef bint whole
-    if real is float:
-        strassen_sums_f32(h.rows, h.half, top, top + h.bottom * h.a_pitch, h.a_pitch, h.second, sums,
-                          h.s_pitch, h.rows * h.s_pitch)
-    else:
-        strassen_sums_f64(h.rows, h.half, top, top + h.bottom * h.a_pitch, h.a_pitch, h.second, sums,
-                          h.s_pitch, h.rows * h.s_pitch)
     for p in range(first_pair, last_pair):
         whole = in_place and right + (p + 1) * width <= channels
         h.c_pitch = stride[1] if whole else width
@@ -115,9 +111,8 @@ cdef void strassen_block(
             elif h.accumulate and count > 0:
                 move_block(c[i], width, first + (i + 1) // 2 % 2 * h.bottom, h.rows, columns, count,
                            out + at * stride[2], stride, False)
-        strassen_pair(h, top, <const real *>sums, &packed[p, 0, 0, 0],
-                      packed.shape[2] * width, bias + p * width, bias + right + p * width,
-                      c, u)
+        strassen_pair(h, top, sums, p > first_pair, &packed[p, 0, 0, 0], packed.shape[2] * width,
+                      bias + p * width, bias + right + p * width, c)
         for i in range(4):
             at = p * width + i // 2 * right
             count = max(0, min(width, channels - at))
