@@ -196,7 +196,19 @@ def _of_whole_elements(strides: tuple[int, ...], itemsize: int) -> bool:
 
 @lru_cache(maxsize=1024)
 def _repeats_elements(shape: tuple[int, ...], strides: tuple[int, ...]) -> bool:
-    return any(stride == 0 and size > 1 for stride, size in zip(strides, shape, strict=True))
+    """Whether two indices of an array are one place in memory."""
+    axes = sorted((abs(stride), size) for stride, size in zip(strides, shape, strict=True) if size > 1)
+    reach = 0
+    for stride, size in axes:
+        if stride <= reach:
+            break
+        reach += stride * (size - 1)
+    else:  # each axis steps beyond all that those of smaller strides reach, as in every part of an array
+        return False
+    offsets = np.zeros(1, np.int64)
+    for stride, size in axes:
+        offsets = np.add.outer(offsets, stride * np.arange(size)).ravel()
+    return len(np.unique(offsets)) < len(offsets)
 
 
 def output_array(name: str, out: np.ndarray, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:

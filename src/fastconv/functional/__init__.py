@@ -57,6 +57,7 @@ from fastconv.functional.gradients import (
     conv3d_weight_grad,
 )
 from fastconv.functional.linear import linear, linear_input_grad, linear_weight_grad
+from fastconv.functional.local_response import local_response_norm, local_response_norm_grad
 from fastconv.functional.matrix import conv_matrix, deconvolve, pseudo_inverse
 from fastconv.functional.normalization import (
     batch_norm,
@@ -68,8 +69,6 @@ from fastconv.functional.normalization import (
     instance_norm_grad,
     layer_norm,
     layer_norm_grad,
-    local_response_norm,
-    local_response_norm_grad,
 )
 from fastconv.functional.padding import pad, pad_grad
 from fastconv.functional.polyphase import TransposedPlan

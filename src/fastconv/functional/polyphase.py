@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from itertools import product
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -15,7 +15,7 @@ from fastconv.functional.phases import Phase
 from fastconv.geometry import ConvGeometry
 from fastconv.layout import channels_last, empty, moved_first, moved_last, store
 from fastconv.memory import Workspaces, aligned_empty
-from fastconv.plan import ACTIVATIONS, LAYOUTS, Plan, design
+from fastconv.plan import ACTIVATIONS, LAYOUTS, Plan, Remade, design
 
 # Scratch memory for merged phases: a part of the L3 cache that leaves some to inputs and outputs. Beyond it
 # moving pixels to their places would cost more than the shared transforms save.
@@ -43,7 +43,7 @@ class _Part(NamedTuple):
         return tuple(phase.merged for phase in self.phases)
 
 
-class TransposedPlan:
+class TransposedPlan(Remade):
     """A prepared transposed convolution; ``plan(x)`` computes it.
 
     Made by :func:`fastconv.plan_conv_transpose2d` and its 1-D and 3-D kin. Its output's phases, every s-th
@@ -64,7 +64,7 @@ class TransposedPlan:
     """
 
     def __init__(
-        self, geometry: ConvGeometry, weight: np.ndarray, bias: np.ndarray | None = None, *,
+        self, weight: np.ndarray, bias: np.ndarray | None = None, *, geometry: ConvGeometry,
         activation: str | None = None, layout: str | None = None, num_threads: int | None = None,
         input_size: tuple[int, ...] | None = None, calls: int | None = None,
     ):  # fmt: skip
@@ -103,7 +103,7 @@ class TransposedPlan:
     @property
     def kept_bytes(self) -> int:
         """Bytes of what is held between calls."""
-        return sum(plan.kept_bytes for plan in self.plans) + self._workspaces.nbytes
+        return sum(plan.kept_bytes for plan in self.plans) + self._workspaces.nbytes + self._weight_bytes
 
     @property
     def workspace_bytes(self) -> int:
@@ -176,11 +176,17 @@ class TransposedPlan:
         shape = self.geometry.weight_shape
         if weight.shape != shape:
             raise ValueError(f"weight must have shape {shape}, got {weight.shape}")
+        if self._weights is not None:
+            self.keep(weight, bias)
         kernel = self._transposed(weight)
         for part in self._parts:
             if part.plan is not None:
                 part.plan.repack(phases.taps_of(kernel, part.phases), _tiled(bias, part.merged))
         self._edge = self._edge_of(bias)
+
+    def _options(self) -> dict[str, Any]:
+        names = ("geometry", "activation", "layout", "num_threads")
+        return {"input_size": self._input_size, **{name: getattr(self, name) for name in names}}
 
     def retire(self) -> None:
         """Leave this plan's memory to others: it has done its work."""
