@@ -11,7 +11,7 @@ import numpy as np
 
 from fastconv import kernels, threads
 from fastconv.layout import channels_last, is_channels_last, is_planar, like, moved_first, moved_last, store
-from fastconv.memory import aligned_empty, fresh
+from fastconv.memory import aligned_empty, allocator, fresh
 
 # Elements whose sums are taken together: 32 KiB of float32, so that the second look at a block, for its
 # variance, finds it in the L1 cache. A constant, so that sums never depend on threads.
@@ -24,8 +24,30 @@ _MIN_PIXELS = 32
 
 def by_channel(x: np.ndarray, num_threads: int | None) -> Rows | Runs:
     """``x`` (N, C, ...) where it lies if a kernel can take it so."""
-    planar = is_planar(x, x.dtype) and math.prod(x.shape[2:]) >= _MIN_PIXELS
-    return Runs(x, num_threads) if planar else Rows(x, num_threads)
+    return Runs(x, num_threads) if is_by_planes(x) else Rows(x, num_threads)
+
+
+class Planes:
+    """Normalisation of planes like those of ``x`` (N, C, ...), C-contiguous, by constants of channels."""
+
+    def __init__(self, x: np.ndarray, num_threads: int | None):
+        self._kernels, self._count = kernels.active(), threads.for_elements(num_threads, x.size)
+        self._runs = (math.prod(x.shape[:2]), math.prod(x.shape[2:]))
+        self._empty = allocator(x.shape, x.dtype)
+
+    def __call__(self, x: np.ndarray, mean, var, weight, bias, eps: float) -> np.ndarray:
+        """(x − mean) / √(var + eps) · weight + bias, of arrays (C,) in the dtype of ``x``."""
+        y = self._empty()
+        count = self._count if self._count == 1 else threads.team(self._count)
+        self._kernels.normalize_planes(
+            x.reshape(self._runs), mean, var, weight, bias, eps, y.reshape(self._runs), count
+        )
+        return y
+
+
+def is_by_planes(x: np.ndarray) -> bool:
+    """Whether a kernel takes the planes of ``x`` (N, C, ...), whose channels have constants of their own."""
+    return is_planar(x, x.dtype) and math.prod(x.shape[2:]) >= _MIN_PIXELS
 
 
 def by_image(x: np.ndarray, num_threads: int | None) -> Rows | Runs:

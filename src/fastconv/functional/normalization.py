@@ -7,11 +7,13 @@ large batch loses digits.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 
 from fastconv import checks, threads
-from fastconv.functional.moments import by_channel, by_image, normalized_runs
+from fastconv.functional.moments import Planes, by_channel, by_image, is_by_planes, normalized_runs
+from fastconv.functional.prepared import call
 
 
 def activations(name: str, value: object, ndim: int) -> np.ndarray:
@@ -48,12 +50,16 @@ def _scale(var, weight, eps):
     return _times(1 / np.sqrt(var + eps), weight)
 
 
-def _statistic(name: str, value: object, shape: tuple[int, ...], changed: bool) -> np.ndarray | None:
-    """A running mean or variance in float64, refused where it is to be ``changed`` and cannot be."""
+def _statistic(name: str, value: object, shape: tuple[int, ...]) -> np.ndarray | None:
+    """A running mean or variance in float64, refused where it cannot be changed."""
     array = _vector(name, value, shape)
-    if changed and array is not None and not (isinstance(value, np.ndarray) and value.flags.writeable):
+    if array is not None and not (isinstance(value, np.ndarray) and value.flags.writeable):
         raise ValueError(f"{name} must be a writeable numpy.ndarray with training=True, got {value!r}")
     return array
+
+
+def _momentum(value: object) -> float:
+    return checks.number("momentum", value, 0, 1, "a number from 0 to 1")
 
 
 def _normalized(images, mean, var, weight, bias, eps):
@@ -98,23 +104,46 @@ def batch_norm(
     TypeError, ValueError
         If an argument is of the wrong type or shape.
     """
+    if training is False:
+        return call(_by_statistics, x, num_threads, (momentum, eps), running_mean, running_var, weight, bias)
     x = activations("x", x, 2)
     shape, training = x.shape[1:2], checks.boolean("training", training)
-    momentum = checks.number("momentum", momentum, 0, 1, "a number from 0 to 1")
-    mean = _statistic("running_mean", running_mean, shape, training)
-    var = _statistic("running_var", running_var, shape, training)
-    if training:
-        y, batch_mean, batch_var = batch_norm_training(x, weight, bias, eps, num_threads=num_threads)
-        if mean is not None and var is not None:
-            count = x.size // x.shape[1]
-            running_mean[...] = (1 - momentum) * mean + momentum * batch_mean
-            running_var[...] = (1 - momentum) * var + momentum * batch_var * (count / (count - 1))
-        return y
-    if mean is None or var is None:
-        raise ValueError("running_mean and running_var must be given without training=True, got None")
-    weight, bias = _vector("weight", weight, shape), _vector("bias", bias, shape)
-    eps = checks.not_negative("eps", eps)
-    return _normalized(by_channel(x, num_threads), mean, var, weight, bias, eps)
+    momentum = _momentum(momentum)
+    mean = _statistic("running_mean", running_mean, shape)
+    var = _statistic("running_var", running_var, shape)
+    y, batch_mean, batch_var = batch_norm_training(x, weight, bias, eps, num_threads=num_threads)
+    if mean is not None and var is not None:
+        count = x.size // x.shape[1]
+        running_mean[...] = (1 - momentum) * mean + momentum * batch_mean
+        running_var[...] = (1 - momentum) * var + momentum * batch_var * (count / (count - 1))
+    return y
+
+
+def _by_statistics(x: np.ndarray, num_threads: int | None, momentum, eps) -> Callable:
+    """How to normalise arrays like ``x`` by given means and variances."""
+    x, eps = activations("x", x, 2), checks.not_negative("eps", eps)
+    _momentum(momentum)
+    shape, dtype = x.shape[1:2], x.dtype
+    planes = Planes(x, num_threads) if is_by_planes(x) else None
+
+    def constant(name: str, value: object) -> np.ndarray | None:
+        native = type(value) is np.ndarray and value.dtype is dtype
+        if native and value.shape == shape and value.flags.c_contiguous:
+            return value
+        array = _vector(name, value, shape)
+        return None if array is None else array.astype(dtype)
+
+    def normalize(x: np.ndarray, mean, var, weight, bias) -> np.ndarray:
+        if mean is None or var is None:
+            raise ValueError("running_mean and running_var must be given without training=True, got None")
+        names = ("running_mean", "running_var", "weight", "bias")
+        constants = map(constant, names, (mean, var, weight, bias))
+        if planes is not None:
+            return planes(x, *constants, eps)
+        wide = (None if array is None else array.astype(np.float64) for array in constants)
+        return _normalized(by_channel(x, num_threads), *wide, eps)
+
+    return normalize
 
 
 def batch_norm_training(x, weight=None, bias=None, eps=1e-5, *, num_threads=None):
@@ -441,13 +470,13 @@ def instance_norm(
         given.
     """
     x, own = activations("x", x, 3), checks.boolean("use_input_stats", use_input_stats)
-    momentum = checks.number("momentum", momentum, 0, 1, "a number from 0 to 1")
+    momentum = _momentum(momentum)
     if (running_mean is None) != (running_var is None):
         raise ValueError("running_mean and running_var must be given together, got None for one of them")
     if not own:
         return batch_norm(x, running_mean, running_var, weight, bias, eps=eps, num_threads=num_threads)
-    mean = _statistic("running_mean", running_mean, x.shape[1:2], True)
-    var = _statistic("running_var", running_var, x.shape[1:2], True)
+    mean = _statistic("running_mean", running_mean, x.shape[1:2])
+    var = _statistic("running_var", running_var, x.shape[1:2])
     x, groups, weight, bias, eps = _group_norm_arguments(x, max(x.shape[1], 1), weight, bias, eps)
     y, means, inverses = by_image(x, num_threads).normalized(groups, weight, bias, eps)
     count = math.prod(x.shape[2:])

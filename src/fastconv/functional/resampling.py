@@ -10,7 +10,9 @@ import numpy as np
 
 from fastconv import checks
 from fastconv.functional import taps
+from fastconv.functional.pooled import Pooling
 from fastconv.functional.pooling import SHAPES, gradient, image_shape, resampled
+from fastconv.functional.prepared import call
 
 # What each mode does along an axis, and for how many spatial axes it is meant.
 MODES = {
@@ -200,11 +202,13 @@ def interpolate(x, size=None, scale_factor=None, mode="nearest", align_corners=N
     TypeError, ValueError
         If an argument is of the wrong type or out of range, or they do not go together.
     """
-    x = checks.float_array("x", x)
+    return call(_interpolating, x, num_threads, (size, scale_factor, mode, align_corners))
+
+
+def _interpolating(x, num_threads, size, scale_factor, mode, align_corners) -> Pooling:
     rank = len(image_shape(x.shape, "x")) - 2
     resampling = Resampling.create(rank, size, scale_factor, mode, align_corners)
-    axes = _axes(resampling, x.shape[2:], checks.float_dtype("x", x.dtype))
-    return resampled(x, axes, 0, num_threads)
+    return Pooling(x, _axes(resampling, x.shape[2:], x.dtype), 0, num_threads)
 
 
 def interpolate_grad(

@@ -89,9 +89,9 @@ ALWAYS_INLINE vec TYPED(activation)(const int kind, vec x, vec a, vec b)
     case SIGMOID: return TYPED(logistic)(x);
     case TANH: return TYPED(hyperbolic_tangent)(x);
     case SILU: return x * TYPED(logistic)(x);
-    case GELU: { /* max(x, 0) − |x| · Φ(−|x|); beyond 40 Φ is 0 and the square of x might overflow */
+    case GELU: { /* max(x, 0) − |x| · Φ(−|x|), where ∞ · 0 may be no part of ∞ */
         vec bell;
-        const vec size = TYPED(within)(TYPED(magnitude)(x), 0, 40);
+        const vec size = TYPED(magnitude)(TYPED(within)(x, -INFINITY, 40));
         return TYPED(rectify)(x) - size * TYPED(normal_tail)(size, &bell);
     }
     case GELU_TANH: return x * TYPED(logistic)(TYPED(normal_argument)(x));
