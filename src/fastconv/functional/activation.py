@@ -23,7 +23,7 @@ GELU_FORMS = ("none", "tanh")
 
 def _float(name: str, value: object) -> np.ndarray:
     array = checks.float_array(name, value)
-    return array.astype(checks.float_dtype(name, array.dtype), copy=False)
+    return checks.kernel_ready(array, checks.float_dtype(name, array.dtype))
 
 
 def _pair(grad_output: object, name: str, value: object) -> tuple[np.ndarray, np.ndarray]:
@@ -69,7 +69,6 @@ def _memory_order(x: np.ndarray) -> list[int] | None:
 
 def _laid_out(x: np.ndarray, axes: list[int] | None) -> np.ndarray:
     """``x`` with its axes in another order, C-contiguous; a copy only where it must be."""
-    x = checks.kernel_ready(x, x.dtype.newbyteorder("="))
     x = x if axes is None else x.transpose(axes)
     return x if x.flags.c_contiguous else np.ascontiguousarray(x)  # which has an axis at least
 

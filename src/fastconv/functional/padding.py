@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 
-from fastconv import checks
+from fastconv import checks, kernels, threads
+from fastconv.memory import fresh
 
 # numpy.pad's names of PyTorch's modes.
 MODES = {"constant": "constant", "reflect": "reflect", "replicate": "edge", "circular": "wrap"}
+# Axes that the kernel pads at once.
+_MOST_AXES = 3
 
 
 def checked_pad(pad: object, shape: Sequence[int], mode: str) -> tuple[tuple[int, int], ...]:
@@ -77,12 +82,52 @@ def pad(x, pad, mode="constant", value=0.0):
     x = checks.float_array("x", x)
     dtype = checks.float_dtype("x", x.dtype)
     pairs = checked_pad(pad, x.shape, mode)
-    value, order = checks.number("value", value), _memory_order(x)
-    cut = tuple(slice(max(-low, 0), n - max(-high, 0)) for n, (low, high) in zip(x.shape, pairs, strict=True))
-    ordered = x[cut].transpose(order).astype(dtype, copy=False)
-    amounts = [(max(pairs[axis][0], 0), max(pairs[axis][1], 0)) for axis in order]
-    options = {"constant_values": value} if mode == "constant" else {}
-    return np.pad(ordered, amounts, MODES[mode], **options).transpose(np.argsort(order))
+    value = checks.number("value", value)
+    x = checks.kernel_ready(x, dtype)
+    order = _memory_order(x)
+    result = np.ascontiguousarray(x.transpose(order)).reshape([x.shape[axis] for axis in order])
+    padded = [position for position, axis in enumerate(order) if pairs[axis] != (0, 0)]
+    # Up to three axes of the padded ones at a time, the innermost first.
+    while padded:
+        few, padded = padded[-_MOST_AXES:], padded[:-_MOST_AXES]
+        result = _padded(result, few, [pairs[order[position]] for position in few], mode, value)
+    return result.transpose(np.argsort(order)) if order != sorted(order) else result
+
+
+def _padded(x: np.ndarray, axes: list[int], pairs: list[tuple[int, int]], mode: str, value: float):
+    """At most three axes of a C-contiguous array padded; those between them are padded by nothing."""
+    first, last = axes[0], axes[-1]
+    amounts = dict(zip(axes, pairs, strict=True))
+    if last - first >= _MOST_AXES:  # too far apart to go together
+        x = _padded(x, axes[1:], pairs[1:], mode, value)
+        axes, last = axes[:1], first
+    between = [*range(first, last + 1)]
+    spread = [(1, (0, 0))] * (_MOST_AXES - len(between))
+    spread += [(x.shape[axis], amounts.get(axis, (0, 0))) for axis in between]
+    sources = [_sources(size, pair, mode) for size, pair in spread]
+    begin, (low, high) = max(spread[-1][1][0], 0), spread[-1][1]
+    count = max(spread[-1][0] + min(low, 0) + min(high, 0), 0)
+    sizes = [len(source) for source in sources]
+    shape = (*x.shape[:first], *sizes[_MOST_AXES - len(between) :], *x.shape[last + 1 :])
+    result = fresh(shape, x.dtype)
+    if result.size:
+        lead, inner = math.prod(x.shape[:first]), math.prod(x.shape[last + 1 :])
+        kernels.active().pad(
+            x.reshape(lead, *(size for size, _ in spread), inner), *sources, begin, max(-low, 0), count,
+            value, result.reshape(lead, *sizes, inner), threads.for_elements(None, result.size),
+        )  # fmt: skip
+    return result
+
+
+@lru_cache(maxsize=256)
+def _sources(size: int, pair: tuple[int, int], mode: str) -> np.ndarray:
+    """Which position each of an axis' outputs copies; −1 for the constant."""
+    low, high = pair
+    positions = np.arange(size)[max(-low, 0) : size - max(-high, 0)]
+    options = {"constant_values": -1} if mode == "constant" else {}
+    sources = np.pad(positions, (max(low, 0), max(high, 0)), MODES[mode], **options).astype(np.int64)
+    sources.flags.writeable = False
+    return sources
 
 
 def pad_grad(grad_output, input_shape, pad, mode="constant"):

@@ -25,6 +25,8 @@ _MERGED_BYTES = 8 << 20
 _MOST_COMPUTED = 1.25
 # Steps of the input for blocks of outputs, where a vector has room for the channels of so many.
 _STEPS = (1, 2, 4)
+# At stride 1, so many take less time than moving the pixels of blocks.
+_FEW_MULTIPLICATIONS = 1 << 19
 # What a product costs besides its vectors of outputs, in vectors: its input is loaded and broadcast.
 _BROADCAST = 0.5
 
@@ -90,6 +92,10 @@ class TransposedPlan(Remade):
         self._is_moved = apart and not self._is_shuffled
         self._workspaces = Workspaces()
         self._edge = self._edge_of(bias)
+        # One convolution of stride 1, from its whole input to the whole result.
+        alone = self._channels_first and not self._is_merged and max(geometry.stride) == 1
+        whole = alone and self.plans and self.plans[0].input_shape == self.input_shape
+        self._whole = self.plans[0] if whole else None
 
     @property
     def plans(self) -> tuple[Plan, ...]:
@@ -142,6 +148,8 @@ class TransposedPlan(Remade):
         ndarray of ``output_shape``
             ``out`` where it was given; else a new array, channels-last in memory where ``x`` is.
         """
+        if self._whole is not None:
+            return self._whole(x, out, num_threads)
         dtype = self.geometry.dtype
         x = checks.planned_array("x", x, self.input_shape, dtype)
         count = threads.team(self.num_threads if num_threads is None else num_threads)
@@ -246,6 +254,8 @@ class TransposedPlan(Remade):
             axis_phases = [phases.merged(*axis, step) for axis, step in zip(axes, steps, strict=True)]
             if None not in axis_phases:
                 choices.append([[phase] for phase in axis_phases])
+        if few and max(geometry.stride) == 1 and geometry.multiplications < _FEW_MULTIPLICATIONS:
+            return separate
         if few:
             # A vector holds the channels of several pixels, and a product is one for all of them.
             return min([separate, *choices], key=lambda choice: self._cost(choice, lanes))

@@ -1,6 +1,7 @@
 """Calls prepared once: what the checks of one call found, kept for the next ones like it.
 
-A small image is pooled in less time than it takes to check the arguments and to find its tables. So a function
+A small image is pooled in less time than it takes to check the arguments and to find its tables. So a
+function
 hands over how to ``prepare`` itself: that checks everything and returns what computes, for all images of one
 form and one set of options.
 """
@@ -14,7 +15,7 @@ import numpy as np
 from fastconv import checks, kernels, threads
 from fastconv.geometry import is_plain
 
-# Elements of the images whose calls are kept, checks of others cost nothing in comparison; and how many calls.
+# Elements of images whose calls are kept, checks of others cost nothing in comparison; and how many calls.
 _MOST_ELEMENTS, _MOST_CALLS = 1 << 16, 256
 _KINDS = frozenset({int, float, str, bool, type(None)})
 _NATIVE = (np.dtype(np.float32), np.dtype(np.float64))

@@ -16,6 +16,8 @@
  *   strassen.h        the products and sums of Strassen's method
  *   sampling.h        bilinear samples
  *   attention.h       the exponential function, softmax block by block
+ *   activation.h      activations, softmax
+ *   moving.h          copies of runs, and of transposed matrices
  */
 #ifndef FASTCONV_MICROKERNEL_H
 #define FASTCONV_MICROKERNEL_H
@@ -366,6 +368,7 @@ static void TYPED(gemm_tile)(
 #include "sampling.h"
 #include "attention.h"
 #include "activation.h"
+#include "moving.h"
 
 #undef vec
 #undef vec_mask
