@@ -99,6 +99,7 @@ from fastconv.functional.separable import (
     separate_kernel,
 )
 from fastconv.functional.shuffle import pixel_shuffle, pixel_unshuffle
+from fastconv.functional.subpixel import SubpixelPlan, plan_subpixel_conv2d, subpixel_conv2d
 from fastconv.functional.transposed import (
     conv_transpose1d,
     conv_transpose2d,
@@ -111,6 +112,7 @@ from fastconv.functional.transposed import (
 __all__ = [
     "SeparablePlan",
     "SeparatedKernel",
+    "SubpixelPlan",
     "TransposedPlan",
     "adaptive_avg_pool1d",
     "adaptive_avg_pool2d",
@@ -187,6 +189,7 @@ __all__ = [
     "plan_conv_transpose2d",
     "plan_conv_transpose3d",
     "plan_separable_conv2d",
+    "plan_subpixel_conv2d",
     "prelu",
     "prelu_grad",
     "pseudo_inverse",
@@ -208,6 +211,7 @@ __all__ = [
     "softmax_grad",
     "softplus",
     "softplus_grad",
+    "subpixel_conv2d",
     "tanh",
     "tanh_grad",
 ]
