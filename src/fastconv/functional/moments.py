@@ -91,6 +91,22 @@ def normalized_runs(
     return out, mean, inverse
 
 
+def layer_gradients(
+    grad: np.ndarray, runs: np.ndarray, weight: np.ndarray | None, eps: float, count: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The gradients of :func:`normalized_runs`, a weight for each element, by ``runs``, weight and bias."""
+    _, mean, inverse = normalized_runs(runs, 1, None, None, eps, count, wanted=False)
+    out, size = fresh(runs.shape, runs.dtype), runs.shape[1]
+    sums = np.zeros((-(-len(runs) // _BLOCK_ROWS), 2, size), runs.dtype)
+    if runs.size:
+        weight = np.ones(size, runs.dtype) if weight is None else np.ascontiguousarray(weight, runs.dtype)
+        kernels.active().layer_norm_grad(
+            grad, runs, weight.ravel(), mean, inverse, out, sums, _BLOCK_ROWS, count
+        )
+    by_weight, by_bias = sums.sum(axis=0, dtype=np.float64).astype(runs.dtype)
+    return out, by_weight, by_bias
+
+
 def _parameters(weight: np.ndarray | None, bias: np.ndarray | None, dtype: np.dtype) -> list[np.ndarray]:
     """Both as a kernel takes them; of one that is None the default, in the other's shape."""
     weight = np.ones_like(bias) if weight is None else weight

@@ -12,7 +12,14 @@ from collections.abc import Callable
 import numpy as np
 
 from fastconv import checks, threads
-from fastconv.functional.moments import Planes, by_channel, by_image, is_by_planes, normalized_runs
+from fastconv.functional.moments import (
+    Planes,
+    by_channel,
+    by_image,
+    is_by_planes,
+    layer_gradients,
+    normalized_runs,
+)
 from fastconv.functional.prepared import call
 
 
@@ -228,29 +235,6 @@ def batch_norm_grad(grad_output, x, mean, var, weight=None, eps=1e-5, *, trainin
     return grad_input, grad_weight.astype(x.dtype), total.astype(x.dtype)
 
 
-def _standardized(x: np.ndarray, axes: tuple[int, ...], eps: float) -> tuple[np.ndarray, np.ndarray]:
-    """``(x − mean) / √(var + eps)`` over some axes, and ``1 / √(var + eps)``."""
-    centered = x - x.mean(axis=axes, dtype=np.float64, keepdims=True).astype(x.dtype)
-    var = np.square(centered).mean(axis=axes, dtype=np.float64, keepdims=True)
-    inverse = (1 / np.sqrt(var + eps)).astype(x.dtype)
-    centered *= inverse
-    return centered, inverse
-
-
-def _standardized_grad(grad, normalized, inverse, axes):
-    """The gradient of :func:`_standardized`: ``(g − mean(g) − n · mean(g·n)) / √(var + eps)``."""
-    mean = grad.mean(axis=axes, dtype=np.float64, keepdims=True).astype(grad.dtype)
-    slope = (grad * normalized).mean(axis=axes, dtype=np.float64, keepdims=True).astype(grad.dtype)
-    return (grad - mean - normalized * slope) * inverse
-
-
-def _affine(normalized, weight, bias):
-    y = normalized
-    if weight is not None:
-        y = y * weight.astype(y.dtype)
-    return y if bias is None else y + bias.astype(y.dtype)
-
-
 def _layer_norm_arguments(x, normalized_shape, weight, bias, eps):
     x, normalized_shape = activations("x", x, 1), checks.frozen(normalized_shape)
     if not isinstance(normalized_shape, tuple):
@@ -317,13 +301,13 @@ def layer_norm(x, normalized_shape, weight=None, bias=None, eps=1e-5, *, num_thr
     return y
 
 
-def layer_norm_grad(grad_output, x, normalized_shape, weight=None, eps=1e-5):
+def layer_norm_grad(grad_output, x, normalized_shape, weight=None, eps=1e-5, *, num_threads=None):
     """The gradients of :func:`layer_norm`.
 
     Parameters
     ----------
     grad_output : array, shape of ``x``
-    x, normalized_shape, weight, eps
+    x, normalized_shape, weight, eps, num_threads
         As they were given to :func:`layer_norm`.
 
     Returns
@@ -338,11 +322,12 @@ def layer_norm_grad(grad_output, x, normalized_shape, weight=None, eps=1e-5):
     """
     x, axes, weight, _, eps = _layer_norm_arguments(x, normalized_shape, weight, None, eps)
     grad = gradient_of(grad_output, x)
-    normalized, inverse = _standardized(x, axes, eps)
-    before = tuple(range(x.ndim - len(axes)))
-    grad_weight = (grad * normalized).sum(axis=before, dtype=np.float64).astype(x.dtype)
-    grad_bias = grad.sum(axis=before, dtype=np.float64).astype(x.dtype)
-    return _standardized_grad(_affine(grad, weight, None), normalized, inverse, axes), grad_weight, grad_bias
+    samples = x.ndim - len(axes)
+    runs = (math.prod(x.shape[:samples]), math.prod(x.shape[samples:]))
+    count = threads.for_elements(num_threads, x.size)
+    arrays = [np.ascontiguousarray(array).reshape(runs) for array in (grad, x)]
+    grad_input, *sums = layer_gradients(*arrays, weight, eps, count)
+    return grad_input.reshape(x.shape), *(total.reshape(x.shape[samples:]) for total in sums)
 
 
 def _group_norm_arguments(x, num_groups, weight, bias, eps):

@@ -330,7 +330,9 @@ class LayerNorm(_Norm):
 
     def backward(self, grad_output, x, mode=EVALUATION):
         return self._named(
-            functional.layer_norm_grad(grad_output, x, self.normalized_shape, self.weight, self.eps)
+            functional.layer_norm_grad(
+                grad_output, x, self.normalized_shape, self.weight, self.eps, num_threads=mode.num_threads
+            )
         )
 
 
