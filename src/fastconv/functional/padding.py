@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 
 from fastconv import checks, kernels, threads
+from fastconv.functional.prepared import call
 from fastconv.memory import fresh
 
 # numpy.pad's names of PyTorch's modes.
@@ -79,44 +81,63 @@ def pad(x, pad, mode="constant", value=0.0):
         If an argument is of the wrong type, or out of range: a reflected border is smaller than the image, a
         circular one at most as large.
     """
-    x = checks.float_array("x", x)
-    dtype = checks.float_dtype("x", x.dtype)
-    pairs = checked_pad(pad, x.shape, mode)
-    value = checks.number("value", value)
-    x = checks.kernel_ready(x, dtype)
+    return call(_padding, x, None, (pad, mode, value))
+
+
+def _padding(x: np.ndarray, num_threads: int | None, pad, mode, value) -> Callable:
+    """How to pad arrays like ``x``."""
+    pairs, value = checked_pad(pad, x.shape, mode), checks.number("value", value)
     order = _memory_order(x)
-    result = np.ascontiguousarray(x.transpose(order)).reshape([x.shape[axis] for axis in order])
-    padded = [position for position, axis in enumerate(order) if pairs[axis] != (0, 0)]
-    # Up to three axes of the padded ones at a time, the innermost first.
-    while padded:
-        few, padded = padded[-_MOST_AXES:], padded[:-_MOST_AXES]
-        result = _padded(result, few, [pairs[order[position]] for position in few], mode, value)
-    return result.transpose(np.argsort(order)) if order != sorted(order) else result
+    shape, back = [x.shape[axis] for axis in order], np.argsort(order).tolist()
+    is_ordered = order == sorted(order) and x.flags.c_contiguous
+    left, steps = [position for position, axis in enumerate(order) if pairs[axis] != (0, 0)], []
+    while left:
+        # The innermost ones, at most three axes that lie beside each other.
+        few = [position for position in left if left[-1] - position < _MOST_AXES]
+        left = left[: -len(few)]
+        amounts = [pairs[order[position]] for position in range(few[0], few[-1] + 1)]
+        steps.append(_Step.create(shape, few[0], amounts, mode))
+        shape[few[0] : few[-1] + 1] = [
+            n + sum(pair) for n, pair in zip(shape[few[0] : few[-1] + 1], amounts, strict=True)
+        ]
+
+    def padded(x: np.ndarray) -> np.ndarray:
+        result = x if is_ordered else np.ascontiguousarray(x.transpose(order))
+        for step in steps:
+            result = step(result, value, num_threads)
+        if not steps:
+            result = result.copy()
+        result = result.reshape(shape)
+        return result if is_ordered else result.transpose(back)
+
+    return padded
 
 
-def _padded(x: np.ndarray, axes: list[int], pairs: list[tuple[int, int]], mode: str, value: float):
-    """At most three axes of a C-contiguous array padded; those between them are padded by nothing."""
-    first, last = axes[0], axes[-1]
-    amounts = dict(zip(axes, pairs, strict=True))
-    if last - first >= _MOST_AXES:  # too far apart to go together
-        x = _padded(x, axes[1:], pairs[1:], mode, value)
-        axes, last = axes[:1], first
-    between = [*range(first, last + 1)]
-    spread = [(1, (0, 0))] * (_MOST_AXES - len(between))
-    spread += [(x.shape[axis], amounts.get(axis, (0, 0))) for axis in between]
-    sources = [_sources(size, pair, mode) for size, pair in spread]
-    begin, (low, high) = max(spread[-1][1][0], 0), spread[-1][1]
-    count = max(spread[-1][0] + min(low, 0) + min(high, 0), 0)
-    sizes = [len(source) for source in sources]
-    shape = (*x.shape[:first], *sizes[_MOST_AXES - len(between) :], *x.shape[last + 1 :])
-    result = fresh(shape, x.dtype)
-    if result.size:
-        lead, inner = math.prod(x.shape[:first]), math.prod(x.shape[last + 1 :])
-        kernels.active().pad(
-            x.reshape(lead, *(size for size, _ in spread), inner), *sources, begin, max(-low, 0), count,
-            value, result.reshape(lead, *sizes, inner), threads.for_elements(None, result.size),
-        )  # fmt: skip
-    return result
+class _Step(NamedTuple):
+    """At most three neighbouring axes of a C-contiguous array padded: (N, D, H, W, C) read and written."""
+
+    read: tuple[int, ...]
+    written: tuple[int, ...]
+    sources: tuple[np.ndarray, ...]
+    inside: tuple[int, int, int]
+
+    @classmethod
+    def create(cls, shape: list[int], first: int, amounts: list[tuple[int, int]], mode: str) -> _Step:
+        """Of the axes from ``first`` on."""
+        end, missing = first + len(amounts), _MOST_AXES - len(amounts)
+        sizes, pairs = [1] * missing + shape[first:end], [(0, 0)] * missing + amounts
+        sources = tuple(_sources(*axis, mode) for axis in zip(sizes, pairs, strict=True))
+        outer, inner = math.prod(shape[:first]), math.prod(shape[end:])
+        low, high = pairs[-1]
+        inside = max(low, 0), max(-low, 0), max(sizes[-1] + min(low, 0) + min(high, 0), 0)
+        return cls((outer, *sizes, inner), (outer, *map(len, sources), inner), sources, inside)
+
+    def __call__(self, x: np.ndarray, value: float, num_threads: int | None) -> np.ndarray:
+        result = fresh(self.written, x.dtype)
+        if result.size:
+            count = threads.for_elements(num_threads, result.size)
+            kernels.active().pad(x.reshape(self.read), *self.sources, *self.inside, value, result, count)
+        return result
 
 
 @lru_cache(maxsize=256)

@@ -15,13 +15,14 @@ import numpy as np
 from fastconv import checks, kernels, threads
 from fastconv.geometry import is_plain
 
-# Elements of images whose calls are kept, checks of others cost nothing in comparison; and how many calls.
-_MOST_ELEMENTS, _MOST_CALLS = 1 << 16, 256
+# Elements of images whose calls are kept, checks of others cost nothing in comparison. Of how many in all, as
+# their tables are as large as an axis; and how many calls.
+_MOST_ELEMENTS, _MOST_IN_ALL, _MOST_CALLS = 1 << 18, 1 << 20, 256
 _KINDS = frozenset({int, float, str, bool, type(None)})
 _NATIVE = (np.dtype(np.float32), np.dtype(np.float64))
 
-# Oldest first. Single operations of a ``dict`` are atomic.
-_kept: dict[tuple, Callable] = {}
+# What computes, and for how many elements; oldest first. Single operations of a ``dict`` are atomic.
+_kept: dict[tuple, tuple[Callable, int]] = {}
 
 
 def call(prepare: Callable, x: object, num_threads: int | None, options: tuple, *others) -> np.ndarray:
@@ -38,22 +39,32 @@ def call(prepare: Callable, x: object, num_threads: int | None, options: tuple, 
                 prepare, kernels.active(), count, x.shape, x.strides, x.dtype, options, kinds(options)
             )  # fmt: skip
             try:
-                run = _kept.get(key)
+                kept = _kept.get(key)
             except TypeError:  # an option that cannot be hashed
                 key = None
             else:
-                if run is not None:
-                    return run(x, *others)
+                if kept is not None:
+                    return kept[0](x, *others)
     else:
         x = checks.float_array("x", x)
         x = checks.kernel_ready(x, checks.float_dtype("x", x.dtype))
     run = prepare(x, num_threads, *options)
     result = run(x, *others)
     if key is not None and are_plain(options):
-        _kept[key] = run
-        for old in list(_kept)[:-_MOST_CALLS]:
-            _kept.pop(old, None)
+        _keep(key, run, max(x.size, result.size if isinstance(result, np.ndarray) else 0))
     return result
+
+
+def _keep(key: tuple, run: Callable, elements: int) -> None:
+    """Keep a call, and no more than the newest ones."""
+    if elements > _MOST_ELEMENTS:
+        return
+    _kept[key] = run, elements
+    total = 0
+    for count, (old, (_, size)) in enumerate(reversed(list(_kept.items()))):
+        total += size
+        if total > _MOST_IN_ALL or count >= _MOST_CALLS:
+            _kept.pop(old, None)
 
 
 def kinds(options: tuple) -> tuple:

@@ -25,22 +25,27 @@ cdef void pad_rows(
     Py_ssize_t begin, Py_ssize_t first, Py_ssize_t count, double value, Py_ssize_t row, Py_ssize_t last
 ) noexcept nogil:
     """Rows `row` to `last` of the padded images; `read` and `written` are (D, H, W, C)."""
-    cdef Py_ssize_t pitch = written[2] * written[3], n, i, j
-    while row < last:
-        n, i, j = row // (written[0] * written[1]), row // written[1] % written[0], row % written[1]
-        i, j = source[0][i], source[1][j]
+    cdef Py_ssize_t pitch = written[2] * written[3], i, j, at, down = row % written[1]
+    cdef Py_ssize_t deep = row // written[1] % written[0], pixels = read[0] * read[1] * read[2] * read[3]
+    x += row // (written[0] * written[1]) * pixels
+    for at in range(row, last):
+        i, j = source[0][deep], source[1][down]
         if i < 0 or j < 0:
             if real is float:
-                fill_run_f32(out + row * pitch, pitch, <float>value)
+                fill_run_f32(out + at * pitch, pitch, <float>value)
             else:
-                fill_run_f64(out + row * pitch, pitch, value)
+                fill_run_f64(out + at * pitch, pitch, value)
         elif real is float:
-            pad_row_f32(x + ((n * read[0] + i) * read[1] + j) * read[2] * read[3], source[2], written[2],
-                        begin, first, count, read[3], <float>value, out + row * pitch)
+            pad_row_f32(x + (i * read[1] + j) * read[2] * read[3], source[2], written[2], begin, first, count,
+                        read[3], <float>value, out + at * pitch)
         else:
-            pad_row_f64(x + ((n * read[0] + i) * read[1] + j) * read[2] * read[3], source[2], written[2],
-                        begin, first, count, read[3], value, out + row * pitch)
-        row += 1
+            pad_row_f64(x + (i * read[1] + j) * read[2] * read[3], source[2], written[2], begin, first, count,
+                        read[3], value, out + at * pitch)
+        down += 1
+        if down == written[1]:
+            down, deep = 0, deep + 1
+        if deep == written[0]:
+            deep, x = 0, x + pixels
 
 
 def pad(
