@@ -9,7 +9,7 @@ import numpy as np
 from fastconv import kernels, threads
 from fastconv.functional.taps import Axes, three_axes
 from fastconv.layout import channels_last, is_planar, like
-from fastconv.memory import Workspaces, aligned_empty, allocator
+from fastconv.memory import Workspaces, aligned_empty, allocator, give_back
 
 # The kernels compare positions as wide as the elements.
 _LARGEST_IMAGE = 2**31 - 1
@@ -81,8 +81,8 @@ class Pooling:
             self._workspaces.give(workspace)
 
     def _pool_pixels(self, x: np.ndarray, count: int):
-        image = _five_axes(channels_last(x, self._dtype, self._num_threads))
-        y = aligned_empty(self._last, self._dtype)
+        last = channels_last(x, self._dtype, self._num_threads)
+        image, y = _five_axes(last), aligned_empty(self._last, self._dtype)
         images, indices = _five_axes(y), None
         if self._divisor is None:
             indices = np.empty(y.shape, np.int64) if self._indices else None
@@ -95,5 +95,9 @@ class Pooling:
             workspace = self._workspaces.take(elements)
             self._kernels.resample(image, images, self._axes, self._divisor, workspace, per_thread, count)
             self._workspaces.give(workspace)
-        y = like(y, x, self._num_threads)
-        return y if indices is None else (y, like(indices, x, self._num_threads))
+        result = like(y, x, self._num_threads)
+        # What was only on the way is left to the next call: fresh memory takes longer than pooling.
+        for array, other in ((last, x), (y, result)):
+            if not np.may_share_memory(array, other):
+                give_back(array)
+        return result if indices is None else (result, like(indices, x, self._num_threads))

@@ -15,13 +15,13 @@ import numpy as np
 from fastconv import checks, kernels, threads
 from fastconv.geometry import is_plain
 
-# Elements of images whose calls are kept, checks of others cost nothing in comparison. Of how many in all, as
-# their tables are as large as an axis; and how many calls.
-_MOST_ELEMENTS, _MOST_IN_ALL, _MOST_CALLS = 1 << 18, 1 << 20, 256
+# Elements of images whose calls are kept, checks of others cost nothing besides; the length of all their axes,
+# with which tables grow; and how many calls.
+_MOST_ELEMENTS, _MOST_LENGTH, _MOST_CALLS = 1 << 18, 1 << 18, 256
 _KINDS = frozenset({int, float, str, bool, type(None)})
 _NATIVE = (np.dtype(np.float32), np.dtype(np.float64))
 
-# What computes, and for how many elements; oldest first. Single operations of a ``dict`` are atomic.
+# What computes, and the length of its axes; oldest first. Single operations of a ``dict`` are atomic.
 _kept: dict[tuple, tuple[Callable, int]] = {}
 
 
@@ -51,19 +51,18 @@ def call(prepare: Callable, x: object, num_threads: int | None, options: tuple, 
     run = prepare(x, num_threads, *options)
     result = run(x, *others)
     if key is not None and are_plain(options):
-        _keep(key, run, max(x.size, result.size if isinstance(result, np.ndarray) else 0))
+        results = result if type(result) is tuple else (result,)
+        _keep(key, run, sum(sum(array.shape) for array in (x, *results)))
     return result
 
 
-def _keep(key: tuple, run: Callable, elements: int) -> None:
+def _keep(key: tuple, run: Callable, length: int) -> None:
     """Keep a call, and no more than the newest ones."""
-    if elements > _MOST_ELEMENTS:
-        return
-    _kept[key] = run, elements
+    _kept[key] = run, length
     total = 0
     for count, (old, (_, size)) in enumerate(reversed(list(_kept.items()))):
         total += size
-        if total > _MOST_IN_ALL or count >= _MOST_CALLS:
+        if total > _MOST_LENGTH or count >= _MOST_CALLS:
             _kept.pop(old, None)
 
 
