@@ -15,8 +15,8 @@ import numpy as np
 from fastconv import checks, kernels, threads
 from fastconv.geometry import is_plain
 
-# Elements of images whose calls are kept, checks of others cost nothing besides; the length of all their axes,
-# with which tables grow; and how many calls.
+# Elements of images whose calls are kept, checks of others cost nothing besides; the length of all their
+# axes, with which tables grow; and how many calls.
 _MOST_ELEMENTS, _MOST_LENGTH, _MOST_CALLS = 1 << 18, 1 << 18, 256
 _KINDS = frozenset({int, float, str, bool, type(None)})
 _NATIVE = (np.dtype(np.float32), np.dtype(np.float64))
