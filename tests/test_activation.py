@@ -95,6 +95,51 @@ def test_activations_of_any_memory_format_length_and_team(name, level):
 
 @pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize(
+    "shape", [(3,), (5, 4), (2, 3, 7, 5), (1, 70, 9, 11), (3, 2, 130, 150), (2, 3, 0, 4)]
+)
+def test_prelu_with_a_slope_a_channel(shape, dtype, level):
+    x, grad = RNG.standard_normal((2, *shape)).astype(dtype)
+    channels = shape[1] if len(shape) > 1 else 1
+    slopes = RNG.standard_normal(channels).astype(dtype)
+    wide = slopes.reshape(-1, *(1,) * max(len(shape) - 2, 0))
+    expected = np.where(x > 0, x, x * wide), np.where(x > 0, grad, grad * wide)
+    axes = tuple(axis for axis in range(len(shape)) if axis != 1)
+    sums = np.where(x > 0, 0, grad.astype(float) * x).sum(axis=axes)
+    last = np.ascontiguousarray(np.moveaxis(x, 1, -1)) if len(shape) > 1 else x
+    before = fc.get_num_threads()
+    with kernels.use(level):
+        for form in (x, np.moveaxis(last, -1, 1) if len(shape) > 1 else x, x[::-1]):
+            turn = slice(None, None, -1 if form.strides[0] < 0 and x.size else None)
+            results = []
+            for count in (1, 2):
+                fc.set_num_threads(count)
+                results.append(
+                    (functional.prelu(form, slopes), *functional.prelu_grad(grad[turn], form, slopes))
+                )
+            fc.set_num_threads(before)
+            for one, other in zip(*results, strict=True):
+                assert_same_bits(one, other)
+            y, by_input, by_slope = results[0]
+            assert_same_bits(np.ascontiguousarray(y[turn]), expected[0])
+            assert_same_bits(np.ascontiguousarray(by_input[turn]), expected[1])
+            np.testing.assert_allclose(by_slope, sums, rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_tanh_is_within_one_and_odd(dtype, level):
+    x = np.array([-np.inf, -1e30, -9.3, -9.1, -1e-30, -0.0, 0, 1e-30, 9.1, 9.3, 1e30, np.inf], dtype)
+    with kernels.use(level):
+        y = functional.tanh(x)
+        assert np.isnan(functional.tanh(np.array([np.nan], dtype))).all()
+    np.testing.assert_array_equal(y, -y[::-1])
+    assert np.abs(y).max() == 1
+    np.testing.assert_allclose(y, np.tanh(x.astype(float)), rtol=4 * np.finfo(dtype).eps)
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("dim", [0, 1, 2, -1])
 @pytest.mark.parametrize(
     "shape", [(3, 5, 4, 7), (2, 70, 3, 40), (1, 3, 2, 1500), (33, 2, 1, 1), (2, 0, 3, 3)]

@@ -1,5 +1,8 @@
 """conv2d and plan_conv2d refuse what they cannot compute, before computing, in words that help."""
 
+import functools
+import math
+
 import numpy as np
 import pytest
 
@@ -189,3 +192,31 @@ def test_arguments_are_not_changed(algorithm):
     fc.conv2d(*arrays, padding=1, activation="relu", algorithm=algorithm)
     for array, copy in zip(arrays, copies, strict=True):
         assert_same_bits(array, copy)
+
+
+def overlapping(shape):
+    """Arrays of a shape, some of whose indices are one place in memory."""
+    memory = np.zeros(1 << 12, np.float32)
+    step = memory.itemsize
+    contiguous = [step * math.prod(shape[axis + 1 :]) for axis in range(len(shape))]
+    for axis in range(len(shape)):
+        strides = list(contiguous)
+        strides[axis] = 0
+        yield np.lib.stride_tricks.as_strided(memory, shape, strides)
+        strides[axis] = contiguous[axis] - step if axis < len(shape) - 1 else 2 * step
+        yield np.lib.stride_tricks.as_strided(memory, shape, strides)
+
+
+def test_an_out_that_overlaps_itself_is_refused():
+    x, weight = np.ones((2, 3, 6, 6), np.float32), np.ones((4, 3, 3, 3), np.float32)
+    plan = fc.plan_conv2d(x.shape, weight)
+    transposed = fc.functional.plan_conv_transpose2d(x.shape, weight.swapaxes(0, 1), padding=2)
+    for out in overlapping((2, 4, 4, 4)):
+        for call in (plan, transposed, functools.partial(fc.conv2d, weight=weight)):
+            with pytest.raises(ValueError, match="^out must not repeat its elements"):
+                call(x, out=out)
+    # Strides that interlock without meeting: 0, 3 and 0, 2, 4.
+    memory = np.zeros(64, np.float32)
+    interlocked = np.lib.stride_tricks.as_strided(memory, (1, 1, 2, 3), (0, 0, 12, 8))
+    y = fc.conv2d(x[:1, :1, :4, :5], weight[:1, :1], out=interlocked)
+    np.testing.assert_array_equal(y, np.full((1, 1, 2, 3), 9))

@@ -1,4 +1,4 @@
-"""conv2d against PyTorch and ONNX Runtime, where they are installed."""
+"""Functions against PyTorch and ONNX Runtime, where they are installed."""
 
 import numpy as np
 import pytest
@@ -110,3 +110,36 @@ def test_onnx_asymmetric_dilated_groups(groups):
         x, weight, padding=((1, 3), (0, 2)), stride=(2, 1), dilation=(1, 3), groups=groups, algorithm="direct"
     )
     np.testing.assert_array_equal(y, expected)
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 11), (2, 3, 4, 5)])
+@pytest.mark.parametrize("own", [True, False])
+def test_torch_instance_norm_positional_order(shape, own):
+    torch = pytest.importorskip("torch")
+    rng = np.random.default_rng(5)
+    x, mean, var = rng.normal(size=shape), rng.normal(size=3), rng.uniform(0.5, 2, 3)
+    arguments = (mean, var, rng.normal(size=3), rng.normal(size=3), own, 0.3, 1e-3)
+    theirs = [torch.tensor(value) if isinstance(value, np.ndarray) else value for value in arguments]
+    expected = torch.nn.functional.instance_norm(torch.tensor(x), *theirs)
+    y = fc.functional.instance_norm(x, *arguments)
+    np.testing.assert_allclose(y, expected, rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(mean, theirs[0], rtol=1e-12)
+    np.testing.assert_allclose(var, theirs[1], rtol=1e-12)
+
+
+@pytest.mark.parametrize("mode", ["nearest", "nearest-exact"])
+@pytest.mark.parametrize(("dtype", "rank"), [(np.float32, 1), (np.float64, 1), (np.float64, 3)])
+def test_torch_nearest_pixels(mode, dtype, rank):
+    """Sizes and scales whose products fall on, or just beside, whole numbers: their dtype rounds."""
+    torch = pytest.importorskip("torch")
+    factors = (0.3, 0.7, 1.1, 2.3, 3.3)
+    for size in range(1, 60):
+        x = np.arange(size, dtype=dtype).reshape(1, 1, *(1,) * (rank - 1), size)
+        for scale in (f for f in factors if size * f >= 1):
+            scales = (1.0,) * (rank - 1) + (scale,)
+            expected = torch.nn.functional.interpolate(torch.tensor(x), scale_factor=scales, mode=mode)
+            np.testing.assert_array_equal(fc.functional.interpolate(x, None, scales, mode), expected)
+        for outputs in (size + 1, 3 * size - 1, 41):
+            sizes = (1,) * (rank - 1) + (outputs,)
+            expected = torch.nn.functional.interpolate(torch.tensor(x), sizes, mode=mode)
+            np.testing.assert_array_equal(fc.functional.interpolate(x, sizes, None, mode), expected)

@@ -1,5 +1,7 @@
 """Plans: what they report, that they can be reused, and that their stated memory is the memory they take."""
 
+import copy
+import pickle
 import tracemalloc
 
 import numpy as np
@@ -223,3 +225,42 @@ def test_narrow_vectors_make_tiles_of_few_channels_worth_it():
             chosen[kernels.active().vector_bytes()] = plan.algorithm
     assert chosen[16] == "winograd"
     assert chosen.get(64, "direct") == "direct"
+
+
+def copies(plan):
+    return copy.deepcopy(plan), pickle.loads(pickle.dumps(plan))
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_a_plan_can_be_copied_and_pickled(algorithm):
+    plan, x, weight, bias = make(algorithm, activation="relu", num_threads=2)
+    weight[...] = 0  # the plan's are those it was made of
+    expected = plan(x)
+    for other in copies(plan):
+        assert_same_bits(other(x), expected)
+        assert (other.algorithm, other.reason, other.num_threads) == (algorithm, plan.reason, 2)
+    plan.repack(-2 * np.ones_like(weight), bias)
+    expected = plan(x)
+    for other in copies(plan):
+        assert_same_bits(other(x), expected)
+
+
+def test_a_pickled_plan_moves_to_other_kernels():
+    plan, x, *_ = make("direct")
+    state, expected = pickle.dumps(plan), plan(x)
+    for level in LEVELS:
+        with kernels.use(level):
+            np.testing.assert_allclose(pickle.loads(state)(x), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_what_holds_plans_can_be_copied_and_pickled():
+    rng = np.random.default_rng(3)
+    x, weight = rng.normal(size=(2, 6, 7, 9)), rng.normal(size=(6, 4, 4, 4))
+    plan = fc.functional.plan_conv_transpose2d(
+        x.shape, weight, rng.normal(size=4), stride=2, output_padding=1
+    )
+    rows, mixture = rng.normal(size=(12, 1, 3, 3)), rng.normal(size=(5, 12, 1, 1))
+    separable = fc.functional.plan_separable_conv2d(x.shape, rows, mixture, padding=1, activation="relu")
+    for made in (plan, separable):
+        for other in copies(made):
+            assert_same_bits(other(x), made(x))

@@ -74,6 +74,16 @@ def test_without_a_usable_environment_the_affinity_counts(value):
 
 
 @needs_openmp
+@needs_linux
+def test_bound_threads_are_counted():
+    expected = str(len(os.sched_getaffinity(0)))
+    for settings in ({"OMP_PROC_BIND": "true"}, {"OMP_PROC_BIND": "true", "OMP_PLACES": "cores"}):
+        code = "import os; os.environ.pop('OMP_NUM_THREADS', 0); from fastconv import threads as t;"
+        code += "t._cgroup_cpus = lambda: 1e9; print(t._from_environment())"
+        assert python(code, OMP_NUM_THREADS=None, **settings).stdout.strip() == expected
+
+
+@needs_openmp
 def test_setting_wins_over_the_environment():
     code = "import fastconv as fc; fc.set_num_threads(2); print(fc.get_num_threads())"
     assert int(python(code, OMP_NUM_THREADS="3").stdout) == 2

@@ -11,6 +11,8 @@ from numbers import Real
 
 import numpy as np
 
+_FLOAT32, _FLOAT64 = _NATIVE = np.dtype(np.float32), np.dtype(np.float64)
+
 
 def integer(name: str, value: object, minimum: int) -> int:
     """``value`` as an int of at least ``minimum``; NumPy integers pass, booleans and floats do not."""
@@ -141,6 +143,8 @@ def path(name: str, value: object) -> str | os.PathLike:
 
 def float_dtype(name: str, dtype: object) -> np.dtype:
     """The dtype to compute in: float32 or float64 as they are, float16 in float32; others are refused."""
+    if dtype is _FLOAT32 or dtype is _FLOAT64:
+        return dtype
     dtype = any_dtype(name, dtype)
     if dtype.kind == "f" and dtype.itemsize <= 8:
         return np.dtype(np.float64 if dtype.itemsize == 8 else np.float32)
@@ -160,6 +164,8 @@ def common_dtype(arrays: Sequence[np.ndarray | None], dtype: object = None) -> n
 
 def float_array(name: str, value: object, rank: int | None = None, meaning: str = "") -> np.ndarray:
     """``value`` as an array of float16, float32 or float64, of ``rank`` axes where that is given."""
+    if type(value) is np.ndarray and value.dtype in _NATIVE and rank in (None, value.ndim):
+        return value  # as nearly always
     try:
         array = np.asarray(value)
     except ValueError as error:  # rows of different lengths
@@ -184,6 +190,9 @@ def planned_array(name: str, value: object, shape: tuple[int, ...], dtype: np.dt
 
 def kernel_ready(array: np.ndarray, dtype: np.dtype) -> np.ndarray:
     """The array in ``dtype``, aligned, native and of whole-element strides; a copy only where it must be."""
+    flags = array.flags
+    if array.dtype is dtype and flags.c_contiguous and flags.aligned:
+        return array
     if array.dtype == dtype and array.flags.aligned and _of_whole_elements(array.strides, dtype.itemsize):
         return array
     return array.astype(dtype, order="K")
@@ -196,7 +205,19 @@ def _of_whole_elements(strides: tuple[int, ...], itemsize: int) -> bool:
 
 @lru_cache(maxsize=1024)
 def _repeats_elements(shape: tuple[int, ...], strides: tuple[int, ...]) -> bool:
-    return any(stride == 0 and size > 1 for stride, size in zip(strides, shape, strict=True))
+    """Whether two indices of an array are one place in memory."""
+    axes = sorted((abs(stride), size) for stride, size in zip(strides, shape, strict=True) if size > 1)
+    reach = 0
+    for stride, size in axes:
+        if stride <= reach:
+            break
+        reach += stride * (size - 1)
+    else:  # each axis steps beyond all that those of smaller strides reach, as in every part of an array
+        return False
+    offsets = np.zeros(1, np.int64)
+    for stride, size in axes:
+        offsets = np.add.outer(offsets, stride * np.arange(size)).ravel()
+    return len(np.unique(offsets)) < len(offsets)
 
 
 def output_array(name: str, out: np.ndarray, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:

@@ -39,7 +39,7 @@ def channels_last(array: np.ndarray, dtype: np.dtype, num_threads: int | None = 
     last = moved_last(array)
     if last.flags.c_contiguous or not array.flags.c_contiguous or array.itemsize not in (4, 8):
         return np.ascontiguousarray(last)
-    result = np.empty(last.shape, dtype)
+    result = aligned_empty(last.shape, array.dtype)
     batch, channels, *size = array.shape
     _swap_axes(array.reshape(batch, channels, math.prod(size)), result, num_threads)
     return result

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from types import ModuleType
-from typing import NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 
@@ -90,11 +90,44 @@ class _Bound(NamedTuple):
     steps: tuple[Call, ...]
 
 
-class Plan:
+class Remade:
+    """Base of plans: copied and pickled as options and weights, from which they are made anew.
+
+    So a plan may move to a machine whose kernels pack weights otherwise. Plans of a single call keep no
+    weights, and cannot be copied.
+    """
+
+    _weights: tuple[np.ndarray | None, ...] | None = None
+
+    def keep(self, *weights: np.ndarray | None) -> Self:
+        """Keep copies of the weights that this plan was made of."""
+        self._weights = tuple(None if array is None else np.array(array) for array in weights)
+        return self
+
+    @property
+    def _weight_bytes(self) -> int:
+        return sum(array.nbytes for array in self._weights or () if array is not None)
+
+    def _options(self) -> dict[str, Any]:
+        """What this plan was made of besides the weights."""
+        raise NotImplementedError
+
+    @classmethod
+    def _remade(cls, weights: tuple[np.ndarray | None, ...], options: dict[str, Any]) -> Self:
+        return cls(*weights, **options).keep(*weights)
+
+    def __reduce__(self):
+        if self._weights is None:
+            raise TypeError(f"a {type(self).__name__} of a single call cannot be copied or pickled")
+        return self._remade, (self._weights, self._options())
+
+
+class Plan(Remade):
     """A prepared convolution; ``plan(x)`` computes it.
 
     Made by :func:`fastconv.plan_conv2d` and its 1-D and 3-D kin. Calls may come from several threads at
-    once: each takes scratch memory of its own from the plan's, which is allocated once and kept.
+    once: each takes scratch memory of its own from the plan's, which is allocated once and kept. Plans can
+    be copied and pickled.
 
     Parameters
     ----------
@@ -147,7 +180,7 @@ class Plan:
 
     @property
     def kept_bytes(self) -> int:
-        return self.packed_bytes + self._workspaces.nbytes
+        return self.packed_bytes + self._workspaces.nbytes + self._weight_bytes
 
     @property
     def workspace_bytes(self) -> int:
@@ -264,6 +297,8 @@ class Plan:
             raise ValueError(f"weight must have shape {geometry.weight_shape}, got {weight.shape}")
         if bias is not None and bias.shape != (geometry.out_channels,):
             raise ValueError(f"bias must have shape ({geometry.out_channels},), got {bias.shape}")
+        if self._weights is not None:
+            self.keep(weight, bias)
         weight = checks.kernel_ready(weight, geometry.dtype)
         if self._edges:
             self._edge = 0 if bias is None else bias.astype(geometry.dtype)
@@ -278,6 +313,15 @@ class Plan:
                 self._bound.clear()
             self._packed.append(packed)
             bias = None
+
+    def _options(self) -> dict[str, Any]:
+        names = ("geometry", "padding_mode", "activation", "layout", "algorithm", "num_threads", "reason")
+        return {name: getattr(self, name) for name in names}
+
+    @classmethod
+    def _remade(cls, weights: tuple[np.ndarray | None, ...], options: dict[str, Any]) -> Self:
+        reason = options.pop("reason")
+        return cls(design(**options)._replace(reason=reason), *weights).keep(*weights)
 
     def retire(self) -> None:
         """Leave the memory of packed weights and scratch to other plans; this one is never called again."""

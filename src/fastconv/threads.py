@@ -41,7 +41,8 @@ def _cgroup_cpus() -> float:
 def available_cpus() -> int:
     """CPUs this process may use, by affinity and cgroup quota; at least 1."""
     affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, int(min(affinity, _cgroup_cpus())))
+    # Where the user has OpenMP bind threads, this one has been bound to one CPU, and its team will use more.
+    return max(1, int(min(max(affinity, kernels.openmp_cpus()), _cgroup_cpus())))
 
 
 def _from_environment() -> int:

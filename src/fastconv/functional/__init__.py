@@ -57,6 +57,7 @@ from fastconv.functional.gradients import (
     conv3d_weight_grad,
 )
 from fastconv.functional.linear import linear, linear_input_grad, linear_weight_grad
+from fastconv.functional.local_response import local_response_norm, local_response_norm_grad
 from fastconv.functional.matrix import conv_matrix, deconvolve, pseudo_inverse
 from fastconv.functional.normalization import (
     batch_norm,
@@ -68,8 +69,6 @@ from fastconv.functional.normalization import (
     instance_norm_grad,
     layer_norm,
     layer_norm_grad,
-    local_response_norm,
-    local_response_norm_grad,
 )
 from fastconv.functional.padding import pad, pad_grad
 from fastconv.functional.polyphase import TransposedPlan
@@ -100,6 +99,7 @@ from fastconv.functional.separable import (
     separate_kernel,
 )
 from fastconv.functional.shuffle import pixel_shuffle, pixel_unshuffle
+from fastconv.functional.subpixel import SubpixelPlan, plan_subpixel_conv2d, subpixel_conv2d
 from fastconv.functional.transposed import (
     conv_transpose1d,
     conv_transpose2d,
@@ -112,6 +112,7 @@ from fastconv.functional.transposed import (
 __all__ = [
     "SeparablePlan",
     "SeparatedKernel",
+    "SubpixelPlan",
     "TransposedPlan",
     "adaptive_avg_pool1d",
     "adaptive_avg_pool2d",
@@ -188,6 +189,7 @@ __all__ = [
     "plan_conv_transpose2d",
     "plan_conv_transpose3d",
     "plan_separable_conv2d",
+    "plan_subpixel_conv2d",
     "prelu",
     "prelu_grad",
     "pseudo_inverse",
@@ -209,6 +211,7 @@ __all__ = [
     "softmax_grad",
     "softplus",
     "softplus_grad",
+    "subpixel_conv2d",
     "tanh",
     "tanh_grad",
 ]

@@ -12,6 +12,7 @@ from collections.abc import Callable
 import numpy as np
 
 from fastconv import checks, kernels, threads
+from fastconv.functional.moments import by_channel
 from fastconv.memory import fresh
 
 # Klambauer et al., "Self-Normalizing Neural Networks", 2017, section 2.
@@ -22,7 +23,7 @@ GELU_FORMS = ("none", "tanh")
 
 def _float(name: str, value: object) -> np.ndarray:
     array = checks.float_array(name, value)
-    return array.astype(checks.float_dtype(name, array.dtype), copy=False)
+    return checks.kernel_ready(array, checks.float_dtype(name, array.dtype))
 
 
 def _pair(grad_output: object, name: str, value: object) -> tuple[np.ndarray, np.ndarray]:
@@ -68,7 +69,6 @@ def _memory_order(x: np.ndarray) -> list[int] | None:
 
 def _laid_out(x: np.ndarray, axes: list[int] | None) -> np.ndarray:
     """``x`` with its axes in another order, C-contiguous; a copy only where it must be."""
-    x = checks.kernel_ready(x, x.dtype.newbyteorder("="))
     x = x if axes is None else x.transpose(axes)
     return x if x.flags.c_contiguous else np.ascontiguousarray(x)  # which has an axis at least
 
@@ -132,12 +132,37 @@ def leaky_relu_grad(grad_output, x, negative_slope=0.01):
     return _apply_grad("leaky_relu", grad_output, "x", x, slope)
 
 
+# Elements in a row with one slope from which on the kernel takes it so, and with many slopes.
+_SHORTEST_RUN, _SHORTEST_ROW = 64, 512
+
+
 def _slopes(x: np.ndarray, weight: object) -> np.ndarray:
+    """A slope for each channel of ``x``, in its dtype."""
     weight = checks.float_array("weight", weight, 1, "(1,) or (C,)")
     channels = x.shape[1] if x.ndim > 1 else 1
     if len(weight) not in (1, channels):
         raise ValueError(f"weight must have shape (1,) or ({channels},), got {weight.shape}")
-    return weight.astype(x.dtype, copy=False).reshape(-1, *(1,) * max(x.ndim - 2, 0))
+    return weight.astype(x.dtype, copy=False)
+
+
+def _by_slopes(x: np.ndarray, slopes: np.ndarray, grad: np.ndarray | None = None) -> np.ndarray:
+    """:func:`prelu` of ``x``, or the gradient by its input; in the memory format of ``x``."""
+    if len(slopes) == 1:
+        arrays = (x,) if grad is None else (grad, x)
+        kernel = kernels.active().activate if grad is None else kernels.active().activate_grad
+        return _each(kernel, "leaky_relu", (slopes.item(),), *arrays)
+    axes = _memory_order(x)
+    x, grad = _laid_out(x, axes), None if grad is None else _laid_out(grad, axes)
+    run = math.prod(x.shape[(1 if axes is None else axes.index(1)) + 1 :])
+    if run < _SHORTEST_RUN:
+        slopes, run = np.repeat(slopes, run), 1
+        slopes = np.tile(slopes, -(-_SHORTEST_ROW // max(1, len(slopes))))
+    result = fresh(x.shape, x.dtype)
+    if x.size:
+        flat = (None if array is None else array.reshape(-1) for array in (x, grad))
+        count = threads.for_elements(None, x.size)
+        kernels.active().prelu(*flat, np.ascontiguousarray(slopes), run, result.reshape(-1), count)
+    return result if axes is None else result.transpose(np.argsort(axes))
 
 
 def prelu(x, weight):
@@ -160,21 +185,20 @@ def prelu(x, weight):
         If an argument is of the wrong type or shape.
     """
     x = _float("x", x)
-    slopes = _slopes(x, weight)
-    if slopes.size == 1:
-        return _apply("leaky_relu", x, slopes.item())
-    zero = x.dtype.type(0)
-    return np.maximum(x, zero) + np.minimum(x, zero) * slopes
+    return _by_slopes(x, _slopes(x, weight))
 
 
 def prelu_grad(grad_output, x, weight):
     """The gradients of :func:`prelu` by its input ``x`` and by ``weight``."""
     grad, x = _pair(grad_output, "x", x)
+    dtype = np.result_type(grad, x)
+    grad, x = (array.astype(dtype, copy=False) for array in (grad, x))
     slopes = _slopes(x, weight)
-    negative = np.where(x > 0, grad.dtype.type(0), grad * x)
-    axes = tuple(axis for axis in range(x.ndim) if axis != 1 or slopes.size == 1)
-    grad_weight = negative.sum(axis=axes, dtype=np.float64).astype(x.dtype).reshape(slopes.size)
-    return np.where(x > 0, grad, grad * slopes), grad_weight
+    planes = (*x.shape[:2], math.prod(x.shape[2:])) if x.ndim > 1 else (x.size, 1, 1)
+    negative = np.minimum(x, 0).reshape(planes)
+    products = by_channel(negative, None).products(grad.reshape(planes), np.zeros(planes[1]))
+    by_slope = products[1].sum(axis=0) if slopes.size > 1 else products[1].sum(keepdims=True).ravel()
+    return _by_slopes(x, slopes, grad), by_slope.astype(dtype)
 
 
 def elu(x, alpha=1.0):
@@ -215,7 +239,7 @@ def sigmoid_grad(grad_output, y):
 
 def tanh(x):
     """The hyperbolic tangent; ``x`` and result as in :func:`relu`."""
-    return np.tanh(_float("x", x))
+    return _apply("tanh", x)
 
 
 def tanh_grad(grad_output, y):

@@ -193,7 +193,9 @@ def plan_conv3d(
     return _plan(3, input_shape, weight, bias, dtype, num_threads, layout, options, calls)
 
 
-def _plan(rank, input_shape, weight, bias, dtype, num_threads, layout, options: tuple, calls) -> Plan:
+def _plan(
+    rank, input_shape, weight, bias, dtype, num_threads, layout, options: tuple, calls=None, once=False
+) -> Plan:
     weight, bias, dtype = arrays(rank, weight, WEIGHTS[rank], bias, dtype)
     stride, padding, dilation, groups, padding_mode, activation, algorithm, rtol, weight_budget = options
     geometry = ConvGeometry.create(
@@ -202,9 +204,10 @@ def _plan(rank, input_shape, weight, bias, dtype, num_threads, layout, options: 
     )  # fmt: skip
     made = design(
         geometry, padding_mode=padding_mode, activation=activation, layout=layout, algorithm=algorithm,
-        num_threads=num_threads, rtol=rtol, weight_budget=weight_budget, calls=calls,
+        num_threads=num_threads, rtol=rtol, weight_budget=weight_budget, calls=1 if once else calls,
     )  # fmt: skip
-    return Plan(made, weight, bias)
+    plan = Plan(made, weight, bias)
+    return plan if once else plan.keep(weight, bias)
 
 
 def arrays(rank, weight, meaning, bias, dtype):

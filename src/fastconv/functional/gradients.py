@@ -119,7 +119,7 @@ def _input_grad(rank, grad_output, weight, input_shape, stride, padding, dilatio
 
 
 def _input_grad_plan(geometry: ConvGeometry, weight: np.ndarray, num_threads: int) -> TransposedPlan:
-    return TransposedPlan(geometry, weight, num_threads=num_threads, calls=1)
+    return TransposedPlan(weight, geometry=geometry, num_threads=num_threads, calls=1)
 
 
 def _weight_grad(rank, grad_output, x, weight_shape, stride, padding, dilation, groups, num_threads):

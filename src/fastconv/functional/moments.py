@@ -11,7 +11,7 @@ import numpy as np
 
 from fastconv import kernels, threads
 from fastconv.layout import channels_last, is_channels_last, is_planar, like, moved_first, moved_last, store
-from fastconv.memory import aligned_empty, fresh
+from fastconv.memory import aligned_empty, allocator, fresh
 
 # Elements whose sums are taken together: 32 KiB of float32, so that the second look at a block, for its
 # variance, finds it in the L1 cache. A constant, so that sums never depend on threads.
@@ -24,8 +24,30 @@ _MIN_PIXELS = 32
 
 def by_channel(x: np.ndarray, num_threads: int | None) -> Rows | Runs:
     """``x`` (N, C, ...) where it lies if a kernel can take it so."""
-    planar = is_planar(x, x.dtype) and math.prod(x.shape[2:]) >= _MIN_PIXELS
-    return Runs(x, num_threads) if planar else Rows(x, num_threads)
+    return Runs(x, num_threads) if is_by_planes(x) else Rows(x, num_threads)
+
+
+class Planes:
+    """Normalisation of planes like those of ``x`` (N, C, ...), C-contiguous, by constants of channels."""
+
+    def __init__(self, x: np.ndarray, num_threads: int | None):
+        self._kernels, self._count = kernels.active(), threads.for_elements(num_threads, x.size)
+        self._runs = (math.prod(x.shape[:2]), math.prod(x.shape[2:]))
+        self._empty = allocator(x.shape, x.dtype)
+
+    def __call__(self, x: np.ndarray, mean, var, weight, bias, eps: float) -> np.ndarray:
+        """(x − mean) / √(var + eps) · weight + bias, of arrays (C,) in the dtype of ``x``."""
+        y = self._empty()
+        count = self._count if self._count == 1 else threads.team(self._count)
+        self._kernels.normalize_planes(
+            x.reshape(self._runs), mean, var, weight, bias, eps, y.reshape(self._runs), count
+        )
+        return y
+
+
+def is_by_planes(x: np.ndarray) -> bool:
+    """Whether a kernel takes the planes of ``x`` (N, C, ...), whose channels have constants of their own."""
+    return is_planar(x, x.dtype) and math.prod(x.shape[2:]) >= _MIN_PIXELS
 
 
 def by_image(x: np.ndarray, num_threads: int | None) -> Rows | Runs:
@@ -67,6 +89,22 @@ def normalized_runs(
         parameters = _parameters(weight, bias, runs.dtype)
         kernels.active().normalize_runs(runs, *parameters, eps, out, mean, inverse, parts, pixels, count)
     return out, mean, inverse
+
+
+def layer_gradients(
+    grad: np.ndarray, runs: np.ndarray, weight: np.ndarray | None, eps: float, count: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The gradients of :func:`normalized_runs`, a weight for each element, by ``runs``, weight and bias."""
+    _, mean, inverse = normalized_runs(runs, 1, None, None, eps, count, wanted=False)
+    out, size = fresh(runs.shape, runs.dtype), runs.shape[1]
+    sums = np.zeros((-(-len(runs) // _BLOCK_ROWS), 2, size), runs.dtype)
+    if runs.size:
+        weight = np.ones(size, runs.dtype) if weight is None else np.ascontiguousarray(weight, runs.dtype)
+        kernels.active().layer_norm_grad(
+            grad, runs, weight.ravel(), mean, inverse, out, sums, _BLOCK_ROWS, count
+        )
+    by_weight, by_bias = sums.sum(axis=0, dtype=np.float64).astype(runs.dtype)
+    return out, by_weight, by_bias
 
 
 def _parameters(weight: np.ndarray | None, bias: np.ndarray | None, dtype: np.dtype) -> list[np.ndarray]:

@@ -7,21 +7,32 @@ large batch loses digits.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 
 from fastconv import checks, threads
-from fastconv.functional.moments import by_channel, by_image, normalized_runs
+from fastconv.functional.moments import (
+    Planes,
+    by_channel,
+    by_image,
+    is_by_planes,
+    layer_gradients,
+    normalized_runs,
+)
+from fastconv.functional.prepared import call
 
 
-def _float(name: str, value: object, ndim: int) -> np.ndarray:
+def activations(name: str, value: object, ndim: int) -> np.ndarray:
+    """``value`` as an array of floats that a kernel takes, of at least ``ndim`` axes."""
     array = checks.float_array(name, value)
     if array.ndim < ndim:
         raise ValueError(f"{name} must have at least {ndim} axes (N, C, ...), got shape {array.shape}")
     return checks.kernel_ready(array, checks.float_dtype(name, array.dtype))
 
 
-def _gradient(grad_output: object, x: np.ndarray) -> np.ndarray:
+def gradient_of(grad_output: object, x: np.ndarray) -> np.ndarray:
+    """``grad_output`` as a kernel takes it beside ``x``, refused unless it has the shape of ``x``."""
     grad = checks.float_array("grad_output", grad_output)
     if grad.shape != x.shape:
         raise ValueError(f"grad_output must have the shape of x, {x.shape}, got {grad.shape}")
@@ -46,12 +57,16 @@ def _scale(var, weight, eps):
     return _times(1 / np.sqrt(var + eps), weight)
 
 
-def _statistic(name: str, value: object, shape: tuple[int, ...], changed: bool) -> np.ndarray | None:
-    """A running mean or variance in float64, refused where it is to be ``changed`` and cannot be."""
+def _statistic(name: str, value: object, shape: tuple[int, ...]) -> np.ndarray | None:
+    """A running mean or variance in float64, refused where it cannot be changed."""
     array = _vector(name, value, shape)
-    if changed and array is not None and not (isinstance(value, np.ndarray) and value.flags.writeable):
+    if array is not None and not (isinstance(value, np.ndarray) and value.flags.writeable):
         raise ValueError(f"{name} must be a writeable numpy.ndarray with training=True, got {value!r}")
     return array
+
+
+def _momentum(value: object) -> float:
+    return checks.number("momentum", value, 0, 1, "a number from 0 to 1")
 
 
 def _normalized(images, mean, var, weight, bias, eps):
@@ -96,23 +111,46 @@ def batch_norm(
     TypeError, ValueError
         If an argument is of the wrong type or shape.
     """
-    x = _float("x", x, 2)
+    if training is False:
+        return call(_by_statistics, x, num_threads, (momentum, eps), running_mean, running_var, weight, bias)
+    x = activations("x", x, 2)
     shape, training = x.shape[1:2], checks.boolean("training", training)
-    momentum = checks.number("momentum", momentum, 0, 1, "a number from 0 to 1")
-    mean = _statistic("running_mean", running_mean, shape, training)
-    var = _statistic("running_var", running_var, shape, training)
-    if training:
-        y, batch_mean, batch_var = batch_norm_training(x, weight, bias, eps, num_threads=num_threads)
-        if mean is not None and var is not None:
-            count = x.size // x.shape[1]
-            running_mean[...] = (1 - momentum) * mean + momentum * batch_mean
-            running_var[...] = (1 - momentum) * var + momentum * batch_var * (count / (count - 1))
-        return y
-    if mean is None or var is None:
-        raise ValueError("running_mean and running_var must be given without training=True, got None")
-    weight, bias = _vector("weight", weight, shape), _vector("bias", bias, shape)
-    eps = checks.not_negative("eps", eps)
-    return _normalized(by_channel(x, num_threads), mean, var, weight, bias, eps)
+    momentum = _momentum(momentum)
+    mean = _statistic("running_mean", running_mean, shape)
+    var = _statistic("running_var", running_var, shape)
+    y, batch_mean, batch_var = batch_norm_training(x, weight, bias, eps, num_threads=num_threads)
+    if mean is not None and var is not None:
+        count = x.size // x.shape[1]
+        running_mean[...] = (1 - momentum) * mean + momentum * batch_mean
+        running_var[...] = (1 - momentum) * var + momentum * batch_var * (count / (count - 1))
+    return y
+
+
+def _by_statistics(x: np.ndarray, num_threads: int | None, momentum, eps) -> Callable:
+    """How to normalise arrays like ``x`` by given means and variances."""
+    x, eps = activations("x", x, 2), checks.not_negative("eps", eps)
+    _momentum(momentum)
+    shape, dtype = x.shape[1:2], x.dtype
+    planes = Planes(x, num_threads) if is_by_planes(x) else None
+
+    def constant(name: str, value: object) -> np.ndarray | None:
+        native = type(value) is np.ndarray and value.dtype is dtype
+        if native and value.shape == shape and value.flags.c_contiguous:
+            return value
+        array = _vector(name, value, shape)
+        return None if array is None else array.astype(dtype)
+
+    def normalize(x: np.ndarray, mean, var, weight, bias) -> np.ndarray:
+        if mean is None or var is None:
+            raise ValueError("running_mean and running_var must be given without training=True, got None")
+        names = ("running_mean", "running_var", "weight", "bias")
+        constants = map(constant, names, (mean, var, weight, bias))
+        if planes is not None:
+            return planes(x, *constants, eps)
+        wide = (None if array is None else array.astype(np.float64) for array in constants)
+        return _normalized(by_channel(x, num_threads), *wide, eps)
+
+    return normalize
 
 
 def batch_norm_training(x, weight=None, bias=None, eps=1e-5, *, num_threads=None):
@@ -137,7 +175,7 @@ def batch_norm_training(x, weight=None, bias=None, eps=1e-5, *, num_threads=None
     TypeError, ValueError
         If an argument is of the wrong type or shape, or a channel has one value only.
     """
-    x = _float("x", x, 2)
+    x = activations("x", x, 2)
     shape = x.shape[1:2]
     weight, bias = _vector("weight", weight, shape), _vector("bias", bias, shape)
     eps = checks.not_negative("eps", eps)
@@ -177,9 +215,9 @@ def batch_norm_grad(grad_output, x, mean, var, weight=None, eps=1e-5, *, trainin
     TypeError, ValueError
         If an argument is of the wrong type or shape.
     """
-    x = _float("x", x, 2)
+    x = activations("x", x, 2)
     shape = x.shape[1:2]
-    grad = _gradient(grad_output, x)
+    grad = gradient_of(grad_output, x)
     if mean is None or var is None:
         raise TypeError("mean and var must be arrays, the statistics that were used, got None")
     mean, var = _vector("mean", mean, shape), _vector("var", var, shape)
@@ -197,31 +235,8 @@ def batch_norm_grad(grad_output, x, mean, var, weight=None, eps=1e-5, *, trainin
     return grad_input, grad_weight.astype(x.dtype), total.astype(x.dtype)
 
 
-def _standardized(x: np.ndarray, axes: tuple[int, ...], eps: float) -> tuple[np.ndarray, np.ndarray]:
-    """``(x − mean) / √(var + eps)`` over some axes, and ``1 / √(var + eps)``."""
-    centered = x - x.mean(axis=axes, dtype=np.float64, keepdims=True).astype(x.dtype)
-    var = np.square(centered).mean(axis=axes, dtype=np.float64, keepdims=True)
-    inverse = (1 / np.sqrt(var + eps)).astype(x.dtype)
-    centered *= inverse
-    return centered, inverse
-
-
-def _standardized_grad(grad, normalized, inverse, axes):
-    """The gradient of :func:`_standardized`: ``(g − mean(g) − n · mean(g·n)) / √(var + eps)``."""
-    mean = grad.mean(axis=axes, dtype=np.float64, keepdims=True).astype(grad.dtype)
-    slope = (grad * normalized).mean(axis=axes, dtype=np.float64, keepdims=True).astype(grad.dtype)
-    return (grad - mean - normalized * slope) * inverse
-
-
-def _affine(normalized, weight, bias):
-    y = normalized
-    if weight is not None:
-        y = y * weight.astype(y.dtype)
-    return y if bias is None else y + bias.astype(y.dtype)
-
-
 def _layer_norm_arguments(x, normalized_shape, weight, bias, eps):
-    x, normalized_shape = _float("x", x, 1), checks.frozen(normalized_shape)
+    x, normalized_shape = activations("x", x, 1), checks.frozen(normalized_shape)
     if not isinstance(normalized_shape, tuple):
         normalized_shape = (normalized_shape,)
     shape = checks.per_axis("normalized_shape", normalized_shape, len(normalized_shape), 1)
@@ -286,13 +301,13 @@ def layer_norm(x, normalized_shape, weight=None, bias=None, eps=1e-5, *, num_thr
     return y
 
 
-def layer_norm_grad(grad_output, x, normalized_shape, weight=None, eps=1e-5):
+def layer_norm_grad(grad_output, x, normalized_shape, weight=None, eps=1e-5, *, num_threads=None):
     """The gradients of :func:`layer_norm`.
 
     Parameters
     ----------
     grad_output : array, shape of ``x``
-    x, normalized_shape, weight, eps
+    x, normalized_shape, weight, eps, num_threads
         As they were given to :func:`layer_norm`.
 
     Returns
@@ -306,16 +321,17 @@ def layer_norm_grad(grad_output, x, normalized_shape, weight=None, eps=1e-5):
         As :func:`layer_norm`, or if ``grad_output`` has not the shape of ``x``.
     """
     x, axes, weight, _, eps = _layer_norm_arguments(x, normalized_shape, weight, None, eps)
-    grad = _gradient(grad_output, x)
-    normalized, inverse = _standardized(x, axes, eps)
-    before = tuple(range(x.ndim - len(axes)))
-    grad_weight = (grad * normalized).sum(axis=before, dtype=np.float64).astype(x.dtype)
-    grad_bias = grad.sum(axis=before, dtype=np.float64).astype(x.dtype)
-    return _standardized_grad(_affine(grad, weight, None), normalized, inverse, axes), grad_weight, grad_bias
+    grad = gradient_of(grad_output, x)
+    samples = x.ndim - len(axes)
+    runs = (math.prod(x.shape[:samples]), math.prod(x.shape[samples:]))
+    count = threads.for_elements(num_threads, x.size)
+    arrays = [np.ascontiguousarray(array).reshape(runs) for array in (grad, x)]
+    grad_input, *sums = layer_gradients(*arrays, weight, eps, count)
+    return grad_input.reshape(x.shape), *(total.reshape(x.shape[samples:]) for total in sums)
 
 
 def _group_norm_arguments(x, num_groups, weight, bias, eps):
-    x = _float("x", x, 2)
+    x = activations("x", x, 2)
     channels = x.shape[1]
     groups = checks.integer("num_groups", num_groups, 1)
     if channels % groups:
@@ -373,7 +389,7 @@ def group_norm_grad(grad_output, x, num_groups, weight=None, eps=1e-5, *, num_th
         As :func:`group_norm`, or if ``grad_output`` has not the shape of ``x``.
     """
     x, groups, weight, _, eps = _group_norm_arguments(x, num_groups, weight, None, eps)
-    grad = _gradient(grad_output, x)
+    grad = gradient_of(grad_output, x)
     images = by_image(x, num_threads)
     # Those of a group for each of its channels, (N, C).
     mean, inverse = (
@@ -398,53 +414,35 @@ def group_norm_grad(grad_output, x, num_groups, weight=None, eps=1e-5, *, num_th
     return grad_input, products.sum(axis=0).astype(x.dtype), totals.sum(axis=0).astype(x.dtype)
 
 
-def instance_norm(x, weight=None, bias=None, eps=1e-5, *, num_threads=None):
+def instance_norm(
+    x,
+    running_mean=None,
+    running_var=None,
+    weight=None,
+    bias=None,
+    use_input_stats=True,
+    momentum=0.1,
+    eps=1e-5,
+    *,
+    num_threads=None,
+):
     """Normalise each channel of each sample over its pixels: :func:`group_norm` with a channel a group.
 
-    Ulyanov, Vedaldi, Lempitsky, "Instance Normalization", 2016.
-    """
-    x = _float("x", x, 3)
-    return group_norm(x, max(x.shape[1], 1), weight, bias, eps, num_threads=num_threads)
-
-
-def instance_norm_grad(grad_output, x, weight=None, eps=1e-5, *, num_threads=None):
-    """The gradients of :func:`instance_norm`, as :func:`group_norm_grad` returns them."""
-    x = _float("x", x, 3)
-    return group_norm_grad(grad_output, x, max(x.shape[1], 1), weight, eps, num_threads=num_threads)
-
-
-def _channel_sums(x: np.ndarray, low: int, high: int) -> np.ndarray:
-    """For each channel the sum of the ``low`` channels before it, itself, and the ``high`` after it."""
-    total = x.copy(order="K")
-    channels = x.shape[1]
-    for shift in range(1, min(max(low, high) + 1, channels)):
-        if shift <= low:
-            total[:, shift:] += x[:, : max(channels - shift, 0)]
-        if shift <= high:
-            total[:, : max(channels - shift, 0)] += x[:, shift:]
-    return total
-
-
-def _lrn_base(x, size, alpha, beta, k):
-    """``k + alpha/size · Σ x²`` over the window of channels, and the arguments, checked."""
-    x, size = _float("x", x, 3), checks.integer("size", size, 1)
-    alpha, beta = checks.not_negative("alpha", alpha), checks.not_negative("beta", beta)
-    k = checks.not_negative("k", k)
-    return x, size, alpha, beta, k + alpha / size * _channel_sums(np.square(x), size // 2, (size - 1) // 2)
-
-
-def local_response_norm(x, size, alpha=1e-4, beta=0.75, k=1.0):
-    """``x / (k + alpha/size · Σ x²)^beta``, the sum over ``size`` neighbouring channels.
-
-    As ``torch.nn.functional.local_response_norm``: the window reaches from size // 2 channels before to
-    (size − 1) // 2 after. Krizhevsky, Sutskever, Hinton, "ImageNet Classification with Deep Convolutional
-    Neural Networks", 2012, section 3.3.
+    As ``torch.nn.functional.instance_norm``. Ulyanov, Vedaldi, Lempitsky, "Instance Normalization", 2016.
 
     Parameters
     ----------
     x : array of float32, float64 or float16 (computed as float32), shape (N, C, ...)
-    size : int
-    alpha, beta, k : float, default 1e-4, 0.75, 1
+    running_mean, running_var : arrays, shape (C,), optional
+        With ``use_input_stats`` they are changed: moved towards the samples' means and unbiased variances,
+        averaged over the batch, by the share ``momentum``. Without, they are the statistics, as of
+        :func:`batch_norm`.
+    weight, bias : arrays, shape (C,), default 1 and 0
+    use_input_stats : bool, default True
+    momentum : float, default 0.1
+    eps : float, default 1e-5
+    num_threads : int, optional
+        The result does not depend on it.
 
     Returns
     -------
@@ -453,35 +451,30 @@ def local_response_norm(x, size, alpha=1e-4, beta=0.75, k=1.0):
     Raises
     ------
     TypeError, ValueError
-        If an argument is of the wrong type or range.
+        If an argument is of the wrong type or shape, or only one of ``running_mean`` and ``running_var`` is
+        given.
     """
-    x, _, _, beta, base = _lrn_base(x, size, alpha, beta, k)
-    return x * base**-beta
+    x, own = activations("x", x, 3), checks.boolean("use_input_stats", use_input_stats)
+    momentum = _momentum(momentum)
+    if (running_mean is None) != (running_var is None):
+        raise ValueError("running_mean and running_var must be given together, got None for one of them")
+    if not own:
+        return batch_norm(x, running_mean, running_var, weight, bias, eps=eps, num_threads=num_threads)
+    mean = _statistic("running_mean", running_mean, x.shape[1:2])
+    var = _statistic("running_var", running_var, x.shape[1:2])
+    x, groups, weight, bias, eps = _group_norm_arguments(x, max(x.shape[1], 1), weight, bias, eps)
+    y, means, inverses = by_image(x, num_threads).normalized(groups, weight, bias, eps)
+    count = math.prod(x.shape[2:])
+    if mean is not None and x.size:
+        if count < 2:
+            raise ValueError(f"x must have more than one pixel for running_var, got shape {x.shape}")
+        variances = (1 / inverses**2 - eps) * (count / (count - 1))
+        running_mean[...] = (1 - momentum) * mean + momentum * means.mean(axis=0)
+        running_var[...] = (1 - momentum) * var + momentum * variances.mean(axis=0)
+    return y
 
 
-def local_response_norm_grad(grad_output, x, size, alpha=1e-4, beta=0.75, k=1.0):
-    """The gradient of :func:`local_response_norm`.
-
-    ``∂x = g · b^−beta − 2·alpha·beta/size · x · Σ g·x·b^(−beta − 1)``, the sum over the channels whose
-    window holds this one.
-
-    Parameters
-    ----------
-    grad_output : array, shape of ``x``
-    x, size, alpha, beta, k
-        As they were given to :func:`local_response_norm`.
-
-    Returns
-    -------
-    ndarray, shape of ``x``
-
-    Raises
-    ------
-    TypeError, ValueError
-        As :func:`local_response_norm`, or if ``grad_output`` has not the shape of ``x``.
-    """
-    x, size, alpha, beta, base = _lrn_base(x, size, alpha, beta, k)
-    grad = _gradient(grad_output, x)
-    scaled = grad * base**-beta
-    spread = _channel_sums(scaled * x / base, (size - 1) // 2, size // 2)
-    return scaled - 2 * alpha * beta / size * x * spread
+def instance_norm_grad(grad_output, x, weight=None, eps=1e-5, *, num_threads=None):
+    """The gradients of :func:`instance_norm`, as :func:`group_norm_grad` returns them."""
+    x = activations("x", x, 3)
+    return group_norm_grad(grad_output, x, max(x.shape[1], 1), weight, eps, num_threads=num_threads)

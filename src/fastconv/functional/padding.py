@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 
-from fastconv import checks
+from fastconv import checks, kernels, threads
+from fastconv.functional.prepared import call
+from fastconv.memory import fresh
 
 # numpy.pad's names of PyTorch's modes.
 MODES = {"constant": "constant", "reflect": "reflect", "replicate": "edge", "circular": "wrap"}
+# Axes that the kernel pads at once.
+_MOST_AXES = 3
 
 
 def checked_pad(pad: object, shape: Sequence[int], mode: str) -> tuple[tuple[int, int], ...]:
@@ -74,15 +81,74 @@ def pad(x, pad, mode="constant", value=0.0):
         If an argument is of the wrong type, or out of range: a reflected border is smaller than the image, a
         circular one at most as large.
     """
-    x = checks.float_array("x", x)
-    dtype = checks.float_dtype("x", x.dtype)
-    pairs = checked_pad(pad, x.shape, mode)
-    value, order = checks.number("value", value), _memory_order(x)
-    cut = tuple(slice(max(-low, 0), n - max(-high, 0)) for n, (low, high) in zip(x.shape, pairs, strict=True))
-    ordered = x[cut].transpose(order).astype(dtype, copy=False)
-    amounts = [(max(pairs[axis][0], 0), max(pairs[axis][1], 0)) for axis in order]
-    options = {"constant_values": value} if mode == "constant" else {}
-    return np.pad(ordered, amounts, MODES[mode], **options).transpose(np.argsort(order))
+    return call(_padding, x, None, (pad, mode, value))
+
+
+def _padding(x: np.ndarray, num_threads: int | None, pad, mode, value) -> Callable:
+    """How to pad arrays like ``x``."""
+    pairs, value = checked_pad(pad, x.shape, mode), checks.number("value", value)
+    order = _memory_order(x)
+    shape, back = [x.shape[axis] for axis in order], np.argsort(order).tolist()
+    is_ordered = order == sorted(order) and x.flags.c_contiguous
+    left, steps = [position for position, axis in enumerate(order) if pairs[axis] != (0, 0)], []
+    while left:
+        # The innermost ones, at most three axes that lie beside each other.
+        few = [position for position in left if left[-1] - position < _MOST_AXES]
+        left = left[: -len(few)]
+        amounts = [pairs[order[position]] for position in range(few[0], few[-1] + 1)]
+        steps.append(_Step.create(shape, few[0], amounts, mode))
+        shape[few[0] : few[-1] + 1] = [
+            n + sum(pair) for n, pair in zip(shape[few[0] : few[-1] + 1], amounts, strict=True)
+        ]
+
+    def padded(x: np.ndarray) -> np.ndarray:
+        result = x if is_ordered else np.ascontiguousarray(x.transpose(order))
+        for step in steps:
+            result = step(result, value, num_threads)
+        if not steps:
+            result = result.copy()
+        result = result.reshape(shape)
+        return result if is_ordered else result.transpose(back)
+
+    return padded
+
+
+class _Step(NamedTuple):
+    """At most three neighbouring axes of a C-contiguous array padded: (N, D, H, W, C) read and written."""
+
+    read: tuple[int, ...]
+    written: tuple[int, ...]
+    sources: tuple[np.ndarray, ...]
+    inside: tuple[int, int, int]
+
+    @classmethod
+    def create(cls, shape: list[int], first: int, amounts: list[tuple[int, int]], mode: str) -> _Step:
+        """Of the axes from ``first`` on."""
+        end, missing = first + len(amounts), _MOST_AXES - len(amounts)
+        sizes, pairs = [1] * missing + shape[first:end], [(0, 0)] * missing + amounts
+        sources = tuple(_sources(*axis, mode) for axis in zip(sizes, pairs, strict=True))
+        outer, inner = math.prod(shape[:first]), math.prod(shape[end:])
+        low, high = pairs[-1]
+        inside = max(low, 0), max(-low, 0), max(sizes[-1] + min(low, 0) + min(high, 0), 0)
+        return cls((outer, *sizes, inner), (outer, *map(len, sources), inner), sources, inside)
+
+    def __call__(self, x: np.ndarray, value: float, num_threads: int | None) -> np.ndarray:
+        result = fresh(self.written, x.dtype)
+        if result.size:
+            count = threads.for_elements(num_threads, result.size)
+            kernels.active().pad(x.reshape(self.read), *self.sources, *self.inside, value, result, count)
+        return result
+
+
+@lru_cache(maxsize=256)
+def _sources(size: int, pair: tuple[int, int], mode: str) -> np.ndarray:
+    """Which position each of an axis' outputs copies; −1 for the constant."""
+    low, high = pair
+    positions = np.arange(size)[max(-low, 0) : size - max(-high, 0)]
+    options = {"constant_values": -1} if mode == "constant" else {}
+    sources = np.pad(positions, (max(low, 0), max(high, 0)), MODES[mode], **options).astype(np.int64)
+    sources.flags.writeable = False
+    return sources
 
 
 def pad_grad(grad_output, input_shape, pad, mode="constant"):

@@ -79,7 +79,7 @@ def call_once(
     checks.choice("layout", layout, LAYOUTS[rank])
     x = checks.float_array("x", x, rank + 2, f"({', '.join(layout)})")
     dtype = checks.float_dtype("x", x.dtype)
-    plan = prepare(rank, x.shape, weight, bias, dtype, num_threads, layout, options, calls=1)
+    plan = prepare(rank, x.shape, weight, bias, dtype, num_threads, layout, options, once=True)
     return _first_call(key if _are_plain(options) else None, plan, weight, bias, x, out)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from itertools import product
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -15,7 +15,7 @@ from fastconv.functional.phases import Phase
 from fastconv.geometry import ConvGeometry
 from fastconv.layout import channels_last, empty, moved_first, moved_last, store
 from fastconv.memory import Workspaces, aligned_empty
-from fastconv.plan import ACTIVATIONS, LAYOUTS, Plan, design
+from fastconv.plan import ACTIVATIONS, LAYOUTS, Plan, Remade, design
 
 # Scratch memory for merged phases: a part of the L3 cache that leaves some to inputs and outputs. Beyond it
 # moving pixels to their places would cost more than the shared transforms save.
@@ -25,6 +25,8 @@ _MERGED_BYTES = 8 << 20
 _MOST_COMPUTED = 1.25
 # Steps of the input for blocks of outputs, where a vector has room for the channels of so many.
 _STEPS = (1, 2, 4)
+# At stride 1, so many take less time than moving the pixels of blocks.
+_FEW_MULTIPLICATIONS = 1 << 19
 # What a product costs besides its vectors of outputs, in vectors: its input is loaded and broadcast.
 _BROADCAST = 0.5
 
@@ -43,7 +45,7 @@ class _Part(NamedTuple):
         return tuple(phase.merged for phase in self.phases)
 
 
-class TransposedPlan:
+class TransposedPlan(Remade):
     """A prepared transposed convolution; ``plan(x)`` computes it.
 
     Made by :func:`fastconv.plan_conv_transpose2d` and its 1-D and 3-D kin. Its output's phases, every s-th
@@ -64,7 +66,7 @@ class TransposedPlan:
     """
 
     def __init__(
-        self, geometry: ConvGeometry, weight: np.ndarray, bias: np.ndarray | None = None, *,
+        self, weight: np.ndarray, bias: np.ndarray | None = None, *, geometry: ConvGeometry,
         activation: str | None = None, layout: str | None = None, num_threads: int | None = None,
         input_size: tuple[int, ...] | None = None, calls: int | None = None,
     ):  # fmt: skip
@@ -90,6 +92,10 @@ class TransposedPlan:
         self._is_moved = apart and not self._is_shuffled
         self._workspaces = Workspaces()
         self._edge = self._edge_of(bias)
+        # One convolution of stride 1, from its whole input to the whole result.
+        alone = self._channels_first and not self._is_merged and max(geometry.stride) == 1
+        whole = alone and self.plans and self.plans[0].input_shape == self.input_shape
+        self._whole = self.plans[0] if whole else None
 
     @property
     def plans(self) -> tuple[Plan, ...]:
@@ -103,7 +109,7 @@ class TransposedPlan:
     @property
     def kept_bytes(self) -> int:
         """Bytes of what is held between calls."""
-        return sum(plan.kept_bytes for plan in self.plans) + self._workspaces.nbytes
+        return sum(plan.kept_bytes for plan in self.plans) + self._workspaces.nbytes + self._weight_bytes
 
     @property
     def workspace_bytes(self) -> int:
@@ -142,6 +148,8 @@ class TransposedPlan:
         ndarray of ``output_shape``
             ``out`` where it was given; else a new array, channels-last in memory where ``x`` is.
         """
+        if self._whole is not None:
+            return self._whole(x, out, num_threads)
         dtype = self.geometry.dtype
         x = checks.planned_array("x", x, self.input_shape, dtype)
         count = threads.team(self.num_threads if num_threads is None else num_threads)
@@ -176,11 +184,17 @@ class TransposedPlan:
         shape = self.geometry.weight_shape
         if weight.shape != shape:
             raise ValueError(f"weight must have shape {shape}, got {weight.shape}")
+        if self._weights is not None:
+            self.keep(weight, bias)
         kernel = self._transposed(weight)
         for part in self._parts:
             if part.plan is not None:
                 part.plan.repack(phases.taps_of(kernel, part.phases), _tiled(bias, part.merged))
         self._edge = self._edge_of(bias)
+
+    def _options(self) -> dict[str, Any]:
+        names = ("geometry", "activation", "layout", "num_threads")
+        return {"input_size": self._input_size, **{name: getattr(self, name) for name in names}}
 
     def retire(self) -> None:
         """Leave this plan's memory to others: it has done its work."""
@@ -240,6 +254,8 @@ class TransposedPlan:
             axis_phases = [phases.merged(*axis, step) for axis, step in zip(axes, steps, strict=True)]
             if None not in axis_phases:
                 choices.append([[phase] for phase in axis_phases])
+        if few and max(geometry.stride) == 1 and geometry.multiplications < _FEW_MULTIPLICATIONS:
+            return separate
         if few:
             # A vector holds the channels of several pixels, and a product is one for all of them.
             return min([separate, *choices], key=lambda choice: self._cost(choice, lanes))

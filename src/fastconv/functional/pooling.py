@@ -8,97 +8,22 @@ import numpy as np
 
 from fastconv import checks, kernels, threads
 from fastconv.functional import taps
+from fastconv.functional.pooled import Pooling
+from fastconv.functional.prepared import call
 from fastconv.functional.taps import Window, adaptive_size
 from fastconv.layout import channels_last, is_planar, like
-from fastconv.memory import aligned_empty
 
 SHAPES = {1: "(N, C, L)", 2: "(N, C, H, W)", 3: "(N, C, D, H, W)"}
-# The kernels compare positions as wide as the elements.
-_LARGEST_IMAGE = 2**31 - 1
 
 
-def _image(rank: int, x: object) -> np.ndarray:
-    return checks.float_array("x", x, rank + 2, SHAPES[rank])
+def _image(rank: int, x: np.ndarray) -> None:
+    checks.float_array("x", x, rank + 2, SHAPES[rank])
 
 
-# Where 1-D and 2-D images have axes of size 1, after the first one; threads share out D and H.
-_MISSING = {1: (None, slice(None), None), 2: (None,), 3: ()}
-
-
-def _five_axes(array: np.ndarray) -> np.ndarray:
-    """The (N, D, H, W, C) form of an (N, ..., C) array."""
-    return array[(slice(None), *_MISSING[array.ndim - 2])]
-
-
-def _planes(array: np.ndarray) -> np.ndarray:
-    """The (N·C, D, H, W) form of a C-contiguous (N, C, ...) array."""
-    return array.reshape(-1, *array.shape[2:])[(slice(None), *_MISSING[array.ndim - 2])]
-
-
-def _pooled_planes(
-    x: np.ndarray,
-    y: np.ndarray,
-    indices: np.ndarray | None,
-    axes: taps.Axes,
-    divisor: float | None,
-    count: int,
-) -> bool:
-    """Pool the planes of ``x`` to those of ``y``; False, and nothing done, where ``axes`` are not for planes.
-
-    The largest pixels, without a ``divisor``.
-    """
-    lanes = kernels.active().vector_bytes() // x.itemsize
-    # The taps of all columns, four vectors for each and one of divisors. For each thread four lines; or the
-    # largest, and where those are, of eight rows of windows and their largest.
-    width = -(-y.shape[-1] // lanes) * lanes
-    columns = (4 * axes.most + 1) * width
-    per_thread = 4 * -(-max(x.shape[-1], 2 * lanes) // lanes) * lanes if indices is None else 18 * width
-    return kernels.active().pool_planes(
-        _planes(x), _planes(y), None if indices is None else _planes(indices), axes, divisor is None,
-        divisor or 0, aligned_empty((columns + count * per_thread,), x.dtype), per_thread, count,
-    )  # fmt: skip
-
-
-def _largest(x: np.ndarray, axes: taps.Axes, return_indices: bool, num_threads: int | None):
-    """Max pooling."""
-    dtype = checks.float_dtype("x", x.dtype)
-    if return_indices and math.prod(x.shape[2:]) > _LARGEST_IMAGE:
-        raise ValueError(f"x must have at most 2³¹ − 1 pixels a channel, got shape {x.shape}")
-    count = threads.for_elements(num_threads, x.size)
-    if is_planar(x, dtype):
-        y = aligned_empty((*x.shape[:2], *axes.size), dtype)
-        indices = np.empty(y.shape, np.int64) if return_indices else None
-        if _pooled_planes(x, y, indices, axes, None, count):
-            return (y, indices) if return_indices else y
-    y = aligned_empty((x.shape[0], *axes.size, x.shape[1]), dtype)
-    indices = np.empty(y.shape, np.int64) if return_indices else None
-    kernels.active().max_pool(
-        _five_axes(channels_last(x, dtype, num_threads)),
-        _five_axes(y),
-        _five_axes(indices) if return_indices else None,
-        axes,
-        count,
-    )
-    y = like(y, x, num_threads)
-    return (y, like(indices, x, num_threads)) if return_indices else y
-
-
-def resampled(x: np.ndarray, axes: taps.Axes, divisor: float, num_threads: int | None) -> np.ndarray:
-    """The weighted sums of ``axes`` of ``x`` (N, C, ...), in its memory format."""
-    dtype = checks.float_dtype("x", x.dtype)
-    batch, channels = x.shape[:2]
-    count = threads.for_elements(num_threads, max(x.size, batch * channels * math.prod(axes.size)))
-    if is_planar(x, dtype):
-        y = aligned_empty((batch, channels, *axes.size), dtype)
-        if _pooled_planes(x, y, None, axes, divisor, count):
-            return y
-    y = aligned_empty((batch, *axes.size, channels), dtype)
-    image, images = _five_axes(channels_last(x, dtype, num_threads)), _five_axes(y)
-    # A line for each thread; four int64 for each column of the output.
-    per_thread = image.shape[3] * channels
-    workspace = aligned_empty((count * per_thread + images.shape[3] * 4 * 8 // dtype.itemsize,), dtype)
-    kernels.active().resample(image, images, axes, divisor, workspace, per_thread, count)
-    return like(y, x, num_threads)
+def resampled(grad: np.ndarray, axes: taps.Axes, divisor: float, num_threads: int | None) -> np.ndarray:
+    """The weighted sums of ``axes`` of a gradient (N, C, ...), in its memory format."""
+    grad = checks.kernel_ready(grad, checks.float_dtype("grad_output", grad.dtype))
+    return Pooling(grad, axes, divisor, num_threads)(grad)
 
 
 def gradient(name: str, value: object, shape: tuple[int, ...]) -> np.ndarray:
@@ -109,11 +34,13 @@ def gradient(name: str, value: object, shape: tuple[int, ...]) -> np.ndarray:
     return grad
 
 
-def _max_pool(rank, x, kernel_size, stride, padding, dilation, ceil_mode, return_indices, num_threads):
-    x = _image(rank, x)
+def _max_pooling(
+    x, num_threads, rank, kernel_size, stride, padding, dilation, ceil_mode, return_indices
+) -> Pooling:
+    _image(rank, x)
     window = Window.create(rank, kernel_size, stride, padding, dilation, ceil_mode)
-    axes = taps.window_axes(window, x.shape[2:])
-    return _largest(x, axes, checks.boolean("return_indices", return_indices), num_threads)
+    indices = checks.boolean("return_indices", return_indices)
+    return Pooling(x, taps.window_axes(window, x.shape[2:]), None, num_threads, indices)
 
 
 def max_pool2d(
@@ -161,7 +88,8 @@ def max_pool2d(
     TypeError, ValueError
         If an argument is of the wrong type, rank or range.
     """
-    return _max_pool(2, x, kernel_size, stride, padding, dilation, ceil_mode, return_indices, num_threads)
+    options = 2, kernel_size, stride, padding, dilation, ceil_mode, return_indices
+    return call(_max_pooling, x, num_threads, options)
 
 
 def max_pool1d(
@@ -176,7 +104,8 @@ def max_pool1d(
     num_threads=None,
 ):
     """:func:`max_pool2d` along the one axis of (N, C, L); an index is the position."""
-    return _max_pool(1, x, kernel_size, stride, padding, dilation, ceil_mode, return_indices, num_threads)
+    options = 1, kernel_size, stride, padding, dilation, ceil_mode, return_indices
+    return call(_max_pooling, x, num_threads, options)
 
 
 def max_pool3d(
@@ -191,7 +120,8 @@ def max_pool3d(
     num_threads=None,
 ):
     """:func:`max_pool2d` over the three axes of (N, C, D, H, W); an index is ``(d·H + h)·W + w``."""
-    return _max_pool(3, x, kernel_size, stride, padding, dilation, ceil_mode, return_indices, num_threads)
+    options = 3, kernel_size, stride, padding, dilation, ceil_mode, return_indices
+    return call(_max_pooling, x, num_threads, options)
 
 
 def max_pool_grad(grad_output, indices, input_shape, *, num_threads=None):
@@ -259,10 +189,10 @@ def _avg_window(rank, kernel_size, stride, padding, dilation, ceil_mode, count_i
     return window, "nothing", checks.integer("divisor_override", divisor_override, 1)
 
 
-def _avg_pool(rank, x, *arguments, num_threads):
-    x = _image(rank, x)
+def _avg_pooling(x, num_threads, rank, *arguments) -> Pooling:
+    _image(rank, x)
     window, counted, divisor = _avg_window(rank, *arguments)
-    return resampled(x, taps.window_axes(window, x.shape[2:], counted), divisor, num_threads)
+    return Pooling(x, taps.window_axes(window, x.shape[2:], counted), divisor, num_threads)
 
 
 def avg_pool2d(
@@ -298,8 +228,8 @@ def avg_pool2d(
     TypeError, ValueError
         If an argument is of the wrong type, rank or range.
     """
-    arguments = (kernel_size, stride, padding, dilation, ceil_mode, count_include_pad, divisor_override)
-    return _avg_pool(2, x, *arguments, num_threads=num_threads)
+    options = 2, kernel_size, stride, padding, dilation, ceil_mode, count_include_pad, divisor_override
+    return call(_avg_pooling, x, num_threads, options)
 
 
 def avg_pool1d(
@@ -315,8 +245,8 @@ def avg_pool1d(
     num_threads=None,
 ):
     """:func:`avg_pool2d` along the one axis of (N, C, L)."""
-    arguments = (kernel_size, stride, padding, dilation, ceil_mode, count_include_pad, divisor_override)
-    return _avg_pool(1, x, *arguments, num_threads=num_threads)
+    options = 1, kernel_size, stride, padding, dilation, ceil_mode, count_include_pad, divisor_override
+    return call(_avg_pooling, x, num_threads, options)
 
 
 def avg_pool3d(
@@ -332,8 +262,8 @@ def avg_pool3d(
     num_threads=None,
 ):
     """:func:`avg_pool2d` over the three axes of (N, C, D, H, W)."""
-    arguments = (kernel_size, stride, padding, dilation, ceil_mode, count_include_pad, divisor_override)
-    return _avg_pool(3, x, *arguments, num_threads=num_threads)
+    options = 3, kernel_size, stride, padding, dilation, ceil_mode, count_include_pad, divisor_override
+    return call(_avg_pooling, x, num_threads, options)
 
 
 def avg_pool_grad(
@@ -380,10 +310,10 @@ def _adaptive_axes(size: tuple, output_size: tuple, transpose: bool = False) -> 
     return taps.axes(taps.adaptive, list(zip(size, output_size, strict=True)), transpose)
 
 
-def _adaptive_avg_pool(rank, x, output_size, num_threads):
-    x = _image(rank, x)
+def _adaptive_avg_pooling(x, num_threads, rank, output_size) -> Pooling:
+    _image(rank, x)
     size = adaptive_size(output_size, x.shape[2:])
-    return resampled(x, _adaptive_axes(x.shape[2:], size), 0, num_threads)
+    return Pooling(x, _adaptive_axes(x.shape[2:], size), 0, num_threads)
 
 
 def adaptive_avg_pool2d(x, output_size, *, num_threads=None):
@@ -410,17 +340,17 @@ def adaptive_avg_pool2d(x, output_size, *, num_threads=None):
     TypeError, ValueError
         If an argument is of the wrong type, rank or range.
     """
-    return _adaptive_avg_pool(2, x, output_size, num_threads)
+    return call(_adaptive_avg_pooling, x, num_threads, (2, output_size))
 
 
 def adaptive_avg_pool1d(x, output_size, *, num_threads=None):
     """:func:`adaptive_avg_pool2d` along the one axis of (N, C, L)."""
-    return _adaptive_avg_pool(1, x, output_size, num_threads)
+    return call(_adaptive_avg_pooling, x, num_threads, (1, output_size))
 
 
 def adaptive_avg_pool3d(x, output_size, *, num_threads=None):
     """:func:`adaptive_avg_pool2d` over the three axes of (N, C, D, H, W)."""
-    return _adaptive_avg_pool(3, x, output_size, num_threads)
+    return call(_adaptive_avg_pooling, x, num_threads, (3, output_size))
 
 
 def adaptive_avg_pool_grad(grad_output, input_shape, *, num_threads=None):
@@ -449,26 +379,25 @@ def adaptive_avg_pool_grad(grad_output, input_shape, *, num_threads=None):
     return resampled(grad, _adaptive_axes(tuple(size), outputs, True), 0, num_threads)
 
 
-def _adaptive_max_pool(rank, x, output_size, return_indices, num_threads):
-    x = _image(rank, x)
-    size = adaptive_size(output_size, x.shape[2:])
-    axes = _adaptive_axes(x.shape[2:], size)
-    return _largest(x, axes, checks.boolean("return_indices", return_indices), num_threads)
+def _adaptive_max_pooling(x, num_threads, rank, output_size, return_indices) -> Pooling:
+    _image(rank, x)
+    axes = _adaptive_axes(x.shape[2:], adaptive_size(output_size, x.shape[2:]))
+    return Pooling(x, axes, None, num_threads, checks.boolean("return_indices", return_indices))
 
 
 def adaptive_max_pool2d(x, output_size, return_indices=False, *, num_threads=None):
     """The largest pixel of the windows of :func:`adaptive_avg_pool2d`; indices as of :func:`max_pool2d`."""
-    return _adaptive_max_pool(2, x, output_size, return_indices, num_threads)
+    return call(_adaptive_max_pooling, x, num_threads, (2, output_size, return_indices))
 
 
 def adaptive_max_pool1d(x, output_size, return_indices=False, *, num_threads=None):
     """:func:`adaptive_max_pool2d` along the one axis of (N, C, L)."""
-    return _adaptive_max_pool(1, x, output_size, return_indices, num_threads)
+    return call(_adaptive_max_pooling, x, num_threads, (1, output_size, return_indices))
 
 
 def adaptive_max_pool3d(x, output_size, return_indices=False, *, num_threads=None):
     """:func:`adaptive_max_pool2d` over the three axes of (N, C, D, H, W)."""
-    return _adaptive_max_pool(3, x, output_size, return_indices, num_threads)
+    return call(_adaptive_max_pooling, x, num_threads, (3, output_size, return_indices))
 
 
 def global_avg_pool2d(x):

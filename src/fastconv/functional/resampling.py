@@ -10,7 +10,9 @@ import numpy as np
 
 from fastconv import checks
 from fastconv.functional import taps
+from fastconv.functional.pooled import Pooling
 from fastconv.functional.pooling import SHAPES, gradient, image_shape, resampled
+from fastconv.functional.prepared import call
 
 # What each mode does along an axis, and for how many spatial axes it is meant.
 MODES = {
@@ -27,12 +29,13 @@ _NEAREST = ("nearest", "nearest-exact", "area")
 _CUBIC = -0.75
 
 
-def _nearest(size: int, outputs: int, mode: str, scale: float | None) -> taps.Taps:
-    # In float32, as PyTorch computes it for every dtype: where a product falls on a whole number, its
-    # rounding decides which pixel is the nearest.
-    step = np.float32(1 / scale) if scale else np.float32(size) / np.float32(outputs)
-    half = np.float32(0.5 if mode == "nearest-exact" else 0)
-    position = (np.arange(outputs, dtype=np.float32) + half) * step
+def _nearest(size: int, outputs: int, mode: str, scale: float | None, dtype: np.dtype) -> taps.Taps:
+    # Where a product falls on a whole number, its rounding decides which pixel is the nearest. So positions
+    # are those of PyTorch's contiguous images: a step in their dtype, a fused product, and at last float32.
+    real, half = dtype.type, 0.5 if mode == "nearest-exact" else 0.0
+    step = np.float64(real(1 / scale) if scale else real(size) / real(outputs))
+    product = ((np.arange(outputs) + half) * step - half).astype(dtype)
+    position = (product.astype(np.float64) + half).astype(np.float32)
     source = np.minimum(np.floor(position).astype(np.int64), size - 1)
     return taps.make(size, np.ones(outputs, np.int64), source)
 
@@ -71,11 +74,13 @@ def _cubic(size: int, outputs: int, align_corners: bool, scale: float | None) ->
     return taps.make(size, used.sum(axis=1), pixels[used], weight[used])
 
 
-def _interpolation(size: int, outputs: int, mode: str, align_corners: bool, scale: float | None) -> taps.Taps:
+def _interpolation(
+    size: int, outputs: int, mode: str, align_corners: bool, scale: float | None, dtype: np.dtype
+) -> taps.Taps:
     if mode == "area":
         return taps.adaptive(size, outputs)
     if mode in _NEAREST:
-        return _nearest(size, outputs, mode, scale)
+        return _nearest(size, outputs, mode, scale, dtype)
     make = _cubic if mode == "bicubic" else _linear
     return make(size, outputs, align_corners, scale)
 
@@ -134,14 +139,16 @@ class Resampling(NamedTuple):
 
 
 @taps.remembered
-def _axes(resampling: Resampling, size: tuple[int, ...], transpose: bool = False) -> taps.Axes:
-    """The Axes for an image of this size."""
+def _axes(
+    resampling: Resampling, size: tuple[int, ...], dtype: np.dtype, transpose: bool = False
+) -> taps.Axes:
+    """The Axes for an image of this size, computed in ``dtype``."""
     scales = resampling.scale_factor or (None,) * len(size)
     outputs = resampling.output_size(size)
     if len(size) == 2 and resampling.mode in _NEAREST:  # where PyTorch copies an axis that keeps its size
         scales = [None if n == out else s for n, out, s in zip(size, outputs, scales, strict=True)]
     items = [
-        (n, out, resampling.mode, resampling.align_corners, scale)
+        (n, out, resampling.mode, resampling.align_corners, scale, dtype)
         for n, out, scale in zip(size, outputs, scales, strict=True)
     ]
     return taps.axes(_interpolation, items, transpose)
@@ -195,10 +202,13 @@ def interpolate(x, size=None, scale_factor=None, mode="nearest", align_corners=N
     TypeError, ValueError
         If an argument is of the wrong type or out of range, or they do not go together.
     """
-    x = checks.float_array("x", x)
+    return call(_interpolating, x, num_threads, (size, scale_factor, mode, align_corners))
+
+
+def _interpolating(x, num_threads, size, scale_factor, mode, align_corners) -> Pooling:
     rank = len(image_shape(x.shape, "x")) - 2
     resampling = Resampling.create(rank, size, scale_factor, mode, align_corners)
-    return resampled(x, _axes(resampling, x.shape[2:]), 0, num_threads)
+    return Pooling(x, _axes(resampling, x.shape[2:], x.dtype), 0, num_threads)
 
 
 def interpolate_grad(
@@ -233,4 +243,5 @@ def interpolate_grad(
     resampling = Resampling.create(len(shape) - 2, size, scale_factor, mode, align_corners)
     outputs = resampling.output_size(shape[2:])
     grad = gradient("grad_output", grad_output, (*shape[:2], *outputs))
-    return resampled(grad, _axes(resampling, shape[2:], True), 0, num_threads)
+    axes = _axes(resampling, shape[2:], checks.float_dtype("grad_output", grad.dtype), True)
+    return resampled(grad, axes, 0, num_threads)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -11,13 +11,13 @@ from fastconv import checks, kernels, layout, lowering, threads
 from fastconv.algorithms import separable
 from fastconv.geometry import ConvGeometry
 from fastconv.memory import Workspaces
-from fastconv.plan import ACTIVATIONS
+from fastconv.plan import ACTIVATIONS, Remade
 
 _DEPTHWISE = "(C_in·multiplier, 1, k_h, k_w)"
 _POINTWISE = "(C_out, C_in·multiplier, 1, 1)"
 
 
-class SeparablePlan:
+class SeparablePlan(Remade):
     """A prepared depthwise-separable convolution; ``plan(x)`` computes it.
 
     Made by :func:`plan_separable_conv2d`. Calls may come from several threads at once.
@@ -32,7 +32,7 @@ class SeparablePlan:
     """
 
     def __init__(
-        self, geometry, depthwise_weight, pointwise_weight, depthwise_bias, pointwise_bias,
+        self, depthwise_weight, pointwise_weight, depthwise_bias=None, pointwise_bias=None, *, geometry,
         depthwise_activation, activation, num_threads,
     ):  # fmt: skip
         self.geometry = geometry
@@ -44,8 +44,12 @@ class SeparablePlan:
             geometry, self._kernels, self.num_threads,
         )  # fmt: skip
         self._passes = lowering.passes(geometry)
+        self._activations = {"depthwise_activation": depthwise_activation, "activation": activation}
         self._rectified = (depthwise_activation == "relu", activation == "relu")
         self._workspaces = Workspaces()
+
+    def _options(self) -> dict[str, Any]:
+        return {"geometry": self.geometry, "num_threads": self.num_threads, **self._activations}
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -134,6 +138,17 @@ def plan_separable_conv2d(
     TypeError, ValueError
         As :func:`separable_conv2d`.
     """
+    weights = depthwise_weight, pointwise_weight, depthwise_bias, pointwise_bias
+    options = stride, padding, dilation, depthwise_activation, activation, num_threads, dtype
+    weights, plan = _plan(input_shape, *weights, *options)
+    return plan.keep(*weights)
+
+
+def _plan(
+    input_shape, depthwise_weight, pointwise_weight, depthwise_bias, pointwise_bias, stride, padding,
+    dilation, depthwise_activation, activation, num_threads, dtype,
+) -> tuple[tuple, SeparablePlan]:  # fmt: skip
+    """The checked weights, and the plan."""
     first = checks.float_array("depthwise_weight", depthwise_weight, 4, _DEPTHWISE)
     second = checks.float_array("pointwise_weight", pointwise_weight, 4, _POINTWISE)
     biases = []
@@ -160,7 +175,11 @@ def plan_separable_conv2d(
         shape, first.shape, stride=stride, padding=padding, dilation=dilation, groups=shape[1],
         dtype=checks.common_dtype((first, second, *biases), dtype),
     )  # fmt: skip
-    return SeparablePlan(geometry, first, second, *biases, depthwise_activation, activation, num_threads)
+    weights = first, second, *biases
+    return weights, SeparablePlan(
+        *weights, geometry=geometry, depthwise_activation=depthwise_activation, activation=activation,
+        num_threads=num_threads,
+    )  # fmt: skip
 
 
 def separable_conv2d(
@@ -210,10 +229,9 @@ def separable_conv2d(
         If an argument is out of range, or arguments do not fit each other.
     """
     x = checks.float_array("x", x, 4, "(N, C_in, H, W)")
-    plan = plan_separable_conv2d(
-        x.shape, depthwise_weight, pointwise_weight, depthwise_bias, pointwise_bias, stride=stride,
-        padding=padding, dilation=dilation, depthwise_activation=depthwise_activation,
-        activation=activation, num_threads=num_threads, dtype=checks.float_dtype("x", x.dtype),
+    _, plan = _plan(
+        x.shape, depthwise_weight, pointwise_weight, depthwise_bias, pointwise_bias, stride, padding,
+        dilation, depthwise_activation, activation, num_threads, checks.float_dtype("x", x.dtype),
     )  # fmt: skip
     return plan(x.astype(plan.geometry.dtype, order="K", copy=False), out=out)
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from fastconv import checks
-from fastconv.layout import is_channels_last
+from fastconv import checks, kernels, threads
+from fastconv.layout import channels_last, is_channels_last, moved_first
+from fastconv.memory import fresh
 
 MODES = ("CRD", "DCR")
 _IMAGES = "(N, C, H, W)"
@@ -46,20 +47,45 @@ def unshuffled_shape(shape, factor):
 
 
 def _image(x: object) -> np.ndarray:
+    """``x`` in one of the two memory formats that a kernel takes; a copy only where it must be."""
     x = checks.float_array("x", x, 4, _IMAGES)
-    return x.astype(checks.float_dtype("x", x.dtype), copy=False)
+    x = checks.kernel_ready(x, checks.float_dtype("x", x.dtype))
+    if is_channels_last(x):
+        return moved_first(channels_last(x, x.dtype))
+    return np.ascontiguousarray(x)
 
 
-def _copied(view: np.ndarray, shape: tuple[int, ...], last: bool, split: str) -> np.ndarray:
+def _moved(view: np.ndarray, shape: tuple[int, ...], last: bool, split: str) -> np.ndarray:
     """A six-axis view copied to ``shape``; ``last``: the axes that ``split`` calls c innermost in memory."""
     batch, channels, height, width = shape
-    if not last:
-        return np.ascontiguousarray(view).reshape(shape)
-    # Axes of the channels to the end, the others keep their order.
-    inner = [axis for axis, kind in enumerate(split) if kind == "c"]
-    outer = [axis for axis, kind in enumerate(split) if kind != "c"]
-    copy = np.ascontiguousarray(view.transpose(*outer, *inner))
-    return copy.reshape(batch, height, width, channels).transpose(0, 3, 1, 2)
+    if last:
+        order = [axis for kind in "nsc" for axis, letter in enumerate(split) if letter == kind]
+        view, shape = view.transpose(order), (batch, height, width, channels)
+    result = fresh(shape, view.dtype)
+    if result.size:
+        in_memory = sorted(range(view.ndim), key=lambda axis: -view.strides[axis])
+        flat = view.transpose(in_memory).reshape(-1)
+        count = threads.for_elements(None, result.size)
+        kernels.active().move_axes(flat, _steps(view), result.reshape(-1), count)
+    return moved_first(result) if last else result
+
+
+def _steps(view: np.ndarray) -> np.ndarray:
+    """Of each axis its size, its step in ``view`` and that in a copy of it.
+
+    After five of them the one with step 1 in ``view``, and that with step 1 in the copy, if it is another.
+    """
+    written = np.cumprod((1, *view.shape[:0:-1]))[::-1]
+    read = [stride // view.itemsize for stride in view.strides]
+    axes = list(zip(view.shape, read, written, strict=True))
+    column = next((axis for axis in axes if axis[0] > 1 and axis[1] == 1), axes[-1])
+    row, missing = axes[-1], (1, 0, 0)
+    axes.remove(column)
+    if column is row:
+        row = missing
+    else:
+        axes = [*axes[:-1], missing]
+    return np.array([*axes, column, row], np.int64)
 
 
 def pixel_shuffle(x, upscale_factor, *, mode="CRD"):
@@ -94,7 +120,7 @@ def pixel_shuffle(x, upscale_factor, *, mode="CRD"):
         view = x.reshape(batch, channels, r, r, height, width).transpose(0, 1, 4, 2, 5, 3)
     else:
         view = x.reshape(batch, r, r, channels, height, width).transpose(0, 3, 4, 1, 5, 2)
-    return _copied(view, shape, is_channels_last(x), "ncssss")
+    return _moved(view, shape, is_channels_last(x), "ncssss")
 
 
 def pixel_unshuffle(x, downscale_factor, *, mode="CRD"):
@@ -126,5 +152,5 @@ def pixel_unshuffle(x, downscale_factor, *, mode="CRD"):
     batch, _, height, width = shape = unshuffled_shape(x.shape, r)
     split = x.reshape(batch, x.shape[1], height, r, width, r)
     if mode == "CRD":
-        return _copied(split.transpose(0, 1, 3, 5, 2, 4), shape, is_channels_last(x), "ncccss")
-    return _copied(split.transpose(0, 3, 5, 1, 2, 4), shape, is_channels_last(x), "ncccss")
+        return _moved(split.transpose(0, 1, 3, 5, 2, 4), shape, is_channels_last(x), "ncccss")
+    return _moved(split.transpose(0, 3, 5, 1, 2, 4), shape, is_channels_last(x), "ncccss")

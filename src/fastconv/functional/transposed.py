@@ -170,7 +170,7 @@ def plan_conv_transpose3d(
 
 
 def _plan(
-    rank, input_shape, weight, bias, dtype, num_threads, layout, options: tuple, calls=None
+    rank, input_shape, weight, bias, dtype, num_threads, layout, options: tuple, once=False
 ) -> TransposedPlan:
     weight, bias, dtype = arrays(rank, weight, TRANSPOSED_WEIGHTS[rank], bias, dtype)
     stride, padding, output_padding, groups, dilation, activation = options
@@ -178,10 +178,11 @@ def _plan(
     geometry = transposed_geometry(
         shape, weight.shape, stride, padding, output_padding, groups, dilation, dtype
     )
-    return TransposedPlan(
-        geometry, weight, bias, activation=activation, layout=layout, num_threads=num_threads,
-        input_size=shape[2:], calls=calls,
+    plan = TransposedPlan(
+        weight, bias, geometry=geometry, activation=activation, layout=layout, num_threads=num_threads,
+        input_size=shape[2:], calls=1 if once else None,
     )  # fmt: skip
+    return plan if once else plan.keep(weight, bias)
 
 
 def transposed_geometry(

@@ -22,6 +22,7 @@ from fastconv.kernels import _system, isa
 cpu_features = _system.cpu_features()
 compiler = _system.compiler()
 openmp_version = _system.openmp_version()
+openmp_cpus = _system.openmp_cpus
 in_threads = _system.in_threads
 past_cache_line = _system.past_cache_line
 spread_threads = _system.spread_threads

@@ -37,9 +37,11 @@ cdef extern from *:
     #include <omp.h>
     #define FASTCONV_OPENMP _OPENMP
     #define FASTCONV_TEAM() omp_get_num_threads()
+    #define FASTCONV_CPUS() omp_get_num_procs()
     #else
     #define FASTCONV_OPENMP 0
     #define FASTCONV_TEAM() 1
+    #define FASTCONV_CPUS() 1
     #endif
 
     /* Keeps a team's threads off the CPU of the thread that calls them. A sleeping thread is often woken on
@@ -98,6 +100,7 @@ cdef extern from *:
     const char *FASTCONV_COMPILER
     int FASTCONV_OPENMP
     int FASTCONV_TEAM() nogil
+    int FASTCONV_CPUS() nogil
     void fastconv_spread(int count) nogil
     void fastconv_probe(fastconv_feature *feature)
 
@@ -122,6 +125,12 @@ def past_cache_line(const unsigned char[::1] memory):
 def openmp_version():
     """OpenMP's version date (yyyymm) this build was made with; 0 without OpenMP."""
     return FASTCONV_OPENMP
+
+
+def openmp_cpus():
+    """How many CPUs OpenMP may use: those of the process also where it has bound this thread to one of them
+    (``OMP_PROC_BIND``, ``OMP_PLACES``). 1 without OpenMP."""
+    return FASTCONV_CPUS()
 
 
 def spread_threads(int count):

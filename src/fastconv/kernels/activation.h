@@ -1,12 +1,12 @@
 /* Activations and their gradients, element by element; microkernel.h includes this once for each element type. */
 
 #if !defined(ACTIVATION_TERMS) /* shared by both element types */
-#define ACTIVATION_TERMS 10
-/* Φ(−|x|) = t · P(t) · exp(−x²/2), t = 1 / (1 + 0.4 |x|): P fitted at Chebyshev's points for |x| ≤ 14, lowest power
- * first. Its error is 2e-8 of the value. */
-static const float normal_tail[ACTIVATION_TERMS] = {
-    0.159575339f, 0.159641192f, 0.133000235f, 0.0921067097f, -0.0294128556f, 0.124874397f, -0.381159172f,
-    0.388086209f, -0.179435451f, 0.032723366f};
+#define ACTIVATION_TERMS 9
+/* Φ(−|x|) = t · P(t) · exp(−x²/2), t = 1 / (1 + 0.35 |x|): P fitted at Chebyshev's points for |x| ≤ 14, lowest power
+ * first. Its error is 3e-8 of the value. */
+static const float normal_tail_terms[ACTIVATION_TERMS] = {
+    0.139621407f, 0.139861867f, 0.119832858f, 0.105508029f, -0.0231099091f, 0.159174278f, -0.255714357f,
+    0.143971756f, -0.029145943f};
 #endif
 
 #define SINGLE (sizeof(REAL) == 4)
@@ -36,21 +36,27 @@ ALWAYS_INLINE vec TYPED(logistic)(vec x)
     return ALL(1) / (ALL(1) + TYPED(exponential)(-x));
 }
 
-/* Φ(x), the distribution function of the normal distribution, with a small relative error also where it is tiny:
- * 2e-7, and 5e-6 where it is 1e-38, of the rounded square. For doubles the C library's. */
-ALWAYS_INLINE vec TYPED(normal)(vec x)
+ALWAYS_INLINE vec TYPED(magnitude)(vec x)
 {
+    return (vec)((vec_mask)x & ~(vec_mask)ALL(-0.0));
+}
+
+/* Φ(−x) for x ≥ 0, Φ the distribution function of the normal distribution, with a small relative error also where it
+ * is tiny: 2e-7, and 5e-6 where it is 1e-38, of the rounded square; and `bell` = exp(−x²/2). For doubles the C
+ * library's. */
+ALWAYS_INLINE vec TYPED(normal_tail)(vec x, vec *bell)
+{
+    *bell = TYPED(exponential)(x * x * ALL(-0.5));
     if (!SINGLE) {
         vec y;
-        for (int i = 0; i < LANES; i++) y[i] = (REAL)(0.5 * erfc(-M_SQRT1_2 * (double)x[i]));
+        for (int i = 0; i < LANES; i++) y[i] = (REAL)(0.5 * erfc(M_SQRT1_2 * (double)x[i]));
         return y;
     }
-    const vec size = TYPED(select)(x < ALL(0), -x, x), t = ALL(1) / (ALL(1) + ALL(0.4) * size);
-    vec tail = ALL(normal_tail[ACTIVATION_TERMS - 1]);
-    _Pragma("GCC unroll 16") for (int i = ACTIVATION_TERMS - 2; i >= 0; i--) tail = tail * t + ALL(normal_tail[i]);
-    /* Of a large x the square could overflow: exp(−∞) is 0 as well. */
-    tail = tail * t * TYPED(exponential)(x * x * ALL(-0.5));
-    return TYPED(select)(x > ALL(0), ALL(1) - tail, tail);
+    const vec t = ALL(1) / (ALL(1) + ALL(0.35) * x);
+    vec tail = ALL(normal_tail_terms[ACTIVATION_TERMS - 1]);
+    _Pragma("GCC unroll 16") for (int i = ACTIVATION_TERMS - 2; i >= 0; i--)
+        tail = tail * t + ALL(normal_tail_terms[i]);
+    return tail * t * *bell;
 }
 
 /* Twice the argument of tanh in Hendrycks and Gimpel's approximation, Φ(x) ≈ logistic(√(8/π) (x + 0.044715 x³)). */
@@ -64,6 +70,13 @@ ALWAYS_INLINE vec TYPED(clamp)(vec x, vec low, vec high)
     return TYPED(select)(x < low, low, TYPED(select)(x > high, high, x));
 }
 
+/* |tanh(x)| = −e / (e + 2), e = exp(−2 |x|) − 1. */
+ALWAYS_INLINE vec TYPED(hyperbolic_tangent)(vec x)
+{
+    const vec less = TYPED(exponential_less_one)(ALL(-2) * TYPED(magnitude)(x));
+    return (vec)((vec_mask)(-less / (less + ALL(2))) | ((vec_mask)x & (vec_mask)ALL(-0.0)));
+}
+
 ALWAYS_INLINE vec TYPED(activation)(const int kind, vec x, vec a, vec b)
 {
     const vec zero = ALL(0);
@@ -74,8 +87,13 @@ ALWAYS_INLINE vec TYPED(activation)(const int kind, vec x, vec a, vec b)
     case ELU: /* b · elu(x, a) */
         return b * TYPED(select)(x > zero, x, a * TYPED(exponential_less_one)(TYPED(select)(x > zero, zero, x)));
     case SIGMOID: return TYPED(logistic)(x);
+    case TANH: return TYPED(hyperbolic_tangent)(x);
     case SILU: return x * TYPED(logistic)(x);
-    case GELU: return x * TYPED(normal)(x);
+    case GELU: { /* max(x, 0) − |x| · Φ(−|x|), where ∞ · 0 may be no part of ∞ */
+        vec bell;
+        const vec size = TYPED(magnitude)(TYPED(within)(x, -INFINITY, 40));
+        return TYPED(rectify)(x) - size * TYPED(normal_tail)(size, &bell);
+    }
     case GELU_TANH: return x * TYPED(logistic)(TYPED(normal_argument)(x));
     case SOFTPLUS: { /* a = beta, b = threshold */
         const vec v = x * a, size = TYPED(select)(v < zero, v, -v);
@@ -104,10 +122,10 @@ ALWAYS_INLINE vec TYPED(activation_grad)(const int kind, vec g, vec x, vec a, ve
         const vec gate = TYPED(logistic)(x);
         return g * (gate * (one + x * (one - gate)));
     }
-    case GELU: { /* Φ(x) + x Φ'(x), beyond 40 Φ' is 0 and the square of x might overflow */
-        const vec near = TYPED(clamp)(x, ALL(-40), ALL(40));
-        const vec density = ALL(0.3989422804014327) * TYPED(exponential)(near * near * ALL(-0.5));
-        return g * (TYPED(normal)(x) + near * density);
+    case GELU: { /* Φ(x) + x Φ'(x) */
+        vec bell;
+        const vec near = TYPED(within)(x, -40, 40), tail = TYPED(normal_tail)(TYPED(magnitude)(near), &bell);
+        return g * (TYPED(select)(near > zero, one - tail, tail) + ALL(0.3989422804014327) * near * bell);
     }
     case GELU_TANH: {
         const vec near = TYPED(clamp)(x, ALL(-40), ALL(40)), share = TYPED(logistic)(TYPED(normal_argument)(near));
@@ -185,14 +203,18 @@ static void TYPED(softmax_columns)(
     }
 }
 
-/* An expression of v and u, a vector of x and of g where there is one, for each vector of y; the last may be a part. */
-#define EACH_VECTOR(expression)                                                      \
-    for (ptrdiff_t i = 0; i < count; i += LANES) {                                   \
-        const vec v = TYPED(load_part)(x + i, count - i, ALL(0));                    \
-        const vec u = g ? TYPED(load_part)(g + i, count - i, ALL(0)) : ALL(0);       \
+/* An expression of v and u, a vector of x and of g where there is one, for each vector of y. */
+#define ONE_VECTOR(left, expression)                                                 \
+    do {                                                                             \
+        const vec v = TYPED(load_part)(x + i, left, ALL(0));                         \
+        const vec u = g ? TYPED(load_part)(g + i, left, ALL(0)) : ALL(0);            \
         (void)u;                                                                     \
-        TYPED(store_part)(y + i, count - i, expression);                             \
-    }
+        TYPED(store_part)(y + i, left, expression);                                  \
+    } while (0)
+#define EACH_VECTOR(expression)                                                      \
+    ptrdiff_t i = 0;                                                                 \
+    for (; i + LANES <= count; i += LANES) ONE_VECTOR(LANES, expression);            \
+    if (i < count) ONE_VECTOR(count - i, expression)
 
 #define EACH_KIND(DO) \
     DO(RELU) DO(RELU6) DO(LEAKY_RELU) DO(ELU) DO(SIGMOID) DO(TANH) DO(SILU) DO(GELU) DO(GELU_TANH) DO(SOFTPLUS) \
@@ -208,16 +230,28 @@ static void TYPED(activate)(
     switch (kind) {
 #define CASE(name)                                                                                  \
     case name:                                                                                      \
-        if (g) { EACH_VECTOR(TYPED(activation_grad)(name, u, v, a, b)) }                            \
-        else { EACH_VECTOR(TYPED(activation)(name, v, a, b)) }                                      \
+        if (g) { EACH_VECTOR(TYPED(activation_grad)(name, u, v, a, b)); }                           \
+        else { EACH_VECTOR(TYPED(activation)(name, v, a, b)); }                                     \
         break;
         EACH_KIND(CASE)
 #undef CASE
     }
 }
 
+/* LEAKY_RELU with an `alpha` for each element. */
+static void TYPED(prelu)(const REAL *alpha, const REAL *g, const REAL *x, REAL *y, ptrdiff_t count)
+{
+    const vec b = ALL(0);
+    if (g) {
+        EACH_VECTOR(TYPED(activation_grad)(LEAKY_RELU, u, v, TYPED(load_part)(alpha + i, count - i, b), b));
+    } else {
+        EACH_VECTOR(TYPED(activation)(LEAKY_RELU, v, TYPED(load_part)(alpha + i, count - i, b), b));
+    }
+}
+
 #undef SINGLE
 #undef ALL
 #undef EACH_VECTOR
+#undef ONE_VECTOR
 #undef SOFTMAX_BLOCK
 #undef EACH_KIND

@@ -12,6 +12,10 @@ cdef extern from "microkernel.h" nogil:
     void activate_f64(
         int kind, double a, double b, const double *grad, const double *x, double *out, Py_ssize_t first,
         Py_ssize_t count) noexcept
+    void prelu_f32(
+        const float *alpha, const float *grad, const float *x, float *out, Py_ssize_t count) noexcept
+    void prelu_f64(
+        const double *alpha, const double *grad, const double *x, double *out, Py_ssize_t count) noexcept
     void softmax_row_f32(const float *x, float *out, Py_ssize_t count, bint logarithm) noexcept
     void softmax_row_f64(const double *x, double *out, Py_ssize_t count, bint logarithm) noexcept
     void softmax_columns_f32(
@@ -64,6 +68,44 @@ def activate_grad(
 ):
     with nogil:
         activate_all(kind, a, b, &grad[0], &x[0], &out[0], x.shape[0], num_threads)
+
+
+cdef void prelu_part(
+    const real *slope, bint one, const real *grad, const real *x, real *out, Py_ssize_t count
+) noexcept nogil:
+    """A slope for each element, or `one` for all."""
+    if one:
+        if real is float:
+            activate_f32(LEAKY_RELU, slope[0], 0, grad, x, out, 0, count)
+        else:
+            activate_f64(LEAKY_RELU, slope[0], 0, grad, x, out, 0, count)
+    elif real is float:
+        prelu_f32(slope, grad, x, out, count)
+    else:
+        prelu_f64(slope, grad, x, out, count)
+
+
+def prelu(
+    const real[::1] x,          # IN
+    const real[::1] grad,       # IN   or None: out is f(x), not grad · f'(x)
+    const real[::1] slopes,     # IN   of `run` elements each, again and again; of one, as many as are left
+    Py_ssize_t run,
+    real[::1] out,              # OUT
+    int num_threads,
+):
+    cdef Py_ssize_t length = slopes.shape[0] if run == 1 else run, count = x.shape[0]
+    cdef Py_ssize_t pieces = 1 if run == 1 else (run + ACTIVATION_PART - 1) // ACTIVATION_PART
+    cdef Py_ssize_t task, first, last, channels = slopes.shape[0]
+    cdef const real *g = NULL
+    if grad is not None:
+        g = &grad[0]
+    for task in prange((count + length - 1) // length * pieces, nogil=True, schedule="static",
+                       num_threads=num_threads):
+        first = task // pieces * length + share(length, pieces, task % pieces)
+        last = min(task // pieces * length + share(length, pieces, task % pieces + 1), count)
+        prelu_part(
+            &slopes[0 if run == 1 else task // pieces % channels], run > 1, g + first if g != NULL else NULL,
+            &x[first], &out[first], last - first)
 
 
 cdef inline void softmax_part(

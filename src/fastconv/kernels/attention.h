@@ -6,6 +6,9 @@
 static const double inverse_factorial[INVERSE_FACTORIALS] = {
     1., 1., 1. / 2, 1. / 6, 1. / 24, 1. / 120, 1. / 720, 1. / 5040, 1. / 40320, 1. / 362880, 1. / 3628800,
     1. / 39916800, 1. / 479001600, 1. / 6227020800.};
+static const float exponential_terms[] = {
+    1.f, 1.f, 0.4999999403953552f, 0.1666652113199234f, 0.04166838899254799f, 0.00836874544620514f,
+    0.0013814540579915047f};
 #endif
 
 #define SINGLE (sizeof(REAL) == 4)
@@ -15,30 +18,64 @@ ALWAYS_INLINE vec TYPED(select)(vec_mask where, vec a, vec b)
     return (vec)(((vec_mask)a & where) | ((vec_mask)b & ~where));
 }
 
-/* exp(v), element by element, within 2 units in the last place; subnormal results are 0, NaN stays NaN.
+/* y · 2ⁿ with the sum n + 1.5 · 2^MANTISSA as it was rounded: n stands in its lowest bits. For y > 0 whose result
+ * is neither subnormal nor infinite, but with AVX-512 any. */
+ALWAYS_INLINE vec TYPED(times_power)(vec y, vec n, vec shifted)
+{
+#if defined(__AVX512F__)
+    (void)shifted;
+    return SINGLE ? (vec)_mm512_scalef_ps((__m512)y, (__m512)n) : (vec)_mm512_scalef_pd((__m512d)y, (__m512d)n);
+#else
+    (void)n;
+    return (vec)((vec_mask)y + ((vec_mask)shifted << MANTISSA));
+#endif
+}
+
+/* v, or the nearest number from low to high; NaN stays NaN. */
+ALWAYS_INLINE vec TYPED(within)(vec v, REAL low, REAL high)
+{
+    const vec least = TYPED(broadcast)(low), most = TYPED(broadcast)(high);
+#if defined(__AVX512F__) /* these take the second of two that cannot be compared */
+    return SINGLE ? (vec)_mm512_max_ps((__m512)least, _mm512_min_ps((__m512)most, (__m512)v))
+                  : (vec)_mm512_max_pd((__m512d)least, _mm512_min_pd((__m512d)most, (__m512d)v));
+#else
+    return TYPED(select)(v < least, least, TYPED(select)(v > most, most, v));
+#endif
+}
+
+/* exp(v), element by element, within 2 units in the last place; subnormal results may be 0, NaN stays NaN.
  *
  *     exp(v) = 2ⁿ · exp(r),   n = round(v / ln 2),   r = v − n · ln 2,   |r| ≤ ln 2 / 2
  *
- * exp(r) by Taylor's series to r⁷ (float32, remainder 5e-9) or r¹³ (float64, 4e-18). Adding 1.5 · 2^MANTISSA
- * leaves n in the lowest bits of the sum; ln 2 is split in two, so that n times its leading part is exact. */
+ * exp(r) by 1 + r + …, fitted at Chebyshev's points, to r⁶ (float32, error 3e-9), or by Taylor's series to r¹³
+ * (float64, 4e-18). Adding 1.5 · 2^MANTISSA leaves n in the lowest bits of the sum; ln 2 is split in two, so that n
+ * times its leading part is exact. */
 ALWAYS_INLINE vec TYPED(exponential)(vec v)
 {
     const REAL shift = SINGLE ? 0x1.8p23 : 0x1.8p52;
     const REAL ln2_high = SINGLE ? 0x1.63p-1 : 0x1.62e42fefp-1;
     const REAL ln2_low = SINGLE ? -0x1.bd0105c610ca8p-13 : 0x1.473de6af278edp-34;
+    const int degree = SINGLE ? 6 : 13;
+#if defined(__AVX512F__) /* beyond these bounds the scaled result is 0 or infinite of itself */
+    const vec bounded = TYPED(within)(v, SINGLE ? -104 : -746, SINGLE ? 89 : 710);
+#else
+    const vec bounded = v;
+#endif
+    const vec shifted = bounded * TYPED(broadcast)((REAL)0x1.71547652b82fep0) + TYPED(broadcast)(shift);
+    const vec n = shifted - TYPED(broadcast)(shift);
+    const vec r = (bounded - n * TYPED(broadcast)(ln2_high)) - n * TYPED(broadcast)(ln2_low);
+    vec y = TYPED(broadcast)(SINGLE ? exponential_terms[degree] : (REAL)inverse_factorial[degree]);
+    _Pragma("GCC unroll 16") for (int i = degree - 1; i >= 0; i--)
+        y = y * r + TYPED(broadcast)(SINGLE ? exponential_terms[i] : (REAL)inverse_factorial[i]);
+    y = TYPED(times_power)(y, n, shifted);
+#if !defined(__AVX512F__)
     const REAL lowest = SINGLE ? -0x1.5d589ep6 : -0x1.6232bdd7abcd2p9; /* log of the smallest normal number */
     const REAL highest = SINGLE ? 0x1.62e42ep6 : 0x1.62e42fefa39efp9;  /* log of the largest */
-    const int degree = SINGLE ? 7 : 13;
-    const vec shifted = v * TYPED(broadcast)((REAL)0x1.71547652b82fep0) + TYPED(broadcast)(shift);
-    const vec n = shifted - TYPED(broadcast)(shift);
-    const vec r = (v - n * TYPED(broadcast)(ln2_high)) - n * TYPED(broadcast)(ln2_low);
-    vec y = TYPED(broadcast)((REAL)inverse_factorial[degree]);
-    _Pragma("GCC unroll 16") for (int i = degree - 1; i >= 0; i--)
-        y = y * r + TYPED(broadcast)((REAL)inverse_factorial[i]);
-    y = (vec)((vec_mask)y + ((vec_mask)shifted << MANTISSA)); /* n is added to the exponent */
     y = (vec)((vec_mask)y & ~(v < TYPED(broadcast)(lowest)));
     y = TYPED(select)(v > TYPED(broadcast)(highest), TYPED(broadcast)((REAL)INFINITY), y);
-    return TYPED(select)(v != v, v, y);
+    y = TYPED(select)(v != v, v, y);
+#endif
+    return y;
 }
 
 static void TYPED(exponentials)(const REAL *v, ptrdiff_t count, REAL *y)

@@ -17,6 +17,8 @@
  *   strassen.h        the products and sums of Strassen's method
  *   sampling.h        bilinear samples
  *   attention.h       the exponential function, softmax block by block
+ *   activation.h      activations, softmax
+ *   moving.h          copies of runs, and of transposed matrices
  */
 #ifndef FASTCONV_MICROKERNEL_H
 #define FASTCONV_MICROKERNEL_H
@@ -25,6 +27,9 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
+#if defined(__AVX512F__)
+#include <immintrin.h> /* for what vector extensions lack: scaling by powers of two, bounds that keep NaN */
+#endif
 
 /* TILE_ROWS × 2 accumulators, two vectors of B and one broadcast of A fill the register file:
  * 32 registers for AVX-512 (14 · 2 + 2 + 1), 16 otherwise (6 · 2 + 2 + 1). */
@@ -47,7 +52,7 @@
  * far slower. */
 enum { START_ZERO = 0, START_BIAS = 1, START_ROW_BIAS = 2, START_OUTPUT = 4 };
 
-/* Activations; tanh's own values are NumPy's. */
+/* Activations. */
 enum {
     RELU, RELU6, LEAKY_RELU, ELU, SIGMOID, TANH, SILU, GELU, GELU_TANH, SOFTPLUS, HARDSIGMOID, HARDSWISH
 };
@@ -398,6 +403,7 @@ static void TYPED(gemm_tile)(
 #include "sampling.h"
 #include "attention.h"
 #include "activation.h"
+#include "moving.h"
 
 #undef vec
 #undef vec_mask

@@ -206,6 +206,30 @@ RUN_TOTAL(run_squares, (ptrdiff_t count, const REAL *x, REAL center), SQUARE, SQ
 #define PRODUCTS(i) (TYPED(load)(g + (i)) * (TYPED(load)(x + (i)) - center))
 RUN_TOTAL(run_products, (ptrdiff_t count, const REAL *g, const REAL *x, REAL center), PRODUCT, PRODUCTS)
 
+/* Σ g · w and Σ g · w · (x − center) */
+#define WEIGHTED(i) (g[i] * w[i])
+#define WEIGHTEDS(i) (TYPED(load)(g + (i)) * TYPED(load)(w + (i)))
+RUN_TOTAL(weighted_total, (ptrdiff_t count, const REAL *g, const REAL *w), WEIGHTED, WEIGHTEDS)
+#define WEIGHTED_PRODUCT(i) (WEIGHTED(i) * (x[i] - center))
+#define WEIGHTED_PRODUCTS(i) (WEIGHTEDS(i) * (TYPED(load)(x + (i)) - center))
+RUN_TOTAL(
+    weighted_products, (ptrdiff_t count, const REAL *g, const REAL *w, const REAL *x, REAL center),
+    WEIGHTED_PRODUCT, WEIGHTED_PRODUCTS)
+
+/* out = g · w · factor + (x − center) · slope + shift, and what the run adds to the gradients of w and its bias. */
+static void TYPED(layer_grad_run)(
+    ptrdiff_t count, const REAL *g, const REAL *w, const REAL *x, REAL center, REAL factor, REAL slope, REAL shift,
+    REAL *out, REAL *by_weight, REAL *by_bias)
+{
+    _Pragma("GCC ivdep") for (ptrdiff_t i = 0; i < count; i++)
+    {
+        const REAL apart = x[i] - center;
+        out[i] = WEIGHTED(i) * factor + (apart * slope + shift);
+        by_weight[i] += g[i] * (apart * factor);
+        by_bias[i] += g[i];
+    }
+}
+
 static void TYPED(scale_run)(ptrdiff_t count, const REAL *x, REAL mean, REAL scale, REAL shift, REAL *out)
 {
     _Pragma("GCC ivdep") for (ptrdiff_t i = 0; i < count; i++) out[i] = (x[i] - mean) * scale + shift;
@@ -238,5 +262,9 @@ static void TYPED(combine_run)(
 #undef GRADIENT
 #undef PRODUCT
 #undef PRODUCTS
+#undef WEIGHTED
+#undef WEIGHTEDS
+#undef WEIGHTED_PRODUCT
+#undef WEIGHTED_PRODUCTS
 #undef SUM_ROWS
 #undef FEW_ROWS

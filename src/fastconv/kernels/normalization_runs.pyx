@@ -1,6 +1,7 @@
 # Normalisation of runs, (R, P): planes of one channel, whose pixels are contiguous. The sums of
 # normalization.pyx run by run; the caller joins those of a channel, or of a group of channels.
 from cython.parallel cimport prange
+from libc.math cimport sqrt
 
 cdef extern from "microkernel.h" nogil:
     double run_total_f32(
@@ -98,6 +99,32 @@ def scale_runs(
             scale_run_f32(size, &x[r, 0], mean[r], scale[r], shift[r], &out[r, 0])
         else:
             scale_run_f64(size, &x[r, 0], mean[r], scale[r], shift[r], &out[r, 0])
+
+
+def normalize_planes(
+    const real[:, ::1] x,       # IN   (N·C, P)
+    const real[::1] mean, const real[::1] var,      # IN   (C)
+    const real[::1] weight, const real[::1] bias,   # IN   (C), or None: 1 and 0
+    double eps,
+    real[:, ::1] out,           # OUT  (N·C, P): (x − mean) / √(var + eps) · weight + bias
+    int num_threads,
+):
+    cdef Py_ssize_t r, c, size = x.shape[1], channels = mean.shape[0]
+    cdef const real *w = NULL
+    cdef const real *b = NULL
+    cdef real scale, shift
+    if weight is not None:
+        w = &weight[0]
+    if bias is not None:
+        b = &bias[0]
+    for r in prange(x.shape[0], nogil=True, schedule="static", num_threads=num_threads):
+        c = r % channels
+        scale = <real>(1 / sqrt(var[c] + eps) * (w[c] if w != NULL else 1))
+        shift = b[c] if b != NULL else 0
+        if real is float:
+            scale_run_f32(size, &x[r, 0], mean[c], scale, shift, &out[r, 0])
+        else:
+            scale_run_f64(size, &x[r, 0], mean[c], scale, shift, &out[r, 0])
 
 
 def combine_runs(

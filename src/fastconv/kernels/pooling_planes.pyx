@@ -80,7 +80,7 @@ cdef bint planes_of(tables, double divisor, bint reach_two, real[::1] workspace,
     for k in range(w.out_size):
         t.most = max(t.most, w.start[k + 1] - w.start[k])
     planes.line_pitch = whole_vectors(w.out_size if reach_two else max(w.size, 2 * lanes), &workspace[0])
-    if 2 * w.out_size < lanes:
+    if 4 * w.out_size < lanes:
         return False
     # Three vectors and a position, which takes no more than a vector, for each.
     vectors = t.blocks * t.most

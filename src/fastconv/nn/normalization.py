@@ -7,8 +7,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from fastconv import checks
-from fastconv.functional import normalization as functional
+from fastconv import checks, functional
 from fastconv.functional.pooling import SHAPES
 from fastconv.nn.layer import EVALUATION, Layer, Stored, parameter_dtype, register
 
@@ -217,15 +216,12 @@ class _InstanceNorm(_ChannelNorm):
             return functional.batch_norm(x, *statistics, *parameters, **options), (x, *statistics)
         if mode.training:
             self.check_training(x.shape)
+        moved = (None, None)
         if mode.training and self.track_running_stats:
-            axes = tuple(range(2, x.ndim))
-            # PyTorch does not count the batches here, and takes None as never moving.
-            self._track(
-                self.momentum or 0.0,
-                x.mean(axis=axes, dtype=np.float64).mean(axis=0),
-                x.var(axis=axes, dtype=np.float64, ddof=1).mean(axis=0),
-            )
-        y = functional.instance_norm(x, *parameters, self.eps, num_threads=mode.num_threads)
+            moved = (self.running_mean, self.running_var)
+        # PyTorch does not count the batches here, and takes a momentum of None as never moving.
+        options = {"momentum": self.momentum or 0.0, "eps": self.eps, "num_threads": mode.num_threads}
+        y = functional.instance_norm(x, *moved, *parameters, **options)
         return y, (x, None, None)
 
     def backward(self, grad_output, cache, mode=EVALUATION):
@@ -334,7 +330,9 @@ class LayerNorm(_Norm):
 
     def backward(self, grad_output, x, mode=EVALUATION):
         return self._named(
-            functional.layer_norm_grad(grad_output, x, self.normalized_shape, self.weight, self.eps)
+            functional.layer_norm_grad(
+                grad_output, x, self.normalized_shape, self.weight, self.eps, num_threads=mode.num_threads
+            )
         )
 
 
