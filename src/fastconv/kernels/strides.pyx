@@ -2,10 +2,11 @@
 # gradient is zero, or a transposed convolution's bias, between those. Both are products without a stride once
 # the pixels are moved.
 from cython.parallel cimport prange
-from libc.string cimport memcpy
 
 
-cdef inline Py_ssize_t step_of(Py_ssize_t position, Py_ssize_t first, Py_ssize_t step, Py_ssize_t count) noexcept nogil:
+cdef inline Py_ssize_t step_of(
+    Py_ssize_t position, Py_ssize_t first, Py_ssize_t step, Py_ssize_t count
+) noexcept nogil:
     """The k < count with first + k · step = position; −1 if there is none."""
     cdef Py_ssize_t k = (position - first) // step
     return k if position >= first and first + k * step == position and k < count else -1

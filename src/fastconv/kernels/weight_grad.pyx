@@ -315,7 +315,7 @@ cdef void sum_parts(
 ) noexcept nogil:
     """At most a vector of output channels, some of an output channel's (c, t) at a time.
 
-    `pitch` leads from part to part, tap to tap and channel to channel, `ahead` to what is asked for meanwhile.
+    `pitch` leads from part to part, tap to tap and channel to channel, `ahead` to what is asked for next.
     """
     cdef Py_ssize_t lanes = panel_width(partial) // 2, run, r, part, i, first = 0
     cdef Py_ssize_t whole = channels * taps if stride[1] == taps else taps  # terms that lie together in `out`
