@@ -19,6 +19,10 @@ BAND_BYTES = 384 * 1024
 # Terms summed in registers before the sum is added to memory: this part of a panel (32 KiB of float32 with
 # AVX-512) stays in the L1 cache, and the error of a long sum stays near that of a sum of this length.
 DEPTH = 256
+# Images of no more bytes of outputs wait near enough to be written, and read, without being asked for.
+_NEAR_BYTES = 2 << 20
+# Images of more are not in cache when the next layer reads them, and are written past it.
+_FAR_BYTES = 8 << 20
 # Pixels whose products with the weights take as long as the weights take to come from the L3 cache.
 _WEIGHT_PIXELS = 12
 
@@ -215,6 +219,12 @@ def share_out(
         return count_bands(geometry, rows, row_bytes, 1), num_threads
     bands = count_bands(geometry, rows, row_bytes, num_threads)
     return bands, min(panels, ceil_div(num_threads, bands * batch))
+
+
+def output_hints(geometry: ConvGeometry) -> tuple[bool, bool]:
+    """Whether to ask for outputs before they are written, and whether to write them past the caches."""
+    image_bytes = geometry.output_bytes // max(geometry.batch, 1)
+    return image_bytes > _NEAR_BYTES, image_bytes > _FAR_BYTES
 
 
 def scatter_slack(kernels: ModuleType, dtype: np.dtype, pixel_pitch: int) -> int:

@@ -139,7 +139,7 @@ def pack(
     return into
 
 
-def bind(packed: Packed, epilogue: Epilogue, num_threads: int) -> Call:
+def bind(packed: Packed, _out: np.ndarray, epilogue: Epilogue, num_threads: int) -> Call:
     """For x (N, H, W, C_in) and out (N, H_out, W_out, C_out) of any strides."""
     geometry = packed.geometry
     blocking = _blocking(geometry, num_threads, packed.kernels)

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fastconv.algorithms import base, planes, winograd
+from fastconv.algorithms import base, planes, transforms, winograd
 from fastconv.geometry import ConvGeometry
 from fastconv.memory import aligned_empty, give_back
 
@@ -162,19 +162,17 @@ class _Tiled(NamedTuple):
 @lru_cache(maxsize=1024)
 def _tiled(geometry: ConvGeometry, kernels: ModuleType) -> _Tiled | None:
     """Winograd's form of the problem; None where the direct sum is faster."""
-    if _is_depthwise(geometry) or geometry.stride != (1, 1) or winograd.Winograd().unsupported(geometry):
+    forms = winograd.forms(geometry)
+    if _is_depthwise(geometry) or geometry.stride != (1, 1) or not forms:
         return None
-    form = min(
-        winograd.forms(geometry),
-        key=lambda form: form.positions * winograd.tiles(geometry, form),
-    )
+    form = min(forms, key=lambda form: form.positions * winograd.tiles(geometry, form))
     if not form.whole:
         return None
     itemsize = geometry.dtype.itemsize
     lanes, largest = kernels.vector_bytes() // itemsize, _TILED_BLOCK_BYTES // itemsize
     sides = geometry.in_channels // geometry.groups, geometry.out_channels // geometry.groups
-    transforms = 1 + _TRANSFORM_CHANNELS * sum(1 / min(channels, largest) for channels in sides)
-    products = form.positions * winograd.tiles(geometry, form) * transforms
+    transformed = 1 + _TRANSFORM_CHANNELS * sum(1 / min(channels, largest) for channels in sides)
+    products = form.positions * winograd.tiles(geometry, form) * transformed
     if math.prod(geometry.kernel_size) * math.prod(geometry.output_size) < _MIN_SAVING * products:
         return None
     down, across = winograd.origins(geometry, form)
@@ -237,7 +235,7 @@ def weight_grad(
         grad_output = _turned(grad_output, kernels, num_threads) if blocks.in_blocks > 1 else grad_output
     if tiled:
         form = tiled.form
-        axes = [winograd.transforms(*axis) for axis in zip(form.outputs, form.taps, strict=True)]
+        axes = [transforms.one_axis(*axis) for axis in zip(form.outputs, form.taps, strict=True)]
         kernels.weight_grad_winograd(
             x, grad_output, geometry, (form.pairs, form.outputs),
             *(axis.coefficient.astype(dtype) for axis in axes), *(axis.weight.astype(dtype) for axis in axes),

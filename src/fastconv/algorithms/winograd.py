@@ -14,21 +14,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fastconv.algorithms import base, strassen
+from fastconv.algorithms import base, strassen, transforms, winograd_rows
 from fastconv.algorithms.base import Algorithm, Call, Epilogue, Packed, bound
 from fastconv.geometry import ConvGeometry
 from fastconv.memory import aligned_empty, give_back
 
-# Interpolation points ±a beside 0 and ∞, by their number of pairs. They are within 3 % of those that
-# minimise the growth of rounding errors (the amplification Σ_q A_iq² |B_q|² |G_q|² of Barabasz et al., arXiv
-# 1803.10986): √½ and √2 lose several times less accuracy than 1 and 2, and all cost the same operations.
-_POINTS = {
-    0: (),
-    1: (1.0,),
-    2: (math.sqrt(0.5), math.sqrt(2.0)),
-    3: (0.5, 1.0, 2.0),
-    4: (0.4375, 0.8125, 1.21875, 2.25),
-}
 # Outputs a tile may have along an axis by the taps of its blocks. F(m, r) takes m + r − 1 points, which must
 # be even in number here, for m·r products; an axis of one tap is left alone.
 _OUTPUTS = {1: (1,), 2: (3, 5), 3: (2, 4), 5: (2, 4), 7: (2, 4)}
@@ -40,11 +30,6 @@ _BLOCK_TAPS, _LINE_BLOCK_TAPS = (3,), (3, 5)
 _MAX_POINTS = 64
 # Each block has a transformed tile of its own, and scratch memory is bounded.
 _MAX_BLOCKS = 16
-# Error growth over a direct sum of the channels along one axis, by its number of pairs; measured on N(0, 1)
-# data for 1 to 512 channels.
-_ERROR_GROWTH = {0: 1.0, 1: 1.25, 2: 2.25, 3: 5.0, 4: 10.0}
-# Of some 3,000 small random problems the worst came to 1.05 times that growth; what is stated lies above it.
-_ERROR_SLACK = 1.5
 # Tiles transformed at a time: two register tiles of AVX-512, so that weights are read half as often as with
 # one. Twice as many where so many take little of the L2 cache (one axis), or fill it by themselves (from 256
 # channels on), to read weights less.
@@ -52,10 +37,6 @@ _BLOCK_TILES = 28
 _L2_BYTES = 1 << 20
 # Bytes of transformed input and products a thread keeps at most.
 _BLOCK_BYTES = 4 << 20
-# Images of no more bytes of outputs wait near enough to be written, and read, without being asked for.
-_NEAR_BYTES = 2 << 20
-# Images of more are not in cache when the next layer reads them, and are written past it.
-_FAR_BYTES = 8 << 20
 # Tiles whose products take as long as their weights take to come: a row of a panel, 128 bytes, is fetched
 # from the L3 cache in the time of 10 to 14 tiles, while those before it are multiplied.
 _WEIGHT_TILES = 12
@@ -106,49 +87,6 @@ class Form(NamedTuple):
     def products(self) -> int:
         """Products for a tile, a channel and an output channel."""
         return math.prod(int(present.sum()) for present in _present(self))
-
-    @property
-    def depth(self) -> int:
-        """Channels summed at a time.
-
-        The transforms back to pixels amplify the rounding errors of these sums, so forms of many points take
-        shorter ones: F(4×4, 5×5) then loses half as much accuracy, and 1-D forms 6 % of their speed.
-        """
-        if max(self.pairs) < 3:
-            return base.DEPTH
-        return 32 if min(self.pairs) else 64
-
-
-class Transforms(NamedTuple):
-    """F(m, r) for the points 0, ±a₁, …, ∞: G, and the coefficients that microkernel.h's steps take."""
-
-    weight: np.ndarray
-    coefficient: np.ndarray
-
-
-@lru_cache(maxsize=16)
-def transforms(outputs: int, taps: int) -> Transforms:
-    """The one-dimensional transforms F(outputs, taps), in float64.
-
-    Y = Aᵀ[(G g) ⊙ (Bᵀ d)] is the transposed Toom–Cook algorithm: row i of G evaluates g at point α_i and
-    divides by Π_{j≠i} (α_i − α_j), row i of Bᵀ holds the coefficients of Π_{j≠i} (x − α_j), Aᵀ the powers
-    of the points (Lavin and Gray, arXiv 1509.09308; Barabasz et al., arXiv 1803.10986, on the points).
-    """
-    if taps == 1:
-        return Transforms(np.ones((1, 1)), np.zeros(1))
-    a = np.array(_POINTS[(outputs + taps - 2) // 2])
-    finite = np.concatenate([[0.0], np.stack([a, -a], axis=1).ravel()])
-    differences = np.subtract.outer(finite, finite)
-    np.fill_diagonal(differences, 1.0)
-    rows = np.vander(finite, taps, increasing=True) / np.prod(differences, axis=1, keepdims=True)
-    weight = np.vstack([rows, np.eye(taps)[-1]])
-    # np.poly gives Π (t − root), highest power first; the leading 1 is implied in the kernel.
-    parts = [
-        np.atleast_1d(np.poly(roots))[:0:-1]
-        for roots in (a**2, *(np.delete(a, p) ** 2 for p in range(len(a))))
-    ]
-    parts += [np.array([point**i for i in range(8)]) for point in a]
-    return Transforms(weight, np.concatenate(parts))
 
 
 @lru_cache(maxsize=64)
@@ -212,9 +150,9 @@ def _cost(geometry: ConvGeometry, form: Form, lanes: int = 16, slowness: float =
     blocks, channels = math.prod(map(len, form.blocks)), geometry.in_channels
     inputs = base.round_up(channels, lanes) / channels / geometry.out_channels
     outputs = 1 / (channels * blocks)
-    transforms = _TRANSFORM_CHANNELS / slowness * geometry.groups * (inputs + outputs)
+    moved = _TRANSFORM_CHANNELS / slowness * geometry.groups * (inputs + outputs)
     starts = _START_CHANNELS * geometry.groups / channels
-    transformed = tiles(geometry, form) * (1 + starts + transforms)
+    transformed = tiles(geometry, form) * (1 + starts + moved)
     return form.products * max(transformed, _WEIGHT_TILES)
 
 
@@ -279,6 +217,17 @@ def forms(geometry: ConvGeometry) -> tuple[Form, ...]:
     return tuple(form for form in every if form.positions <= _MAX_POINTS)
 
 
+@lru_cache(maxsize=1024)
+def special_form(geometry: ConvGeometry) -> ModuleType | None:
+    """The module of the form that the problem takes, if not tiles of both axes."""
+    if strassen.fits(geometry):
+        return strassen
+    if not winograd_rows.fits(geometry):
+        return None
+    by_tiles = _tiles_saving(geometry, None, _WIDEST) if forms(geometry) else 0.0
+    return winograd_rows if winograd_rows.saving(geometry, None, 1.0) >= by_tiles else None
+
+
 def saving(geometry: ConvGeometry, calls: int | None, vector_bytes: int) -> float:
     """How many times faster than direct convolution to expect this, by counting; for supported problems.
 
@@ -286,8 +235,13 @@ def saving(geometry: ConvGeometry, calls: int | None, vector_bytes: int) -> floa
     a vector, the less is transformed in vain for an image of three channels, and the less moving counts.
     """
     slowness = 1.0 if vector_bytes >= _WIDEST else _SLOWNESS
-    if strassen.fits(geometry):
-        return strassen.saving(geometry, calls, slowness)
+    if (module := special_form(geometry)) is not None:
+        return module.saving(geometry, calls, slowness)
+    return _tiles_saving(geometry, calls, vector_bytes)
+
+
+def _tiles_saving(geometry: ConvGeometry, calls: int | None, vector_bytes: int) -> float:
+    slowness = 1.0 if vector_bytes >= _WIDEST else _SLOWNESS
     direct = math.prod(geometry.kernel_size) * max(math.prod(geometry.output_size), _WEIGHT_TILES)
     form = choose_form(geometry)
     cost = _cost(geometry, form, vector_bytes // geometry.dtype.itemsize, slowness)
@@ -335,7 +289,7 @@ def _tables(geometry: ConvGeometry) -> tuple:
     """What the kernel takes of the form of a problem, in its order."""
     form = choose_form(geometry)
     coefficients = (
-        transforms(*axis).coefficient.astype(geometry.dtype)
+        transforms.one_axis(*axis).coefficient.astype(geometry.dtype)
         for axis in zip(form.outputs, form.taps, strict=True)
     )
     products = _products(form)
@@ -353,8 +307,8 @@ def _parts(geometry: ConvGeometry, panels: int, lines: int, across: int, threads
     """
     batch = max(geometry.batch, 1)
     by_lines = base.ceil_div(batch * lines, threads) * across + _WEIGHT_TILES
-    transforms = 1 + _TRANSFORM_CHANNELS * threads * geometry.groups / geometry.out_channels
-    by_panels = (batch * lines * across * transforms + _WEIGHT_TILES) / threads
+    transformed = 1 + _TRANSFORM_CHANNELS * threads * geometry.groups / geometry.out_channels
+    by_panels = (batch * lines * across * transformed + _WEIGHT_TILES) / threads
     if panels >= threads and by_panels < by_lines:
         return 1, threads
     return min(lines, base.ceil_div(threads, batch)), 1
@@ -398,9 +352,7 @@ def _blocking(geometry: ConvGeometry, num_threads: int, kernels: ModuleType) -> 
     per_thread = base.round_up(
         (band_rows + reach[0]) * row_pitch + pixel_pitch + transformed + stored + slack, line
     )
-    image_bytes = geometry.output_bytes // max(geometry.batch, 1)
-    fetch, stream = image_bytes > _NEAR_BYTES, image_bytes > _FAR_BYTES
-    return _Blocking(bands, panel_parts, block, pixel_pitch, fetch, stream, per_thread)
+    return _Blocking(bands, panel_parts, block, pixel_pitch, *base.output_hints(geometry), per_thread)
 
 
 class Winograd(Algorithm):
@@ -408,8 +360,8 @@ class Winograd(Algorithm):
 
     Kernels of more taps than their stride along an axis; long ones and those of a stride by blocks. Lavin and
     Gray, "Fast algorithms for convolutional neural networks", arXiv 1509.09308. Weights are transformed
-    once, in float64. A non-finite input spreads over its whole tile. 1×1 kernels have strassen.py, where it
-    spreads to the pixel that its own is added to.
+    once, in float64. A non-finite input spreads over its whole tile. Few channels have winograd_rows.py, 1×1
+    kernels strassen.py, where it spreads to the pixel that its own is added to.
     """
 
     name = "winograd"
@@ -417,7 +369,7 @@ class Winograd(Algorithm):
 
     def unsupported(self, geometry: ConvGeometry) -> str | None:
         reason = super().unsupported(geometry)
-        if reason is None and not strassen.fits(geometry):
+        if reason is None and special_form(geometry) is None:
             (down, across), stride = geometry.kernel_size, geometry.stride
             if down == across == 1:
                 reason = "a 1×1 kernel needs one group and no padding"
@@ -430,39 +382,39 @@ class Winograd(Algorithm):
 
     def multiplications(self, geometry: ConvGeometry) -> int:
         """The products of the transformed tiles; the transforms themselves are left out, as is usual."""
-        if strassen.fits(geometry):
-            return strassen.multiplications(geometry)
+        if (module := special_form(geometry)) is not None:
+            return module.multiplications(geometry)
         form = choose_form(geometry)
         channels = geometry.in_channels // geometry.groups * geometry.out_channels
         return geometry.batch * tiles(geometry, form) * form.products * channels
 
     def workspace_bytes(self, geometry: ConvGeometry, num_threads: int, kernels: ModuleType) -> int:
-        if strassen.fits(geometry):
-            return strassen.workspace_bytes(geometry, num_threads, kernels)
+        if (module := special_form(geometry)) is not None:
+            return module.workspace_bytes(geometry, num_threads, kernels)
         return _blocking(geometry, num_threads, kernels).per_thread * num_threads * geometry.dtype.itemsize
 
     def transformed_bytes(self, geometry: ConvGeometry) -> int:
-        if strassen.fits(geometry):
-            return strassen.transformed_bytes(geometry)
+        if (module := special_form(geometry)) is not None:
+            return module.transformed_bytes(geometry)
         channels = geometry.in_channels // geometry.groups * geometry.out_channels
         return choose_form(geometry).products * channels * geometry.dtype.itemsize
 
     def error_bound(self, geometry: ConvGeometry) -> float:
-        if strassen.fits(geometry):
-            return strassen.error_bound(geometry)
+        if (module := special_form(geometry)) is not None:
+            return module.error_bound(geometry)
         form = choose_form(geometry)
         terms = geometry.in_channels // geometry.groups * math.prod(map(len, form.blocks))
-        growth = math.prod(_ERROR_GROWTH[pairs] for pairs in form.pairs)
-        return _ERROR_SLACK * growth * base.summation_error(terms, geometry.dtype, form.depth)
+        return transforms.error_bound(form.pairs, terms, geometry.dtype)
 
     def packing(self, geometry: ConvGeometry, kernels: ModuleType) -> Form | None:
-        return None if strassen.fits(geometry) else choose_form(geometry)
+        module = special_form(geometry)
+        return choose_form(geometry) if module is None else module.__name__
 
     def pack(
         self, weight, bias, geometry: ConvGeometry, kernels: ModuleType, num_threads: int, into=None
     ) -> Packed:
-        if strassen.fits(geometry):
-            return strassen.pack(weight, bias, geometry, kernels, num_threads, into)
+        if (module := special_form(geometry)) is not None:
+            return module.pack(weight, bias, geometry, kernels, num_threads, into)
         form = choose_form(geometry)
         groups, channels = geometry.groups, geometry.in_channels // geometry.groups
         width = base.panel_width(kernels, geometry.dtype)
@@ -471,7 +423,7 @@ class Winograd(Algorithm):
             panels = base.ceil_div(geometry.out_channels // groups, width)
             transformed = aligned_empty((groups, panels, form.products, channels, width), geometry.dtype)
         blocks = _in_blocks(weight.reshape(groups, -1, *weight.shape[1:]), form)
-        matrices = [transforms(*axis).weight for axis in zip(form.outputs, form.taps, strict=True)]
+        matrices = [transforms.one_axis(*axis).weight for axis in zip(form.outputs, form.taps, strict=True)]
         workspace = aligned_empty((num_threads, math.prod(blocks.shape[2:]), width), geometry.dtype)
         kernels.pack_winograd(blocks, *matrices, _products(form).place, transformed, workspace, num_threads)
         give_back(workspace)
@@ -482,12 +434,12 @@ class Winograd(Algorithm):
     ) -> Call:  # fmt: skip
         """As ``Algorithm.bind``; an output's channels may be those of several ``merged`` pixels."""
         geometry = packed.geometry
-        if strassen.fits(geometry):
-            return strassen.bind(packed, epilogue, num_threads)
+        if (module := special_form(geometry)) is not None:
+            return module.bind(packed, out, epilogue, num_threads)
         blocking = _blocking(geometry, num_threads, packed.kernels)
         before = (
             packed.weight, packed.bias, geometry, *_tables(geometry), blocking.bands, blocking.panel_parts,
-            blocking.block, blocking.pixel_pitch, choose_form(geometry).depth, merged,
+            blocking.block, blocking.pixel_pitch, transforms.depth(choose_form(geometry).pairs), merged,
             blocking.fetch, blocking.stream, *epilogue,
         )  # fmt: skip
         return bound(packed.kernels.winograd, geometry.dtype, before, (blocking.per_thread, num_threads))

@@ -127,22 +127,6 @@ ALWAYS_INLINE vec TYPED(activation_grad)(const int kind, vec g, vec x, vec a, ve
     }
 }
 
-/* `count` elements, at most a vector, and `rest` behind them. */
-ALWAYS_INLINE vec TYPED(load_part)(const REAL *p, ptrdiff_t count, vec rest)
-{
-    if (count >= LANES) return TYPED(load)(p);
-    memcpy(&rest, p, count * sizeof(REAL));
-    return rest;
-}
-
-ALWAYS_INLINE void TYPED(store_part)(REAL *p, ptrdiff_t count, vec v)
-{
-    if (count >= LANES) /* a move, no call */
-        TYPED(store)(p, v);
-    else
-        memcpy(p, &v, count * sizeof(REAL));
-}
-
 /* Vectors of a sum that are added up before the sum is added to others, for its error's sake. */
 #define SOFTMAX_BLOCK 32
 

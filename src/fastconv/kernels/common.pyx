@@ -46,11 +46,11 @@ cdef extern from "microkernel.h" nogil:
         const double *ahead) noexcept
     void winograd_input_f32(
         int pairs_h, int pairs_w, Py_ssize_t tiles, const float *const *pixel, Py_ssize_t channels,
-        float *v, Py_ssize_t position_stride, const float *coefficient_h,
+        float *v, Py_ssize_t position_stride, Py_ssize_t v_next, const float *coefficient_h,
         const float *coefficient_w) noexcept
     void winograd_input_f64(
         int pairs_h, int pairs_w, Py_ssize_t tiles, const double *const *pixel, Py_ssize_t channels,
-        double *v, Py_ssize_t position_stride, const double *coefficient_h,
+        double *v, Py_ssize_t position_stride, Py_ssize_t v_next, const double *coefficient_h,
         const double *coefficient_w) noexcept
     void winograd_output_f32(
         int pairs_h, int outputs_h, int pairs_w, int outputs_w, Py_ssize_t tiles, const float *m,

@@ -13,6 +13,7 @@
  *   pooling.h         the largest, and the weighted sum, of a few pixels; pooling_planes.h, along a row
  *   normalization.h   sums over rows
  *   winograd.h        the transforms of tiles
+ *   winograd_short.h  products and outputs of tiles of few terms, along a row
  *   strassen.h        the products and sums of Strassen's method
  *   sampling.h        bilinear samples
  *   attention.h       the exponential function, softmax block by block
@@ -74,6 +75,14 @@ struct narrow {
 struct strassen {
     ptrdiff_t depth, a_pitch, s_pitch, c_pitch, product;
     int added, rectified;
+};
+
+/* Tiles of Winograd's form along rows: `runs` runs of `run` terms, `skip` elements of V between them; matrix, from
+ * output channel to output channel of planar weights; from tile (or plane) to tile, and from pixel to pixel of y; on
+ * planes `columns` pixels. */
+struct short_row {
+    ptrdiff_t runs, run, skip, matrix, y_tile, y_pixel, columns;
+    int accumulate, rectified, streamed;
 };
 
 /* The rows and columns of a tile's input that lie in the image, counted from the tile's first. */
@@ -168,6 +177,22 @@ ALWAYS_INLINE vec TYPED(broadcast)(REAL value) { return value - (vec){0}; }
 
 /* max(v, 0) that lets a NaN through. */
 ALWAYS_INLINE vec TYPED(rectify)(vec v) { return (vec)((vec_mask)v & ~(v < (vec){0})); }
+
+/* `count` elements, at most a vector, and `rest` behind them. */
+ALWAYS_INLINE vec TYPED(load_part)(const REAL *p, ptrdiff_t count, vec rest)
+{
+    if (count >= LANES) return TYPED(load)(p);
+    memcpy(&rest, p, count * sizeof(REAL));
+    return rest;
+}
+
+ALWAYS_INLINE void TYPED(store_part)(REAL *p, ptrdiff_t count, vec v)
+{
+    if (count >= LANES) /* a move, no call */
+        TYPED(store)(p, v);
+    else
+        memcpy(p, &v, count * sizeof(REAL));
+}
 
 /* Transpose a square of LANES × LANES: `rows` and `columns` of it are stored, all of it is loaded.
  *
@@ -358,6 +383,7 @@ static void TYPED(gemm_tile)(
 #include "pooling_planes.h"
 #include "spectral.h"
 #include "winograd.h"
+#include "winograd_short.h"
 #include "strassen.h"
 #include "gradients.h"
 #include "sampling.h"

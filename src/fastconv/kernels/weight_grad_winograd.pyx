@@ -57,7 +57,7 @@ cdef void transform_unit(
         x, view = band, View(top, left, rows, columns, row, s.in_pitch)
     for t in range(first, last):
         tile_pixels(tiling, &view, x, zeros, top, tiling.across_origin[t], pixel)
-        transform_input(tiling, 1, pixel, s.in_pitch, v + (t - first) * s.in_pitch, s.in_position,
+        transform_input(tiling, 1, pixel, s.in_pitch, v + (t - first) * s.in_pitch, s.in_position, s.in_pitch,
                         coefficient_h, coefficient_w)
     columns = right - left + (tiling.outputs_w - 1) * tiling.dilation_w + 1
     row = columns * s.out_pitch

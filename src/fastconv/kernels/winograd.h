@@ -170,26 +170,26 @@ static void TYPED(winograd_output_lines)(
 {
     switch (pairs * 8 + outputs) { /* F(2, 3), F(2, 5), F(4, 3), F(2, 7), F(4, 5), F(6, 3), F(4, 7); */
         CASE(1, 2) CASE(2, 2) CASE(2, 4) CASE(3, 2) CASE(3, 4) CASE(3, 6) CASE(4, 4)
-        CASE(1, 3) CASE(2, 5) /* F(3, 2), F(5, 2) */
+        CASE(1, 3) CASE(2, 5) CASE(2, 3) CASE(3, 5) /* F(3, 2), F(5, 2), F(3, 4), F(5, 4) */
     }
 }
 #undef CASE
 
-/* Some tiles of V, `channels` apart. pixel[(tile · n_h + i) · n_w + j] is the address of pixel (i, j) of a tile.
+/* Some tiles of V, v_next apart. pixel[(tile · n_h + i) · n_w + j] is the address of pixel (i, j) of a tile.
  * Without pairs an axis has one point and is left as it is; one axis at least has some. `channels` counts whole
  * vectors. */
 static void TYPED(winograd_input)(
     int pairs_h, int pairs_w, ptrdiff_t tiles, const REAL *const *pixel, ptrdiff_t channels, REAL *v,
-    ptrdiff_t position_stride, const REAL *coefficient_h, const REAL *coefficient_w)
+    ptrdiff_t position_stride, ptrdiff_t v_next, const REAL *coefficient_h, const REAL *coefficient_w)
 {
     const int n_h = 2 * pairs_h + 2, n_w = 2 * pairs_w + 2;
     REAL half[WINOGRAD_MAX_POSITIONS * WINOGRAD_PITCH] __attribute__((aligned(VECTOR_BYTES)));
     if (pairs_h == 0 || pairs_w == 0) {
         TYPED(winograd_input_first)(pairs_h + pairs_w, tiles, channels / LANES, pixel, 0, v, position_stride,
-                                    channels, pairs_h ? coefficient_h : coefficient_w);
+                                    v_next, pairs_h ? coefficient_h : coefficient_w);
         return;
     }
-    for (ptrdiff_t tile = 0; tile < tiles; tile++, pixel += n_h * n_w, v += channels)
+    for (ptrdiff_t tile = 0; tile < tiles; tile++, pixel += n_h * n_w, v += v_next)
         for (ptrdiff_t c = 0; c < channels; c += WINOGRAD_PITCH) {
             const ptrdiff_t vectors = (channels - c < WINOGRAD_PITCH ? channels - c : WINOGRAD_PITCH) / LANES;
             TYPED(winograd_input_first)(pairs_w, n_h, vectors, pixel, c, half, n_h * WINOGRAD_PITCH,
@@ -277,7 +277,7 @@ static void TYPED(winograd_weight)(
         return;
 #define CASES(h) CASE(h, 1) CASE(h, 2) CASE(h, 3) CASE(h, 5) CASE(h, 7)
     switch (taps_h * 8 + taps_w) {
-        CASES(1) CASES(2) CASES(3) CASES(5) CASES(7)
+        CASES(1) CASE(1, 4) CASES(2) CASES(3) CASES(5) CASES(7)
     }
 #undef CASES
 #undef CASE

@@ -103,15 +103,15 @@ cdef inline void tile_pixels(
 
 cdef inline void transform_input(
     const Tiling *tiling, Py_ssize_t tiles, const real **pixel, Py_ssize_t channels, real *v,
-    Py_ssize_t position_stride, const real *coefficient_h, const real *coefficient_w
+    Py_ssize_t position_stride, Py_ssize_t v_next, const real *coefficient_h, const real *coefficient_w
 ) noexcept nogil:
-    """Some tiles of V from the addresses of their pixels."""
+    """Some tiles of V from the addresses of their pixels, v_next apart."""
     if real is float:
         winograd_input_f32(tiling.pairs_h, tiling.pairs_w, tiles, pixel, channels, v, position_stride,
-                           coefficient_h, coefficient_w)
+                           v_next, coefficient_h, coefficient_w)
     else:
         winograd_input_f64(tiling.pairs_h, tiling.pairs_w, tiles, pixel, channels, v, position_stride,
-                           coefficient_h, coefficient_w)
+                           v_next, coefficient_h, coefficient_w)
 
 
 cdef inline void transform_output(
@@ -154,7 +154,8 @@ cdef void winograd_inputs(
                 x = tiling.across_origin[(t + i) % tiling.across] * tiling.stride_w
                 tile_pixels(tiling, view, image, zeros, y + tiling.corner[2 * b],
                             x + tiling.corner[2 * b + 1], pixel + i * tiling.positions)
-            transform_input(tiling, run, pixel, channels, v, position_stride, coefficient_h, coefficient_w)
+            transform_input(tiling, run, pixel, channels, v, position_stride, channels, coefficient_h,
+                            coefficient_w)
             v += run * channels
 
 
