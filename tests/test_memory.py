@@ -40,11 +40,31 @@ def test_what_is_given_back_is_used_once():
 
 def test_a_block_serves_what_it_fits():
     memory.give_back(memory.aligned_empty(LARGE, FLOAT))
-    memory.aligned_empty((LARGE[0] * 2,), FLOAT)
-    memory.aligned_empty((LARGE[0] * 3 // 4,), FLOAT)
+    others = [memory.aligned_empty((size,), FLOAT) for size in (LARGE[0] * 2, LARGE[0] * 3 // 4)]
     assert len(memory._kept) == 1
-    memory.aligned_empty((LARGE[0] - 1,), FLOAT)
+    others.append(memory.aligned_empty((LARGE[0] - 1,), FLOAT))
     assert memory._kept == []
+
+
+def test_memory_is_kept_when_the_last_array_is_gone():
+    array = memory.aligned_empty(LARGE, FLOAT)
+    first = address(array)
+    for _ in range(3):
+        views = [array[5:].reshape(-1, 1).T]
+        del array
+        assert memory._kept == []
+        views.clear()
+        assert len(memory._kept) == 1
+        array = memory.aligned_empty(LARGE, FLOAT)
+        assert address(array) == first
+
+
+def test_memory_given_back_is_kept_once():
+    array = memory.aligned_empty(LARGE, FLOAT)
+    memory.give_back(array)
+    memory.give_back(array)
+    del array
+    assert len(memory._kept) == 1
 
 
 @pytest.mark.parametrize(
@@ -59,7 +79,7 @@ def test_only_own_memory_is_taken_back(foreign):
 def test_what_is_kept_is_bounded():
     for _ in range(20):
         memory.give_back(memory.aligned_empty((1 << 21,), FLOAT))
-        memory._kept += [memory._Block(1 << 23, np.uint8)]
+        memory._kept += [memory._Memory(1 << 23, np.uint8)]
     memory.give_back(memory.aligned_empty(LARGE, FLOAT))
     assert sum(block.nbytes for block in memory._kept) <= memory._MOST
 
@@ -80,6 +100,7 @@ def test_long_axes_of_many_sizes_are_not_all_remembered(call):
     try:
         for length in range(30000, 30100):
             call(x[:, :, :length])
+        memory._kept.clear()  # which is bounded by itself
         assert tracemalloc.get_traced_memory()[0] < 2**25
     finally:
         tracemalloc.stop()

@@ -1,12 +1,14 @@
 """Memory that begins on cache lines, and memory that is used again.
 
 A fresh array of some megabytes costs as much as what is done with it: the system clears each page when it is
-touched first. So calls that make a plan of their own, as ``conv2d`` does, give its memory back for the next.
+touched first. So the memory of arrays made here, results among them, is kept for the next when nobody uses it
+any more; calls that make a plan of their own, as ``conv2d`` does, give its memory back at once.
 """
 
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable
 from functools import partial
 
@@ -22,12 +24,22 @@ _SHORT = 1 << 14
 _SMALLEST, _MOST = 1 << 18, 1 << 26
 
 
+class _Memory(np.ndarray):
+    """Bytes of a type of their own: else NumPy would make them, not the block, the base of arrays."""
+
+
 class _Block(np.ndarray):
-    """Bytes that :func:`aligned_empty` made arrays of: these alone may be given back."""
+    """A view of some memory, the base of arrays that use it: when the last of them is gone, it is kept."""
+
+    returned = False
+
+    def __del__(self, _ends: Callable[[], bool] = sys.is_finalizing) -> None:
+        if not _ends():
+            _keep(self)
 
 
-# Oldest first. ``list.pop`` and ``list.append`` are atomic, so no block is ever taken twice.
-_kept: list[_Block] = []
+# Oldest first. ``list.pop`` and ``list.append`` are atomic, so no memory is ever taken twice.
+_kept: list[_Memory] = []
 
 
 def aligned_empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
@@ -37,10 +49,11 @@ def aligned_empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     for outputs of 3 MB that cost 5–20 % of a layer.
     """
     size = math.prod(shape) * dtype.itemsize + _LINE
-    block = _kept_block(size) if _kept and size >= _SMALLEST else None
-    if block is None:
-        block = _Block(size, np.uint8)
-    return np.ndarray(shape, dtype, block, _LINE - past_cache_line(block))
+    memory = _kept_memory(size) if _kept and size >= _SMALLEST else None
+    if memory is None:
+        memory = _Memory(size, np.uint8)
+    block = memory.view(_Block) if size >= _SMALLEST else memory
+    return np.ndarray(shape, dtype, block, _LINE - past_cache_line(memory))
 
 
 def fresh(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
@@ -56,22 +69,30 @@ def allocator(shape: tuple[int, ...], dtype: np.dtype) -> Callable[[], np.ndarra
 
 def give_back(array: np.ndarray) -> None:
     """Keep the memory of an array that :func:`aligned_empty` made and nobody uses any more."""
-    if isinstance(array.base, _Block) and array.base.nbytes >= _SMALLEST:
-        _kept.append(array.base)
-        while sum(block.nbytes for block in _kept.copy()) > _MOST:
-            del _kept[:1]  # not pop, which fails where other threads took the rest meanwhile
+    if isinstance(array.base, _Block):
+        _keep(array.base)
 
 
-def _kept_block(size: int) -> _Block | None:
-    """One of the blocks kept that is large enough and not much larger."""
+def _keep(block: _Block) -> None:
+    memory = block.base
+    if block.returned or not isinstance(memory, _Memory):  # a part of one
+        return
+    block.returned = True
+    _kept.append(memory)
+    while sum(kept.nbytes for kept in _kept.copy()) > _MOST:
+        del _kept[:1]  # not pop, which fails where other threads took the rest meanwhile
+
+
+def _kept_memory(size: int) -> _Memory | None:
+    """Some of what is kept that is large enough and not much larger."""
     for _ in range(len(_kept)):
         try:
-            block = _kept.pop(0)
+            memory = _kept.pop(0)
         except IndexError:  # other threads took the rest
             break
-        if size <= block.nbytes <= size + size // 4:
-            return block
-        _kept.append(block)
+        if size <= memory.nbytes <= size + size // 4:
+            return memory
+        _kept.append(memory)
     return None
 
 

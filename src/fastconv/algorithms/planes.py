@@ -95,9 +95,16 @@ def pack(
     """The weights as they are; ``form`` makes what an input's memory layout asks for."""
     if into is None:
         # A copy, as every packed weight is: the caller may change theirs later.
-        return Packed(kernels, geometry, weight.copy(order="C"), base.pack_bias(bias, geometry, kernels), {})
-    into.weight[...] = weight
-    base.pack_bias(bias, geometry, kernels, into.bias)
+        copy = np.empty(weight.shape, geometry.dtype)
+        into = Packed(kernels, geometry, copy, base.pack_bias(bias, geometry, kernels), {})
+    else:
+        base.pack_bias(bias, geometry, kernels, into.bias)
+    matrix = weight.reshape(1, geometry.out_channels, -1).swapaxes(1, 2)
+    if matrix.flags.c_contiguous and matrix.dtype == geometry.dtype:
+        # A gradient's: NumPy would copy it element by element.
+        kernels.swap_axes(matrix, into.weight.reshape(1, geometry.out_channels, -1), num_threads)
+    else:
+        into.weight[...] = weight
     for make, memory in into.late.items():
         make(into, num_threads, memory)
     return into

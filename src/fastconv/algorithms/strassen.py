@@ -12,7 +12,7 @@ import numpy as np
 from fastconv.algorithms import base
 from fastconv.algorithms.base import Call, Epilogue, Packed, bound
 from fastconv.geometry import ConvGeometry
-from fastconv.memory import aligned_empty
+from fastconv.memory import aligned_empty, give_back
 
 PRODUCTS = 7
 # Blocks of pixels, whose halves are added to each other, are whole units, so that halves begin on cache lines
@@ -25,7 +25,7 @@ _SUMS_BYTES = 1 << 20
 # up a channel of a pixel's sums, and to bring a row of a panel from the L3 cache.
 _STORE, _SUM, _WEIGHT = 3.5, 0.4, 3.5
 # The same to add up and pack such a row.
-_PACKING = 300.0
+_PACKING = 36.0
 # Growth of the error over a sum of the same length, because sums of up to four quarters, in both factors,
 # make larger terms: of 400 random problems of 1 to 1024 channels the worst came to 1.72.
 _ERROR_GROWTH = 2.25
@@ -122,28 +122,18 @@ def pack(
     weight, bias, geometry: ConvGeometry, kernels: ModuleType, num_threads: int, into: Packed | None
 ) -> Packed:
     """The seven sums of quarters as panels, added up in float64."""
-    channels, half = geometry.in_channels, _half(geometry.in_channels)
-    width = base.panel_width(kernels, geometry.dtype)
+    channels, width = geometry.in_channels, base.panel_width(kernels, geometry.dtype)
     pairs = base.ceil_div(geometry.out_channels, 2 * width)
-    # [half of the outputs, output, half of the inputs, input]; the input that is in both halves counts once.
-    quarters = np.zeros((2 * pairs * width, 2, half), np.float64)
-    matrix = weight.reshape(geometry.out_channels, channels)
-    quarters[: len(matrix), 0] = matrix[:, :half]
-    quarters[: len(matrix), 1, 2 * half - channels :] = matrix[:, half:]
-    (b11, b21), (b12, b22) = quarters.reshape(2, pairs * width, 2, half).transpose(0, 2, 1, 3)
-    t1, t3 = b12 - b11, b22 - b12
-    t2 = b22 - t1
-    factors = np.empty((pairs, PRODUCTS, width, half), geometry.dtype)
-    for product, values in enumerate((b11, b21, t2, t3, b21 - t2, t1, b22)):
-        factors[:, product] = values.reshape(pairs, width, half)
     if into is None:
-        packed = aligned_empty((pairs, PRODUCTS, half, width), geometry.dtype)
-        packed_bias = np.zeros(2 * pairs * width, geometry.dtype)
-    else:
-        packed, packed_bias = into.weight, into.bias
-    kernels.pack_weight(factors.reshape(pairs, PRODUCTS * width, half, 1, 1), packed, num_threads)
-    packed_bias[: geometry.out_channels] = 0 if bias is None else bias
-    return Packed(kernels, geometry, packed, packed_bias)
+        packed = aligned_empty((pairs, PRODUCTS, _half(channels), width), geometry.dtype)
+        into = Packed(kernels, geometry, packed, np.zeros(2 * pairs * width, geometry.dtype))
+    workspace = aligned_empty((num_threads, 2 * channels, width), geometry.dtype)
+    kernels.pack_strassen(
+        weight.reshape(geometry.out_channels, channels), into.weight, workspace, num_threads
+    )
+    give_back(workspace)
+    into.bias[: geometry.out_channels] = 0 if bias is None else bias
+    return into
 
 
 def bind(packed: Packed, _out: np.ndarray, epilogue: Epilogue, num_threads: int) -> Call:

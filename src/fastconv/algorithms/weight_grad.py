@@ -35,6 +35,8 @@ _PART_PIXELS = 512
 _MIN_PARTS = 4
 # Output channels a narrow group may have; beyond, two vectors of them are a better tile.
 _NARROW_CHANNELS = 16
+# Bytes of planes that are turned to channels-last pixels as a whole, because several blocks read them.
+_MOST_TURNED = 1 << 25
 # How many times fewer operations tiles must promise. A tile's transforms cost as much as so many channels of
 # its products, as in winograd.py.
 _MIN_SAVING = 1.2
@@ -226,6 +228,11 @@ def weight_grad(
     pitch = base.round_up(geometry.out_channels // groups, lanes)
     partial = aligned_empty((blocks.parts, groups, *out.shape[:1:-1], pitch), dtype)
     workspace = aligned_empty((num_threads * per_thread,), dtype)
+    in_planes = not tiled and reads_planes(geometry, x, grad_output)
+    given = x, grad_output
+    if not (in_planes or depthwise):
+        x = _turned(x, kernels, num_threads) if blocks.out_blocks > 1 else x
+        grad_output = _turned(grad_output, kernels, num_threads) if blocks.in_blocks > 1 else grad_output
     if tiled:
         form = tiled.form
         axes = [transforms.one_axis(*axis) for axis in zip(form.outputs, form.taps, strict=True)]
@@ -235,7 +242,7 @@ def weight_grad(
             *winograd.origins(geometry, form), (blocks.in_blocks, blocks.out_blocks, tiled.chunks),
             tiled.capacity, partial, workspace, per_thread, num_threads,
         )  # fmt: skip
-    elif reads_planes(geometry, x, grad_output):
+    elif in_planes:
         kernels.weight_grad_planes(
             planes.runs(x), planes.runs(grad_output),
             (blocks.in_blocks, blocks.out_blocks, direct.bands * direct.chunks), partial, workspace,
@@ -251,8 +258,23 @@ def weight_grad(
     if depthwise:
         out = out.transpose(1, 0, 2, 3)  # vectors ran over the groups
     kernels.sum_weight_grad(partial, out, num_threads)
-    give_back(partial)
-    give_back(workspace)
+    turned = [now for now, before in zip((x, grad_output), given, strict=True) if now is not before]
+    for array in (partial, workspace, *turned):
+        give_back(array)
+
+
+def _turned(images: np.ndarray, kernels: ModuleType, num_threads: int) -> np.ndarray:
+    """Planar images (N, 1, H, W, C) as channels-last ones; any others, and very large ones, as they are."""
+    batch, _, *size, channels = images.shape
+    first = images.transpose(0, 1, 4, 2, 3)
+    if channels == 1 or not first.flags.c_contiguous or images.nbytes > _MOST_TURNED:
+        return images
+    turned = aligned_empty(images.shape, images.dtype)
+    pixels = math.prod(size)
+    kernels.swap_axes(
+        first.reshape(batch, channels, pixels), turned.reshape(batch, pixels, channels), num_threads
+    )
+    return turned
 
 
 def _narrow_weight_grad(

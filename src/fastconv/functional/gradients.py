@@ -12,6 +12,7 @@ from fastconv.algorithms.weight_grad import reads_planes, weight_grad
 from fastconv.functional.plan_cache import through_plan
 from fastconv.functional.polyphase import TransposedPlan
 from fastconv.geometry import WEIGHTS, ConvGeometry
+from fastconv.memory import aligned_empty, give_back
 from fastconv.plan import LAYOUTS
 
 # Channels from which on it makes no difference which factor of a channels-last weight gradient is gathered.
@@ -168,8 +169,10 @@ def _planar_weight_grad(geometry: ConvGeometry, grads, images, num_threads: int,
         images = np.repeat(images, group_out, axis=-1)
         geometry = replace(geometry, in_channels=geometry.out_channels, groups=geometry.out_channels)
         out = out.reshape(geometry.groups, 1, 1, -1)
+    given = images
     if images.strides[4] != images.itemsize:
-        geometry, images = _stepped(geometry, images)
+        geometry, images = _stepped(geometry, images, num_threads)
+    stepped = None if images is given else images.base
     swapped = _swapped(geometry)
     lanes = level.vector_bytes() // geometry.dtype.itemsize
     few = group_out < min(lanes, group_in)
@@ -181,17 +184,26 @@ def _planar_weight_grad(geometry: ConvGeometry, grads, images, num_threads: int,
         geometry, images, grads = swapped, grads, images
         out = out.transpose(0, 2, 1, 3)[..., ::-1]
     weight_grad(grads, images, geometry, level, num_threads, out)
+    if stepped is not None:
+        give_back(stepped)
 
 
-def _stepped(geometry: ConvGeometry, images: np.ndarray) -> tuple[ConvGeometry, np.ndarray]:
+def _stepped(
+    geometry: ConvGeometry, images: np.ndarray, num_threads: int
+) -> tuple[ConvGeometry, np.ndarray]:  # fmt: skip
     """A 1×1 problem on planes without its stride: a copy of the pixels that it reads; any other as it is."""
     if math.prod(geometry.kernel_size) > 1 or geometry.padded or max(geometry.stride) == 1:
         return geometry, images
     down, across = geometry.stride
     rows, columns = geometry.output_size
-    stepped = images[:, :, ::down, ::across][:, :, :rows, :columns]
-    stepped = np.moveaxis(np.ascontiguousarray(np.moveaxis(stepped, 4, 2)), 2, 4)
-    return replace(geometry, input_size=geometry.output_size, stride=(1, 1)), stepped
+    taken = images[:, :, ::down, ::across][:, :, :rows, :columns].transpose(0, 1, 4, 2, 3)
+    stepped = aligned_empty(taken.shape, geometry.dtype)
+    flat = (-1, *taken.shape[2:])
+    if taken.shape[1] == 1:
+        kernels.active().take_pixels(taken.reshape(flat), stepped.reshape(flat), num_threads)
+    else:
+        stepped[...] = taken
+    return replace(geometry, input_size=geometry.output_size, stride=(1, 1)), stepped.transpose(0, 1, 3, 4, 2)
 
 
 def _swapped(geometry: ConvGeometry) -> ConvGeometry | None:

@@ -113,7 +113,12 @@ def taps_of(weight: np.ndarray, phases: tuple[Phase, ...]) -> np.ndarray:
         )
         taps = taps.transpose(*range(rank + 2, 2 * rank + 2), *range(rank + 2))
     taps = taps[(..., *(slice(None, None, -stride) for stride in strides))]
-    return taps.reshape(-1, *taps.shape[-rank - 1 :])
+    if taps.ndim == rank + 2:
+        return taps
+    # Copied with its outputs innermost, as `weight` has them where it is large, so that whole runs are.
+    shape, outputs = taps.shape[-rank - 1 :], tuple(range(taps.ndim - rank - 1))
+    inputs = taps.transpose(*range(len(outputs), taps.ndim), *outputs).reshape(*shape, -1)
+    return np.moveaxis(inputs, -1, 0)
 
 
 def _with_margins(taps: np.ndarray, phases: tuple[Phase, ...], strides: list[int]) -> np.ndarray:

@@ -13,7 +13,7 @@ from fastconv import checks, kernels, threads
 from fastconv.functional import phases
 from fastconv.functional.phases import Phase
 from fastconv.geometry import ConvGeometry
-from fastconv.layout import channels_last, empty, moved_first, moved_last, store
+from fastconv.layout import channels_last, empty, is_channels_last, moved_first, moved_last, store
 from fastconv.memory import Workspaces, aligned_empty
 from fastconv.plan import ACTIVATIONS, LAYOUTS, Plan, Remade, design
 
@@ -86,6 +86,9 @@ class TransposedPlan(Remade):
         self._images = self._images_at_once() if self._is_staged else geometry.batch
         self.activation = activation
         self._parts = tuple(self._plan_parts(weight, bias, calls))
+        # Where no tap reaches most pixels, the others are computed apart, and then all are written at once.
+        reached = len(self.plans) == 1 < len(self._parts)
+        self._is_spread = reached and self._is_staged and geometry.spatial_rank == 2
         # Where every phase has one tap, merged ones are written in place: see _phases.
         apart = self._is_merged and geometry.kernel_size != geometry.stride
         self._is_shuffled = apart and self.plans[0].shuffles(geometry.in_channels)
@@ -163,9 +166,10 @@ class TransposedPlan(Remade):
             return result
         x, target = self._channels_first_view(x), self._channels_first_view(result)
         if self._is_staged:
+            run = self._run_spread if self._is_spread else self._run_staged
             for first in range(0, self.geometry.batch, self._images):
                 images = slice(first, first + self._images)
-                self._run_staged(x[images], target[images], count)
+                run(x[images], target[images], count)
             return result
         self._fill_edges(target)
         for part in self._parts:
@@ -284,10 +288,9 @@ class TransposedPlan(Remade):
         """Scratch memory for merged phases, and for a channels-last result; both in whole cache lines."""
         if not self._is_staged:
             return 0, 0
-        moved = [plan.geometry.output_bytes for plan in self.plans if self._is_moved]
-        return tuple(
-            -(-size // 64) * 64 for size in (max(moved, default=0), self._images * self._image_bytes)
-        )
+        moved = [plan.geometry.output_bytes for plan in self.plans if self._is_moved or self._is_spread]
+        last = 0 if self._is_spread else self._images * self._image_bytes
+        return tuple(-(-size // 64) * 64 for size in (max(moved, default=0), last))
 
     def _transposed(self, weight: np.ndarray) -> np.ndarray:
         """The weight as (C_out, C_in/groups, *kernel): each group's matrix transposed.
@@ -371,6 +374,25 @@ class TransposedPlan(Remade):
                     part.plan(x[part.source], out=moved_first(runs), num_threads=num_threads)
             if not in_place:
                 store(last, target, num_threads)
+        finally:
+            self._workspaces.give(workspace)
+
+    def _run_spread(self, x: np.ndarray, target: np.ndarray, num_threads: int) -> None:
+        """Some images x (n, C_in, *size) → target (n, C_out, *size), of which one phase is reached."""
+        part = next(part for part in self._parts if part.plan is not None)
+        workspace = self._workspaces.take(sum(self._staged_bytes()))
+        try:
+            last = is_channels_last(target)
+            batch, channels, *size = part.plan.geometry.output_shape
+            shape = (batch, *size, channels) if last else (batch, channels, *size)
+            pixels = workspace.view(target.dtype)[: math.prod(shape)].reshape(shape)
+            pixels = moved_first(pixels) if last else pixels
+            part.plan(x[part.source], out=pixels, num_threads=num_threads)
+            places = tuple(number for place in part.place[2:] for number in (place.start, place.step))
+            kernels.active().spread_pixels(
+                moved_last(pixels), self._edge.reshape(-1), places, moved_last(target),
+                threads.for_elements(num_threads, target.size),
+            )  # fmt: skip
         finally:
             self._workspaces.give(workspace)
 

@@ -10,6 +10,24 @@ ctypedef fused real:
     float
     double
 
+cdef extern from *:
+    """
+    #define fastconv_prefetch(address) __builtin_prefetch(address)
+    /* A line that came to be read is asked for again when it is written. GCC has that instruction with an
+       option of its own (processors without it do nothing), and leaves out functions that only prefetch. */
+    #if defined(__x86_64__)
+    #define fastconv_fetch(how, address) __asm__ volatile(how " %0" : : "m"(*(const char *)(address)))
+    #define fastconv_prefetch_to_read(address) fastconv_fetch("prefetcht0", address)
+    #define fastconv_prefetch_to_write(address) fastconv_fetch("prefetchw", address)
+    #else
+    #define fastconv_prefetch_to_read(address) __builtin_prefetch(address)
+    #define fastconv_prefetch_to_write(address) __builtin_prefetch(address, 1)
+    #endif
+    """
+    void prefetch "fastconv_prefetch"(const void *address) nogil
+    void prefetch_to_read "fastconv_prefetch_to_read"(const void *address) nogil
+    void prefetch_to_write "fastconv_prefetch_to_write"(const void *address) nogil
+
 cdef extern from "team.h":
     pass
 

@@ -50,6 +50,10 @@ cdef void gather_band(
             for i in range(last - first):
                 memcpy(target + i * pixel_pitch, source + i * stride[1], channels * sizeof(real))
         elif stride[1] == 1 and stride[0] >= 0:
+            if r + 1 < rows:  # the next row lies in as many places as there are channels
+                for c in range(channels):
+                    for i from 0 <= i < last - first by VECTOR_BYTES // <Py_ssize_t>sizeof(real):
+                        prefetch(source + stride[0] + c * stride[2] + i)
             transpose(source, stride[2], channels, last - first, end - (source - x), target, pixel_pitch)
         else:
             for c in range(channels):  # planes outermost: what a channel has there lies in a few pages

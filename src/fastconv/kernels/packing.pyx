@@ -2,24 +2,6 @@
 from cython.parallel cimport prange, threadid
 from libc.string cimport memcpy, memset
 
-cdef extern from *:
-    """
-    #define fastconv_prefetch(address) __builtin_prefetch(address)
-    /* A line that came to be read is asked for again when it is written. GCC has that instruction with an
-       option of its own (processors without it do nothing), and leaves out functions that only prefetch. */
-    #if defined(__x86_64__)
-    #define fastconv_fetch(how, address) __asm__ volatile(how " %0" : : "m"(*(const char *)(address)))
-    #define fastconv_prefetch_to_read(address) fastconv_fetch("prefetcht0", address)
-    #define fastconv_prefetch_to_write(address) fastconv_fetch("prefetchw", address)
-    #else
-    #define fastconv_prefetch_to_read(address) __builtin_prefetch(address)
-    #define fastconv_prefetch_to_write(address) __builtin_prefetch(address, 1)
-    #endif
-    """
-    void prefetch "fastconv_prefetch"(const void *address) nogil
-    void prefetch_to_read "fastconv_prefetch_to_read"(const void *address) nogil
-    void prefetch_to_write "fastconv_prefetch_to_write"(const void *address) nogil
-
 cdef enum:
     PACK_CHANNELS = 8  # whose weights are transformed side by side
     PACK_AHEAD = 2  # vectors of each row asked for before they are packed
@@ -62,6 +44,11 @@ cdef void pack_weight_panel(
     # A kernel flipped and its channels exchanged, as a gradient's is, or one that is channels-last.
     if count < width:
         memset(panel, 0, taps * step * sizeof(real))
+    if stride[1] == 1 and stride[0] >= channels and channels > 1:
+        for t in range(taps):
+            transpose(weight + t // taps_w * stride[2] + t % taps_w * stride[3], stride[0], count, channels,
+                      (count - 1) * stride[0] + channels, panel + t * step, width)
+        return
     if runs and tap < 0:
         lowest, step = 1 - taps, -step
     for c in range(channels):

@@ -9,6 +9,7 @@
 # The products go from registers to where they are added, as in Huang, Smith, Henry and van de Geijn,
 # "Strassen's algorithm reloaded", SC 2016.
 from cython.parallel cimport prange, threadid
+from libc.string cimport memset
 
 
 cdef extern from "microkernel.h" nogil:
@@ -186,3 +187,60 @@ cdef inline Py_ssize_t block_start(
 cdef Py_ssize_t one_row(const Py_ssize_t *stride, Py_ssize_t rows, Py_ssize_t columns) noexcept nogil:
     """The columns of an image, all of its pixels where its rows follow each other."""
     return rows * columns if rows == 1 or stride[0] == columns * stride[1] else columns
+
+
+cdef void strassen_weight_row(
+    const real *left, const real *right, const real *left_second, const real *right_second, real *packed,
+    Py_ssize_t product
+) noexcept nogil:
+    """One channel of a half: the seven factors of a panel, `product` elements apart; NULL is zero."""
+    cdef Py_ssize_t width = panel_width(left), j
+    cdef double b11, b12, b21, b22, t1, t2
+    for j in range(width):
+        b11, b12, b21, b22 = left[j], right[j], 0, 0
+        if left_second != NULL:
+            b21, b22 = left_second[j], right_second[j]
+        t1 = b12 - b11
+        t2 = b22 - t1
+        packed[j] = <real>b11
+        packed[product + j] = <real>b21
+        packed[2 * product + j] = <real>t2
+        packed[3 * product + j] = <real>(b22 - b12)
+        packed[4 * product + j] = <real>(b21 - t2)
+        packed[5 * product + j] = <real>t1
+        packed[6 * product + j] = <real>b22
+
+
+def pack_strassen(
+    const real[:, :] weight, real[:, :, :, ::1] packed, real[:, :, ::1] workspace, int num_threads
+):
+    """The right factors B₁₁, B₂₁, T₂, T₃, B₂₁ − T₂, T₁, B₂₂ as panels, added up in float64.
+
+    Parameters
+    ----------
+    weight : (C_out, C_in), IN
+    packed : (pairs, 7, half, PANEL), OUT
+        For the pair of panels p and pairs + p; half is ⌈C_in / 2⌉, and of an odd number of inputs the one
+        that is in both halves has zero weights in the second.
+    workspace : (num_threads, 2·C_in, PANEL), scratch
+    """
+    cdef Py_ssize_t p, k, i, first, size = sizeof(real), pairs = packed.shape[0], half = packed.shape[2]
+    cdef Py_ssize_t channels = weight.shape[1], outputs = weight.shape[0], width = packed.shape[3]
+    cdef Py_ssize_t both = 2 * half - channels
+    cdef Py_ssize_t[4] stride = [weight.strides[0] // size, weight.strides[1] // size, 0, 0]
+    cdef real *side
+    for p in prange(pairs, nogil=True, num_threads=num_threads, schedule="static"):
+        side = &workspace[threadid(), 0, 0]
+        for i in range(2):
+            first = (i * pairs + p) * width
+            if first < outputs:
+                pack_weight_panel(&weight[first, 0], stride, min(width, outputs - first), channels, 1, 1,
+                                  side + i * channels * width)
+            else:
+                memset(side + i * channels * width, 0, channels * width * sizeof(real))
+        for k in range(half):
+            strassen_weight_row(
+                side + k * width, side + (channels + k) * width,
+                <const real *>NULL if k < both else side + (half - both + k) * width,
+                <const real *>NULL if k < both else side + (channels + half - both + k) * width,
+                &packed[p, 0, k, 0], half * width)

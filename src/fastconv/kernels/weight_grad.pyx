@@ -34,6 +34,8 @@ cdef extern from "microkernel.h" nogil:
 
 cdef enum:
     SUMMED_TERMS = 64  # of a vector of output channels, added up before they are stored
+    SUMMED_VECTORS = 4  # of a row of partial sums, one after the other
+    SUMMED_SHARES = 4  # of the input channels, for threads
 
 
 cdef struct Images:
@@ -277,39 +279,69 @@ def sum_weight_grad(const real[:, :, :, :, :] partial, real[:, :, :, :] out, int
         A vector may be read from each group's last vector on.
     out : (groups, C_out/groups, C_in/groups, k_h·k_w), OUT
     """
-    cdef Py_ssize_t lanes = panel_width(&partial[0, 0, 0, 0, 0]) // 2, item, g, m
-    cdef Py_ssize_t blocks = (out.shape[1] + lanes - 1) // lanes, size = sizeof(real)
+    cdef Py_ssize_t lanes = panel_width(&partial[0, 0, 0, 0, 0]) // 2, item, g, size = sizeof(real)
+    cdef Py_ssize_t run = SUMMED_VECTORS * lanes, runs = (out.shape[1] + run - 1) // run
     cdef Py_ssize_t[3] stride = [out.strides[1] // size, out.strides[2] // size, out.strides[3] // size]
     cdef Py_ssize_t[3] pitch = [
         partial.strides[0] // size, partial.strides[2] // size, partial.strides[3] // size]
-    for item in prange(out.shape[0] * blocks, nogil=True, num_threads=num_threads, schedule="static"):
-        g = item // blocks
-        m = item % blocks * lanes
-        sum_parts(&partial[0, g, 0, 0, m], partial.shape[0], partial.shape[2], partial.shape[3], pitch,
-                  min(lanes, out.shape[1] - m), &out[g, m, 0, 0], stride)
+    cdef Py_ssize_t m, c
+    for item in prange(
+        out.shape[0] * runs * SUMMED_SHARES, nogil=True, num_threads=num_threads, schedule="static"
+    ):
+        g = item // (runs * SUMMED_SHARES)
+        m = item // SUMMED_SHARES % runs * run
+        c = share(out.shape[2], SUMMED_SHARES, item % SUMMED_SHARES)
+        sum_run(&partial[0, g, 0, 0, m] + c * pitch[2], partial.shape[0], partial.shape[2],
+                share(out.shape[2], SUMMED_SHARES, item % SUMMED_SHARES + 1) - c, pitch,
+                min(run, out.shape[1] - m), &out[g, m, 0, 0] + c * stride[1], stride)
+
+
+cdef void sum_run(
+    const real *partial, Py_ssize_t parts, Py_ssize_t taps, Py_ssize_t channels, const Py_ssize_t *pitch,
+    Py_ssize_t outputs, real *out, const Py_ssize_t *stride
+) noexcept nogil:
+    """Some channels of some output channels: what is read next lies beside what is read now."""
+    cdef Py_ssize_t lanes = panel_width(partial) // 2, block = max(1, SUMMED_TERMS // taps), c, m
+    for c from 0 <= c < channels by block:
+        for m from 0 <= m < outputs by lanes:
+            sum_parts(partial + c * pitch[2] + m, parts, taps, min(block, channels - c), pitch,
+                      lanes if m + lanes < outputs else block * pitch[2] - m, min(lanes, outputs - m),
+                      out + c * stride[1] + m * stride[0], stride)
 
 
 cdef void sum_parts(
     const real *partial, Py_ssize_t parts, Py_ssize_t taps, Py_ssize_t channels, const Py_ssize_t *pitch,
-    Py_ssize_t count, real *out, const Py_ssize_t *stride
+    Py_ssize_t ahead, Py_ssize_t count, real *out, const Py_ssize_t *stride
 ) noexcept nogil:
     """At most a vector of output channels, some of an output channel's (c, t) at a time.
 
-    `pitch` leads from part to part, tap to tap and channel to channel.
+    `pitch` leads from part to part, tap to tap and channel to channel, `ahead` to what is asked for next.
     """
     cdef Py_ssize_t lanes = panel_width(partial) // 2, run, r, part, i, first = 0
     cdef Py_ssize_t whole = channels * taps if stride[1] == taps else taps  # terms that lie together in `out`
+    cdef bint together = stride[0] == 1  # a vector's outputs do
     cdef real[SUMMED_TERMS * 16] total
+    cdef real *sums
     cdef const real *at
+    if together:
+        whole = channels * taps
     while first < channels * taps:
         run = min(SUMMED_TERMS, whole - first % whole)
         for r in range(run):
             at = partial + (first + r) % taps * pitch[1] + (first + r) // taps * pitch[2]
-            memcpy(&total[r * lanes], at, VECTOR_BYTES)
+            sums = &total[r * lanes]
+            memcpy(sums, at, VECTOR_BYTES)
+            prefetch(at + ahead)
             for part in range(1, parts):
+                prefetch(at + part * pitch[0] + ahead)
                 for i in range(lanes):
-                    total[r * lanes + i] += at[part * pitch[0] + i]
-        if stride[2] == 1 or taps == 1:
+                    sums[i] += at[part * pitch[0] + i]
+            if together:
+                memcpy(out + (first + r) // taps * stride[1] + (first + r) % taps * stride[2], sums,
+                       count * sizeof(real))
+        if together:
+            pass
+        elif stride[2] == 1 or taps == 1:
             transpose(total, lanes, run, count, SUMMED_TERMS * lanes,
                       out + first // taps * stride[1] + first % taps * stride[2], stride[0])
         else:

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from fastconv.layout import empty
 from fastconv.nn.layer import Layer, Mode, entry_array
 from fastconv.nn.reshape import channels_last
 from fastconv.nn.value import AutoName, Value, apply, name_part
@@ -302,7 +303,9 @@ def _added(total: np.ndarray | None, more: np.ndarray | None) -> np.ndarray | No
     if total is None or more is None:
         return more if total is None else total
     # Not in place: a layer may hand one array to several of its inputs.
-    return total + more
+    if total.ndim < 3:
+        return total + more
+    return np.add(total, more, out=empty(total.shape, np.result_type(total, more), total))
 
 
 def _one_or_tuple(items: list[Any]) -> Any:
