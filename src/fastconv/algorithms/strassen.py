@@ -24,6 +24,9 @@ _SUMS_BYTES = 1 << 20
 # In times that a pixel's product with a row of a panel takes: to store a pixel of a panel of outputs, to add
 # up a channel of a pixel's sums, and to bring a row of a panel from the L3 cache.
 _STORE, _SUM, _WEIGHT = 3.5, 0.4, 3.5
+# Images of so many bytes, those read and those written, leave the caches (32 MiB of L3): each store of quarters
+# that are added to then waits for memory.
+_CACHED_BYTES, _FAR_STORE = 20 << 20, 25.0
 # The same to add up and pack such a row.
 _PACKING = 36.0
 # Growth of the error over a sum of the same length, because sums of up to four quarters, in both factors,
@@ -76,7 +79,9 @@ def saving(geometry: ConvGeometry, calls: int | None, slowness: float) -> float:
 
     Products take ``slowness`` times as long beside what is moved as with AVX-512.
     """
-    store, add, weight, packing = (cost / slowness for cost in (_STORE, _SUM, _WEIGHT, _PACKING))
+    near = geometry.input_bytes + geometry.output_bytes <= _CACHED_BYTES
+    costs = _STORE if near else _FAR_STORE, _SUM, _WEIGHT, _PACKING
+    store, add, weight, packing = (cost / slowness for cost in costs)
     width = 128 // geometry.dtype.itemsize
     panels, pixels = base.ceil_div(geometry.out_channels, width), math.prod(geometry.output_size)
     pairs, half, channels = _half(panels), _half(geometry.in_channels), geometry.in_channels
