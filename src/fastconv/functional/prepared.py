@@ -1,8 +1,8 @@
 """Calls prepared once: what the checks of one call found, kept for the next ones like it.
 
 A small image is pooled in less time than it takes to check the arguments and to find its tables. So a
-function hands over how to ``prepare`` itself: that checks everything and returns what computes, for all images
-of one form and one set of options.
+function hands over how to ``prepare`` itself: that checks everything and returns what computes, for all
+images of one form and one set of options.
 """
 
 from __future__ import annotations

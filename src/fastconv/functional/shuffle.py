@@ -55,7 +55,9 @@ def _image(x: object) -> np.ndarray:
     return np.ascontiguousarray(x)
 
 
-def _moved(view: np.ndarray, shape: tuple[int, ...], last: bool, split: str) -> np.ndarray:
+def _moved(
+    view: np.ndarray, shape: tuple[int, ...], last: bool, split: str, num_threads: int | None
+) -> np.ndarray:
     """A six-axis view copied to ``shape``; ``last``: the axes that ``split`` calls c innermost in memory."""
     batch, channels, height, width = shape
     if last:
@@ -65,7 +67,7 @@ def _moved(view: np.ndarray, shape: tuple[int, ...], last: bool, split: str) -> 
     if result.size:
         in_memory = sorted(range(view.ndim), key=lambda axis: -view.strides[axis])
         flat = view.transpose(in_memory).reshape(-1)
-        count = threads.for_elements(None, result.size)
+        count = threads.for_elements(num_threads, result.size)
         kernels.active().move_axes(flat, _steps(view), result.reshape(-1), count)
     return moved_first(result) if last else result
 
@@ -88,7 +90,7 @@ def _steps(view: np.ndarray) -> np.ndarray:
     return np.array([*axes, column, row], np.int64)
 
 
-def pixel_shuffle(x, upscale_factor, *, mode="CRD"):
+def pixel_shuffle(x, upscale_factor, *, mode="CRD", num_threads=None):
     """Channels into space: (N, C·r², H, W) to (N, C, H·r, W·r). As ``torch.nn.functional.pixel_shuffle``.
 
     ``y[n, c, h·r + i, w·r + j] = x[n, k, h, w]`` with ``k = c·r² + i·r + j`` in mode "CRD" and
@@ -100,6 +102,8 @@ def pixel_shuffle(x, upscale_factor, *, mode="CRD"):
     upscale_factor : int
         r.
     mode : {"CRD", "DCR"}, default "CRD"
+    num_threads : int, optional
+        The result does not depend on it.
 
     Returns
     -------
@@ -120,10 +124,10 @@ def pixel_shuffle(x, upscale_factor, *, mode="CRD"):
         view = x.reshape(batch, channels, r, r, height, width).transpose(0, 1, 4, 2, 5, 3)
     else:
         view = x.reshape(batch, r, r, channels, height, width).transpose(0, 3, 4, 1, 5, 2)
-    return _moved(view, shape, is_channels_last(x), "ncssss")
+    return _moved(view, shape, is_channels_last(x), "ncssss", num_threads)
 
 
-def pixel_unshuffle(x, downscale_factor, *, mode="CRD"):
+def pixel_unshuffle(x, downscale_factor, *, mode="CRD", num_threads=None):
     """Space into channels: (N, C, H·r, W·r) to (N, C·r², H, W).
 
     The inverse of :func:`pixel_shuffle`, and so its gradient; as ``torch.nn.functional.pixel_unshuffle``.
@@ -135,6 +139,8 @@ def pixel_unshuffle(x, downscale_factor, *, mode="CRD"):
         r.
     mode : {"CRD", "DCR"}, default "CRD"
         "DCR" is ONNX's SpaceToDepth.
+    num_threads : int, optional
+        The result does not depend on it.
 
     Returns
     -------
@@ -152,5 +158,5 @@ def pixel_unshuffle(x, downscale_factor, *, mode="CRD"):
     batch, _, height, width = shape = unshuffled_shape(x.shape, r)
     split = x.reshape(batch, x.shape[1], height, r, width, r)
     if mode == "CRD":
-        return _moved(split.transpose(0, 1, 3, 5, 2, 4), shape, is_channels_last(x), "ncccss")
-    return _moved(split.transpose(0, 3, 5, 1, 2, 4), shape, is_channels_last(x), "ncccss")
+        return _moved(split.transpose(0, 1, 3, 5, 2, 4), shape, is_channels_last(x), "ncccss", num_threads)
+    return _moved(split.transpose(0, 3, 5, 1, 2, 4), shape, is_channels_last(x), "ncccss", num_threads)

@@ -106,7 +106,7 @@ class SubpixelPlan(Remade):
             scratch = scratch.reshape(shape)
         try:
             self._plan(x, scratch, count)
-            shuffled = pixel_shuffle(scratch, factor, mode=self._mode)
+            shuffled = pixel_shuffle(scratch, factor, mode=self._mode, num_threads=count)
         finally:
             self._workspaces.give(workspace)
         if out is None:
