@@ -24,8 +24,8 @@ _SUMS_BYTES = 1 << 20
 # In times that a pixel's product with a row of a panel takes: to store a pixel of a panel of outputs, to add
 # up a channel of a pixel's sums, and to bring a row of a panel from the L3 cache.
 _STORE, _SUM, _WEIGHT = 3.5, 0.4, 3.5
-# Images of so many bytes, those read and those written, leave the caches (32 MiB of L3): each store to quarters
-# then waits for memory.
+# Images of so many bytes, those read and those written, leave the caches (32 MiB of L3), and each store to
+# quarters then waits for memory.
 _CACHED_BYTES, _FAR_STORE = 20 << 20, 25.0
 # The same to add up and pack such a row.
 _PACKING = 36.0
