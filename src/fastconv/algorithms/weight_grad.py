@@ -234,14 +234,7 @@ def weight_grad(
         x = _turned(x, kernels, num_threads) if blocks.out_blocks > 1 else x
         grad_output = _turned(grad_output, kernels, num_threads) if blocks.in_blocks > 1 else grad_output
     if tiled:
-        form = tiled.form
-        axes = [transforms.one_axis(*axis) for axis in zip(form.outputs, form.taps, strict=True)]
-        kernels.weight_grad_winograd(
-            x, grad_output, geometry, (form.pairs, form.outputs),
-            *(axis.coefficient.astype(dtype) for axis in axes), *(axis.weight.astype(dtype) for axis in axes),
-            *winograd.origins(geometry, form), (blocks.in_blocks, blocks.out_blocks, tiled.chunks),
-            tiled.capacity, partial, workspace, per_thread, num_threads,
-        )  # fmt: skip
+        _tiled_weight_grad(tiled, grad_output, x, geometry, kernels, num_threads, partial, workspace)
     elif in_planes:
         kernels.weight_grad_planes(
             planes.runs(x), planes.runs(grad_output),
@@ -261,6 +254,21 @@ def weight_grad(
     turned = [now for now, before in zip((x, grad_output), given, strict=True) if now is not before]
     for array in (partial, workspace, *turned):
         give_back(array)
+
+
+def _tiled_weight_grad(
+    tiled: _Tiled, grad_output: np.ndarray, x: np.ndarray, geometry: ConvGeometry, kernels: ModuleType,
+    num_threads: int, partial: np.ndarray, workspace: np.ndarray,
+) -> None:  # fmt: skip
+    """The sums of parts in Winograd's form."""
+    form, dtype, blocks = tiled.form, geometry.dtype, tiled.blocks
+    axes = [transforms.one_axis(*axis) for axis in zip(form.outputs, form.taps, strict=True)]
+    kernels.weight_grad_winograd(
+        x, grad_output, geometry, (form.pairs, form.outputs),
+        *(axis.coefficient.astype(dtype) for axis in axes), *(axis.weight.astype(dtype) for axis in axes),
+        *winograd.origins(geometry, form), (blocks.in_blocks, blocks.out_blocks, tiled.chunks),
+        tiled.capacity, partial, workspace, tiled.per_thread, num_threads,
+    )  # fmt: skip
 
 
 def _turned(images: np.ndarray, kernels: ModuleType, num_threads: int) -> np.ndarray:

@@ -87,6 +87,15 @@ cdef void winograd_row(
                 bias + p * width, out + place.offset, m + tiling.points_w * m_position)
 
 
+cdef void set_rows(Tiling *tiling, const Problem *problem, int pairs, int outputs) noexcept:
+    """Tiles of one row, of pixels as a stride makes them."""
+    memset(tiling, 0, sizeof(Tiling))
+    tiling.pairs_w, tiling.outputs_w = pairs, outputs
+    tiling.outputs_h = tiling.merged_h = tiling.merged_w = 1
+    set_spacing(tiling, problem)
+    tiling.dilation_h = 1  # rows are lines of tiles, none of them a phase
+
+
 def winograd_rows(
     const real[:, :, :, :] x, const real[:, :, :, ::1] packed, const real[::1] bias, geometry, form,
     const real[::1] coefficient, const Py_ssize_t[::1] line_origin, const Py_ssize_t[::1] across_origin,
@@ -121,11 +130,7 @@ def winograd_rows(
     cdef Problem problem = problem_of(geometry)
     cdef Tiling tiling
     cdef RowBand s
-    memset(&tiling, 0, sizeof(tiling))
-    tiling.pairs_w, tiling.outputs_w = form
-    tiling.outputs_h = tiling.merged_h = tiling.merged_w = 1
-    set_spacing(&tiling, &problem)
-    tiling.dilation_h = 1
+    set_rows(&tiling, &problem, form[0], form[1])
     tiling.panels, tiling.across = packed.shape[0], across_origin.shape[0]
     tiling.line_origin, tiling.across_origin = &line_origin[0], &across_origin[0]
     tiling.rectified = rectified

@@ -27,6 +27,9 @@ cdef extern from "microkernel.h" nogil:
 
 # Tiles whose outputs are put together where they are not stored in place.
 cdef Py_ssize_t SHORT_TILES = 8
+# The points of as many terms as short sums have, as in winograd_rows.py.
+cdef enum:
+    SHORT_PIXELS = 6 * 16
 
 
 cdef inline void winograd_short_tiles(
@@ -65,9 +68,14 @@ cdef void short_inputs(
     real *v, const real *coefficient
 ) noexcept nogil:
     """V of some rows of the image; `sorted` holds one row, its columns by their phase modulo a tile."""
-    cdef const real *pixel[MAX_POSITIONS]
+    cdef Py_ssize_t[SHORT_PIXELS] offset
+    cdef const real *pixel[SHORT_PIXELS]
     cdef Py_ssize_t size = panel_width(v), lanes = size // 2, period = SHORT_OUTPUTS * tiling.stride_w
-    cdef Py_ssize_t pitch = groups * size + lanes, terms = tiling.stride_w * channels, r, g, c, j, k, x, tiles
+    cdef Py_ssize_t pitch = groups * size + lanes, terms = tiling.stride_w * channels, r, g, c, i, x, tiles
+    for i in range(terms * SHORT_POINTS):
+        x = i % SHORT_POINTS * tiling.stride_w + i // SHORT_POINTS // channels
+        c = i // SHORT_POINTS % channels
+        offset[i] = (c * period + x % period) * pitch + x // period
     for r in range(rows):
         if 0 <= top + r < height:
             for c in range(channels):
@@ -77,14 +85,11 @@ cdef void short_inputs(
             memset(sorted, 0, channels * period * pitch * sizeof(real))
         for g in range(groups):
             tiles = lanes if tiling.across - g * size <= lanes else size
-            for k in range(terms):
-                for j in range(SHORT_POINTS):
-                    x = j * tiling.stride_w + k // channels
-                    pixel[j] = (sorted + (k % channels * period + x % period) * pitch + x // period
-                                + g * size)
-                transform_input(
-                    tiling, 1, pixel, tiles, v + ((g * rows + r) * terms + k) * SHORT_POINTS * size, size, 0,
-                    coefficient, coefficient)
+            for i in range(terms * SHORT_POINTS):
+                pixel[i] = sorted + offset[i] + g * size
+            transform_input(
+                tiling, terms, pixel, tiles, v + (g * rows + r) * terms * SHORT_POINTS * size, size,
+                SHORT_POINTS * size, coefficient, coefficient)
 
 
 cdef void short_row_pixels(
@@ -154,10 +159,7 @@ def winograd_short(
     cdef Problem problem = problem_of(geometry)
     cdef Tiling tiling
     cdef short_row s
-    memset(&tiling, 0, sizeof(tiling))
-    tiling.pairs_w, tiling.outputs_w, tiling.outputs_h = 2, SHORT_OUTPUTS, 1
-    tiling.merged_h = tiling.merged_w = 1
-    set_spacing(&tiling, &problem)
+    set_rows(&tiling, &problem, 2, SHORT_OUTPUTS)
     set_outputs(&tiling, out, problem.group_out, accumulate, True, stream)
     cdef Py_ssize_t size = sizeof(real), width = panel_width(&workspace[0])
     cdef Py_ssize_t terms = problem.stride_w * x.shape[3], row = terms * SHORT_POINTS * width
