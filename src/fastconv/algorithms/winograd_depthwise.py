@@ -25,6 +25,9 @@ _RING_BYTES, _LEAST_TILES = 28 * 1024, 4
 _TRANSFORM = 44
 # And transforming a weight, as long as so many of a vector.
 _PACKING = 60
+# Rows of a kernel that direct has tiles for, and how much longer others take it. A part of a vector, gathered and
+# scattered, takes as long as two whole ones; of the longest vectors, in which shorter ones are counted, too.
+_SIZED, _UNSIZED, _PART, _WIDEST_BYTES = (3, 5, 7), 3.0, 2, 64
 # Growth of the error over a direct sum of as many terms.
 _ERROR_GROWTH = 7.5
 
@@ -81,18 +84,20 @@ def _met(geometry: ConvGeometry, axis: int) -> int:
     return int(np.maximum(inside, 0).sum())
 
 
-def saving(geometry: ConvGeometry, calls: int | None, slowness: float) -> float:
+def saving(geometry: ConvGeometry, calls: int | None, _slowness: float) -> float:
     """How many times faster than direct convolution to expect this, by counting.
 
-    Neither multiplies rows of padding; the direct sum leaves out its columns, too. With short vectors,
-    transforms count ``slowness`` times less.
+    Neither multiplies rows of padding; the direct sum leaves out its columns, too.
     """
-    rows = _met(geometry, 0)
-    own = _tiles(geometry) * (rows * _products(geometry) + geometry.output_size[0] * _TRANSFORM / slowness)
+    rows, lanes = _met(geometry, 0), _WIDEST_BYTES // geometry.dtype.itemsize
+    own = _tiles(geometry) * (rows * _products(geometry) + geometry.output_size[0] * _TRANSFORM)
     if calls is not None:
         weights = geometry.kernel_size[0] * _products(geometry)
         own += weights * _PACKING / (max(geometry.batch, 1) * calls)
-    return rows * _met(geometry, 1) / max(own, 1)
+    vectors, part = divmod(geometry.out_channels, lanes)
+    own *= vectors + (_PART if part else 0)
+    direct = rows * _met(geometry, 1) * base.ceil_div(geometry.out_channels, lanes)
+    return direct * (1.0 if geometry.kernel_size[1] in _SIZED else _UNSIZED) / max(own, 1)
 
 
 class _Blocking(NamedTuple):
@@ -114,7 +119,10 @@ def _blocking(geometry: ConvGeometry, num_threads: int, kernels: ModuleType) -> 
     # A band transforms the rows that it shares with the one before it anew.
     bands = 1 if items % num_threads == 0 or items >= 8 * num_threads else num_threads
     pixels = max(OUTPUTS * (tiles + more) + points, OUTPUTS * tiles + lanes)
-    per_thread = (tiles + more) * points * lanes * geometry.kernel_size[0] + pixels * lanes
+    # Loads from row after row of a ring make the processor fetch what would be the next rows, and with them
+    # the ring of another thread, which writes there: so as much is left free as a ring takes.
+    ring = (tiles + more) * points * lanes * geometry.kernel_size[0]
+    per_thread = 2 * ring + pixels * lanes
     return _Blocking(strips, min(bands, geometry.output_size[0]), base.round_up(per_thread, lanes))
 
 
@@ -150,6 +158,8 @@ def pack(
         packed, packed_bias = into.weight, into.bias
     packed[...] = transformed.transpose(0, 2, 3, 1)
     packed_bias[:channels] = 0 if bias is None else bias
+    # Products with padding are left out, which would make NaN of such a weight: every output meets it.
+    packed_bias[:channels][~np.isfinite(weight).all(axis=(1, 2, 3))] = np.nan
     return Packed(kernels, geometry, packed, packed_bias)
 
 
