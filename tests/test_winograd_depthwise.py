@@ -1,4 +1,4 @@
-"""Winograd's form for depthwise kernels of long rows: every tail, part of a vector, strip, band and layout."""
+"""Winograd's form for depthwise kernels of long rows: every tail, part of a vector, strip and layout."""
 
 import numpy as np
 import pytest

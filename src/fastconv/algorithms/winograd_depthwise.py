@@ -25,8 +25,8 @@ _RING_BYTES, _LEAST_TILES = 28 * 1024, 4
 _TRANSFORM = 44
 # And transforming a weight, as long as so many of a vector.
 _PACKING = 60
-# Rows of a kernel that direct has tiles for, and how much longer others take it. A part of a vector, gathered and
-# scattered, takes as long as two whole ones; of the longest vectors, in which shorter ones are counted, too.
+# Taps of a row that direct has tiles for, and how much longer others take it. A part of a vector, gathered
+# and scattered, takes as long as two whole ones; of the longest vectors, in which shorter ones are counted.
 _SIZED, _UNSIZED, _PART, _WIDEST_BYTES = (3, 5, 7), 3.0, 2, 64
 # Growth of the error over a direct sum of as many terms.
 _ERROR_GROWTH = 7.5

@@ -1,8 +1,9 @@
-# Depthwise convolution in Winograd's form, tiles of four outputs along its rows; winograd_depthwise.h has the formulas.
+# Depthwise convolution in Winograd's form, tiles of four outputs along its rows; winograd_depthwise.h has the
+# formulas.
 #
-# A strip of tiles of one vector of channels goes down the rows: each row of the input is transformed once, into a ring
-# of as many rows as the kernel has, which stays in the L1 cache, and a row of outputs is made from all of the ring.
-# Strips, vectors and bands of rows are computed apart, in any order.
+# A strip of tiles of one vector of channels goes down the rows: each row of the input is transformed once,
+# into a ring of as many rows as the kernel has, which stays in the L1 cache, and a row of outputs is made from
+# all of the ring. Strips, vectors and bands of rows are computed apart, in any order.
 from cython.parallel cimport prange, threadid
 
 cdef extern from "microkernel.h" nogil:
@@ -15,8 +16,9 @@ cdef extern from "microkernel.h" nogil:
     void depthwise_transform_f64(
         const depthwise_row *s, Py_ssize_t tiles, Py_ssize_t left, const double *a, double *v) noexcept
     void depthwise_products_f32(
-        const depthwise_row *s, Py_ssize_t blocks, Py_ssize_t tiles, const float *const *row, Py_ssize_t first,
-        Py_ssize_t last, const float *u, const float *bias, Py_ssize_t count, float *y) noexcept
+        const depthwise_row *s, Py_ssize_t blocks, Py_ssize_t tiles, const float *const *row,
+        Py_ssize_t first, Py_ssize_t last, const float *u, const float *bias, Py_ssize_t count,
+        float *y) noexcept
     void depthwise_products_f64(
         const depthwise_row *s, Py_ssize_t blocks, Py_ssize_t tiles, const double *const *row,
         Py_ssize_t first, Py_ssize_t last, const double *u, const double *bias, Py_ssize_t count,
@@ -27,15 +29,15 @@ cdef enum:
     DEPTHWISE_ROWS = 16
 
 
-# Tiles first … first + tiles of the rows of an image, and one vector's channels, which are fewer in the last one.
+# Tiles first … first + tiles of the rows of an image, and one vector's channels, fewer in the last one.
 cdef struct Strip:
     Py_ssize_t first, tiles, blocks, channels, height, width, columns
     bint rectified, accumulate
 
 
 cdef void strip_input(
-    const Strip *strip, const Problem *problem, const real *x, const Py_ssize_t *stride, Py_ssize_t y, real *v,
-    real *block
+    const Strip *strip, const Problem *problem, const real *x, const Py_ssize_t *stride, Py_ssize_t y,
+    real *v, real *block
 ) noexcept nogil:
     """Transform row y of the input, in place where its pixels have whole vectors of channels."""
     cdef Py_ssize_t lanes = VECTOR_BYTES // <Py_ssize_t>sizeof(real), tiles = strip.tiles + strip.blocks - 1
@@ -46,7 +48,8 @@ cdef void strip_input(
         s.width, s.a_row, s.a_pixel = strip.width, stride[0], stride[1]
         x = x + y * stride[0]
     else:
-        gather_band(x, stride, strip.height, strip.width, strip.channels, y, left, 1, columns, block, 0, lanes)
+        gather_band(x, stride, strip.height, strip.width, strip.channels, y, left, 1, columns, block, 0,
+                    lanes)
         s.width, s.a_row, s.a_pixel = columns, 0, lanes
         x, left = block, 0
     if real is float:
@@ -79,7 +82,8 @@ cdef void strip_output(
 
 cdef void depthwise_strip(
     const Strip *strip, const Problem *problem, const real *x, const Py_ssize_t *x_stride, const real *u,
-    const real *bias, Py_ssize_t first, Py_ssize_t last, real *out, const Py_ssize_t *out_stride, real *scratch
+    const real *bias, Py_ssize_t first, Py_ssize_t last, real *out, const Py_ssize_t *out_stride,
+    real *scratch
 ) noexcept nogil:
     """Rows first … last of a strip; `x` and `out` are pixel (0, 0) of its channels."""
     cdef Py_ssize_t lanes = VECTOR_BYTES // <Py_ssize_t>sizeof(real), top, y, i, begin, end
@@ -101,8 +105,8 @@ cdef void depthwise_strip(
 
 
 def winograd_depthwise(
-    const real[:, :, :, :] x, const real[:, :, :, ::1] packed, const real[::1] bias, geometry, Py_ssize_t strips,
-    Py_ssize_t bands, bint rectified, bint accumulate, real[:, :, :, :] out, real[::1] workspace,
+    const real[:, :, :, :] x, const real[:, :, :, ::1] packed, const real[::1] bias, geometry,
+    Py_ssize_t strips, Py_ssize_t bands, bint rectified, bint accumulate, real[:, :, :, :] out, real[::1] workspace,
     Py_ssize_t per_thread, int num_threads
 ):
     """Depthwise convolution by F(4, 4) along the rows, stride 1.
@@ -111,8 +115,8 @@ def winograd_depthwise(
     ----------
     x : (N, H, W, C), IN
     packed : (vectors, k_h, 7·blocks − 1, LANES), IN
-        The transformed weights of each vector of channels: for every kernel row those of point after point, of
-        all blocks of four taps, the last of which has none at ∞.
+        The transformed weights of each vector of channels: for every kernel row those of point after point,
+        of all blocks of four taps, the last of which has none at ∞.
     bias : (vectors · LANES), IN
     strips, bands : parts the tiles of a row and the rows of an image are cut into
     rectified, accumulate : the epilogue, out = max(conv + bias + out, 0)
