@@ -2,8 +2,8 @@
 # formulas.
 #
 # A strip of tiles of one vector of channels goes down the rows: each row of the input is transformed once,
-# into a ring of as many rows as the kernel has, which stays in the L1 cache, and a row of outputs is made from
-# all of the ring. Strips, vectors and bands of rows are computed apart, in any order.
+# into a ring of as many rows as the kernel has, which stays in the L1 cache, and a row of outputs is made
+# from all of the ring. Strips, vectors and bands of rows are computed apart, in any order.
 from cython.parallel cimport prange, threadid
 
 cdef extern from "microkernel.h" nogil:
@@ -106,8 +106,8 @@ cdef void depthwise_strip(
 
 def winograd_depthwise(
     const real[:, :, :, :] x, const real[:, :, :, ::1] packed, const real[::1] bias, geometry,
-    Py_ssize_t strips, Py_ssize_t bands, bint rectified, bint accumulate, real[:, :, :, :] out, real[::1] workspace,
-    Py_ssize_t per_thread, int num_threads
+    Py_ssize_t strips, Py_ssize_t bands, bint rectified, bint accumulate, real[:, :, :, :] out,
+    real[::1] workspace, Py_ssize_t per_thread, int num_threads
 ):
     """Depthwise convolution by F(4, 4) along the rows, stride 1.
 
