@@ -314,7 +314,7 @@ def _tables(geometry: ConvGeometry) -> tuple:
     products = _products(form)
     return (
         (form.pairs, form.outputs), *coefficients,
-        transforms.half()[1].astype(geometry.dtype) if form.half else None,
+        (transforms.half()[1] if form.half else np.empty(0)).astype(geometry.dtype),
         _corners(geometry, form), products.start, products.block,
         *origins(geometry, form),
     )  # fmt: skip

@@ -362,8 +362,8 @@ cdef void set_outputs(
 
 def winograd(
     const real[:, :, :, :] x, const real[:, :, :, :, ::1] packed, const real[::1] bias, geometry, form,
-    const real[::1] coefficient_h, const real[::1] coefficient_w, scale, const Py_ssize_t[:, ::1] corner,
-    const Py_ssize_t[::1] product_start, const Py_ssize_t[::1] product_block,
+    const real[::1] coefficient_h, const real[::1] coefficient_w, const real[::1] scale,
+    const Py_ssize_t[:, ::1] corner, const Py_ssize_t[::1] product_start, const Py_ssize_t[::1] product_block,
     const Py_ssize_t[::1] line_origin, const Py_ssize_t[::1] across_origin, Py_ssize_t bands,
     Py_ssize_t panel_parts, Py_ssize_t block, Py_ssize_t pixel_pitch, Py_ssize_t depth, merged, bint fetch,
     bint stream, bint rectified, bint accumulate, real[:, :, :, :] out, real[::1] workspace,
@@ -381,8 +381,8 @@ def winograd(
         Pairs of points and outputs of a tile on each axis; 0 pairs leave an axis as it is.
     coefficient_h, coefficient_w : IN
         The constants of the one-dimensional transforms, as winograd.h lists them.
-    scale : (n_w), IN, or None
-        Where weights are transformed along the other axis only, the factors of winograd_half.h.
+    scale : (n_w), IN
+        The factors of winograd_half.h, where weights are transformed along the other axis only; else empty.
     corner : (blocks, 2), IN
         The pixel of padded input that each block's tile of outputs (0, 0) begins at.
     product_start : (n_h·n_w + 1), product_block : (products), IN
@@ -413,8 +413,7 @@ def winograd(
     tiling.product_start, tiling.product_block = &product_start[0], &product_block[0]
     tiling.line_origin, tiling.across_origin = &line_origin[0], &across_origin[0]
     tiling.depth, tiling.rectified = depth, rectified
-    tiling.half, tiling.matrices = scale is not None, packed.shape[2]
-    cdef const real[::1] factor = coefficient_w if scale is None else scale
+    tiling.half, tiling.matrices = scale.shape[0] > 0, packed.shape[2]
     set_outputs(&tiling, out, problem.group_out, accumulate, fetch, stream)
     cdef Py_ssize_t item, items = x.shape[0] * bands * panel_parts, part, n, first, last, top, in_rows, parts
     cdef Py_ssize_t i, tiles, begin, end, following, lines = line_origin.shape[0], size = sizeof(real)
@@ -452,6 +451,6 @@ def winograd(
             winograd_block(
                 &problem, &tiling, &view, image, pixel_pitch, begin, end, following, &packed[0, 0, 0, 0, 0],
                 share(tiling.panels, panel_parts, part), share(tiling.panels, panel_parts, part + 1),
-                &coefficient_h[0], &coefficient_w[0], &factor[0], &bias[0], &out[n, 0, 0, 0], scratch)
+                &coefficient_h[0], &coefficient_w[0], &scale[0], &bias[0], &out[n, 0, 0, 0], scratch)
         if tiling.stream:
             finish_streams()

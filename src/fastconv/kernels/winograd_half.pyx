@@ -16,8 +16,8 @@ cdef extern from "microkernel.h" nogil:
 
 
 cdef inline void half_tiles(
-    Py_ssize_t tiles, const real *v, Py_ssize_t v_position, Py_ssize_t v_tile, Py_ssize_t terms, const real *w,
-    const real *scale, real *m, Py_ssize_t m_position, Py_ssize_t m_tile, int start
+    Py_ssize_t tiles, const real *v, Py_ssize_t v_position, Py_ssize_t v_tile, Py_ssize_t terms,
+    const real *w, const real *scale, real *m, Py_ssize_t m_position, Py_ssize_t m_tile, int start
 ) noexcept nogil:
     if real is float:
         winograd_half_f32(tiles, v, v_position, v_tile, terms, w, scale, m, m_position, m_tile, start)
@@ -44,7 +44,7 @@ cdef void half_products(
 cdef inline void store_half(
     const real *side, Py_ssize_t rows, Py_ssize_t row, Py_ssize_t tap, Py_ssize_t channels, real *point
 ) noexcept nogil:
-    """Some rows of a panel at a tap and, of all `channels`, from `row` on, to where a point's weights begin."""
+    """Some rows of a panel, from the `row`th of its channels on, at a tap: to where a point's weights begin."""
     cdef Py_ssize_t width = panel_width(side), lanes = width // 2, i, j
     for i in range(rows):
         for j in range(2):
