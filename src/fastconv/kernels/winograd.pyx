@@ -42,8 +42,8 @@ cdef struct Tiling:
     int pairs_h, pairs_w, outputs_h, outputs_w, points_h, points_w
     # step: input pixels from one of a tile to the next.
     Py_ssize_t positions, stride_h, stride_w, dilation_h, dilation_w, step_h, step_w
-    # matrices: of weights of a panel; half: whether these are transformed along one axis only.
-    Py_ssize_t across, panels, depth, blocks, matrices
+    # half: whether weights are transformed along one axis only.
+    Py_ssize_t across, panels, depth, blocks
     bint half
     const Py_ssize_t *line_origin
     const Py_ssize_t *across_origin
@@ -282,7 +282,8 @@ cdef void winograd_block(
     """Tiles first … last, while memory brings their outputs and the inputs of tiles last … following;
     `scratch` begins with a pixel of zeros."""
     cdef Py_ssize_t width = panel_width(packed), panels = tiling.panels, g, p, q, channels, at = 0
-    cdef Py_ssize_t tiles = last - first, weights = tiling.matrices * problem.group_in, columns
+    cdef Py_ssize_t tiles = last - first, columns, weights = problem.group_in * (
+        tiling.points_h * HALF_TAPS if tiling.half else tiling.product_start[tiling.positions])
     cdef Py_ssize_t v_position = padded_position(tiling.blocks * tiles * pixel_pitch, packed)
     cdef Py_ssize_t m_position = padded_position(tiles * width, packed)
     cdef Py_ssize_t products = problem.groups * (last_panel - first_panel) * tiling.positions
@@ -412,8 +413,7 @@ def winograd(
     tiling.blocks, tiling.across, tiling.corner = corner.shape[0], across_origin.shape[0], &corner[0, 0]
     tiling.product_start, tiling.product_block = &product_start[0], &product_block[0]
     tiling.line_origin, tiling.across_origin = &line_origin[0], &across_origin[0]
-    tiling.depth, tiling.rectified = depth, rectified
-    tiling.half, tiling.matrices = scale.shape[0] > 0, packed.shape[2]
+    tiling.depth, tiling.rectified, tiling.half = depth, rectified, scale.shape[0] > 0
     set_outputs(&tiling, out, problem.group_out, accumulate, fetch, stream)
     cdef Py_ssize_t item, items = x.shape[0] * bands * panel_parts, part, n, first, last, top, in_rows, parts
     cdef Py_ssize_t i, tiles, begin, end, following, lines = line_origin.shape[0], size = sizeof(real)

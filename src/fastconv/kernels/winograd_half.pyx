@@ -1,7 +1,7 @@
 # The products of a Winograd tile whose weights are transformed along the rows only, by winograd_half.h.
 #
-# A panel is, for each point of the rows' axis, two vectors of output channels after the other, of each for every input
-# channel a vector for each tap of the columns' axis: in the order in which they are used.
+# A panel is, for each point of the rows' axis, two vectors of output channels after the other, of each for
+# every input channel a vector for each tap of the columns' axis: in the order in which they are used.
 
 cdef extern from "microkernel.h" nogil:
     const int HALF_TILES, HALF_TAPS
@@ -44,7 +44,7 @@ cdef void half_products(
 cdef inline void store_half(
     const real *side, Py_ssize_t rows, Py_ssize_t row, Py_ssize_t tap, Py_ssize_t channels, real *point
 ) noexcept nogil:
-    """Some rows of a panel, from the `row`th of its channels on, at a tap: to where a point's weights begin."""
+    """Some rows of a panel, its channels from `row` on, at a tap: to where a point's weights begin."""
     cdef Py_ssize_t width = panel_width(side), lanes = width // 2, i, j
     for i in range(rows):
         for j in range(2):
