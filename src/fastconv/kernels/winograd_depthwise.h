@@ -78,7 +78,10 @@ ALWAYS_INLINE void TYPED(depthwise_out)(const struct depthwise_row *s, vec sum, 
 
 /* M = Σ_i Σ_b U_ib ⊙ V_i of tile t + b, in registers for all points of some tiles; then
  *
- *     Y_k = Σ_a a^k (M_a + (−1)^k M_−a), and M_∞ with the last */
+ *     Y_k = Σ_a a^k (M_a + (−1)^k M_−a), and M_∞ with the last
+ *
+ * The bias begins the sums at the point 1, which every output has once. The sums and differences of a tile are held
+ * in registers, so that its M are free before the next tile's: GCC would store them all. */
 ALWAYS_INLINE void TYPED(depthwise_products_tiles)(
     const int blocks, const int tiles, const REAL *const *row, ptrdiff_t first, ptrdiff_t last, ptrdiff_t offset,
     const REAL *u, const REAL *bias_at, REAL *y, ptrdiff_t pitch)
