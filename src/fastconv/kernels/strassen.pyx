@@ -39,6 +39,14 @@ cdef struct Halving:
     bint accumulate, rectified, in_place
 
 
+cdef inline Halving halving(
+    Py_ssize_t pixels, Py_ssize_t channels, Py_ssize_t half, Py_ssize_t a_pitch, Py_ssize_t pitch,
+    Py_ssize_t depth, bint accumulate, bint rectified
+) noexcept nogil:
+    return Halving((pixels + 1) // 2, pixels // 2, half, channels - half, a_pitch, pitch // 2, 0, depth,
+                   accumulate, rectified, False)
+
+
 cdef void strassen_tiles(
     const Halving *h, const strassen_part *s, const real *top, real *sums, bint summed, const real *b,
     const real *left_bias, const real *right_bias, real *const *c
@@ -110,6 +118,8 @@ cdef void strassen_block(
     cdef real *sums = scratch
     cdef real *quarters = sums + 4 * h.rows * h.s_pitch
     cdef real *c[4]
+    # A pixel in both halves must be stored by one tile after another.
+    in_place = in_place and (h.rows == h.bottom or h.rows > TILE_ROWS)
     for p in range(first_pair, last_pair):
         h.in_place = in_place and right + (p + 1) * width <= channels
         h.c_pitch = stride[1] if h.in_place else width
@@ -170,8 +180,7 @@ def strassen(
         n = item // blocks % x.shape[0]
         first = block_start(pixels, unit, blocks, item % blocks)
         last = block_start(pixels, unit, blocks, item % blocks + 1)
-        h = Halving((last - first + 1) // 2, (last - first) // 2, packed.shape[2], channels - packed.shape[2],
-                    pitch, pitch // 2, 0, depth, accumulate, rectified, False)
+        h = halving(last - first, channels, packed.shape[2], pitch, pitch, depth, accumulate, rectified)
         scratch = &workspace[threadid() * per_thread]
         if x_stride[2] == 1 and x_columns == pixels:
             top = &x[n, 0, 0, 0] + first * x_stride[1]
@@ -181,11 +190,10 @@ def strassen(
                        x_stride, False)
             top = scratch
             scratch = scratch + (last - first) * pitch
-        # In place a pixel in both halves must be stored by one tile after another.
         strassen_block(
             &h, top, packed, &bias[0], share(pairs, pair_parts, part), share(pairs, pair_parts, part + 1),
             out.shape[3], &out[n, 0, 0, 0], out_stride, columns, first,
-            out_stride[2] == 1 and columns == pixels and (h.rows == h.bottom or h.rows > TILE_ROWS), scratch)
+            out_stride[2] == 1 and columns == pixels, scratch)
 
 
 cdef inline Py_ssize_t block_start(
