@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from functools import lru_cache
 from types import ModuleType
 from typing import NamedTuple
@@ -42,7 +41,7 @@ def _blocking(
     lanes = kernels.vector_bytes() // itemsize
     mid_row = columns * geometry.out_channels
     if halved:
-        bands = base.ceil_div(rows, max(1, _HALVED_PIXELS // columns))
+        bands = _halved_bands(geometry)
     else:
         # In bands of few rows panels come back into the L1 cache more often, and more input is read twice.
         bands = base.count_bands(geometry, rows, mid_row * itemsize, num_threads)
@@ -63,9 +62,14 @@ def _blocking(
     return _Blocking(bands, band_mid, per_thread)
 
 
+def _halved_bands(geometry: ConvGeometry) -> int:
+    rows, columns = geometry.output_size
+    return base.ceil_div(rows, max(1, _HALVED_PIXELS // columns))
+
+
 def _halves(second: ConvGeometry, calls: int | None, kernels: ModuleType) -> bool:
     """Whether Strassen's product pays."""
-    enough = math.prod(second.output_size) >= _MIN_HALVED_BANDS * _HALVED_PIXELS
+    enough = _halved_bands(second) >= _MIN_HALVED_BANDS
     return enough and winograd.saving(second, calls, kernels.vector_bytes()) >= strassen.MIN_SAVING
 
 
