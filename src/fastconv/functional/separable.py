@@ -33,7 +33,7 @@ class SeparablePlan(Remade):
 
     def __init__(
         self, depthwise_weight, pointwise_weight, depthwise_bias=None, pointwise_bias=None, *, geometry,
-        depthwise_activation, activation, num_threads,
+        depthwise_activation, activation, num_threads, calls=None,
     ):  # fmt: skip
         self.geometry = geometry
         self.num_threads = threads.resolve(num_threads)
@@ -41,7 +41,7 @@ class SeparablePlan(Remade):
         arrays = (depthwise_weight, depthwise_bias, pointwise_weight, pointwise_bias)
         self._packed = separable.pack(
             *(None if array is None else checks.kernel_ready(array, geometry.dtype) for array in arrays),
-            geometry, self._kernels, self.num_threads,
+            geometry, calls, self._kernels, self.num_threads,
         )  # fmt: skip
         self._passes = lowering.passes(geometry)
         self._activations = {"depthwise_activation": depthwise_activation, "activation": activation}
@@ -59,7 +59,7 @@ class SeparablePlan(Remade):
     @property
     def output_shape(self) -> tuple[int, ...]:
         """Shape of the result."""
-        return self._packed[1].geometry.output_shape
+        return self._packed.second.geometry.output_shape
 
     @property
     def workspace_bytes(self) -> int:
@@ -95,12 +95,11 @@ class SeparablePlan(Remade):
             return result
         source, last = checks.kernel_ready(x, dtype).transpose(0, 2, 3, 1), target.transpose(0, 2, 3, 1)
         workspace = self._workspaces.take(self._workspace_bytes(count))
-        first, second = self._packed
         try:
             for part in self._passes:
                 separable.run(
-                    part.read(source), first._replace(geometry=part.geometry), second, part.write(last),
-                    self._rectified, workspace.view(dtype), count,
+                    part.read(source), part.geometry, self._packed, part.write(last), self._rectified,
+                    workspace.view(dtype), count,
                 )  # fmt: skip
         finally:
             self._workspaces.give(workspace)
@@ -109,7 +108,7 @@ class SeparablePlan(Remade):
         return result
 
     def _workspace_bytes(self, num_threads: int) -> int:
-        sizes = (separable.workspace_size(part.geometry, num_threads, self._kernels) for part in self._passes)
+        sizes = (separable.workspace_size(part.geometry, self._packed, num_threads) for part in self._passes)
         return max(sizes, default=0) * self.geometry.dtype.itemsize
 
 
@@ -146,7 +145,7 @@ def plan_separable_conv2d(
 
 def _plan(
     input_shape, depthwise_weight, pointwise_weight, depthwise_bias, pointwise_bias, stride, padding,
-    dilation, depthwise_activation, activation, num_threads, dtype,
+    dilation, depthwise_activation, activation, num_threads, dtype, calls=None,
 ) -> tuple[tuple, SeparablePlan]:  # fmt: skip
     """The checked weights, and the plan."""
     first = checks.float_array("depthwise_weight", depthwise_weight, 4, _DEPTHWISE)
@@ -178,7 +177,7 @@ def _plan(
     weights = first, second, *biases
     return weights, SeparablePlan(
         *weights, geometry=geometry, depthwise_activation=depthwise_activation, activation=activation,
-        num_threads=num_threads,
+        num_threads=num_threads, calls=calls,
     )  # fmt: skip
 
 
@@ -231,7 +230,7 @@ def separable_conv2d(
     x = checks.float_array("x", x, 4, "(N, C_in, H, W)")
     _, plan = _plan(
         x.shape, depthwise_weight, pointwise_weight, depthwise_bias, pointwise_bias, stride, padding,
-        dilation, depthwise_activation, activation, num_threads, checks.float_dtype("x", x.dtype),
+        dilation, depthwise_activation, activation, num_threads, checks.float_dtype("x", x.dtype), calls=1,
     )  # fmt: skip
     return plan(x.astype(plan.geometry.dtype, order="K", copy=False), out=out)
 
