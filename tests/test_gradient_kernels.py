@@ -9,8 +9,16 @@ import fastconv as fc
 import reference
 import strategies
 from fastconv import kernels
-from support import DTYPES, LEVELS, assert_same_bits
-from test_gradients import assert_finite_differences, channels_last, gradients, output_gradient, references
+from support import (
+    DTYPES,
+    LEVELS,
+    assert_finite_differences,
+    assert_same_bits,
+    channels_last,
+    gradients,
+    output_gradient,
+    references,
+)
 
 # Pixels as kernels take them, (N, h, w, C), in several memory formats.
 FORMATS = {

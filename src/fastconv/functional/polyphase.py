@@ -325,17 +325,20 @@ class TransposedPlan(Remade):
     def _transposed(self, weight: np.ndarray) -> np.ndarray:
         """The weight as (C_out, C_in/groups, *kernel): each group's matrix transposed.
 
-        Phases read it with a step; so that this is not element by element, their outputs lie together, or
-        with one tap their inputs, which direct's form for planes takes as they are.
+        Phases read it with a step; so that this is not element by element, and in groups the matrices are not
+        copied so, their outputs lie together, or with one tap their inputs, which direct's form for planes
+        takes as they are.
         """
-        if len(self._axes[-1]) > 1 and self.geometry.groups == 1:
-            dtype, shape = self.geometry.dtype, weight.swapaxes(0, 1).shape
-            if math.prod(shape[2:]) == 1:
-                matrix = weight.reshape(1, *weight.shape[:2])
-                return channels_last(matrix, dtype, self.num_threads).reshape(shape)
-            weight = moved_first(channels_last(weight, dtype, self.num_threads))
-        kernel = weight.reshape(self.geometry.groups, -1, *weight.shape[1:]).swapaxes(1, 2)
-        return kernel.reshape(self.geometry.in_channels, -1, *self.geometry.kernel_size)
+        geometry = self.geometry
+        dtype, shape = geometry.dtype, weight.swapaxes(0, 1).shape
+        if geometry.groups == 1 < len(self._axes[-1]) and math.prod(shape[2:]) == 1:
+            matrix = weight.reshape(1, *weight.shape[:2])
+            return channels_last(matrix, dtype, self.num_threads).reshape(shape)
+        if geometry.groups > 1 or len(self._axes[-1]) > 1:
+            matrices = weight.reshape(geometry.groups, len(weight) // geometry.groups, -1)
+            turned = channels_last(matrices, dtype, self.num_threads)
+            return moved_first(turned.reshape(geometry.in_channels, *geometry.kernel_size, -1))
+        return weight.swapaxes(0, 1)
 
     def _edge_of(self, bias: np.ndarray | None) -> np.ndarray:
         """The outputs (C_out, 1, ...) that no tap reaches."""
