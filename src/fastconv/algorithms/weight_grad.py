@@ -286,11 +286,12 @@ def _depthwise_rows(
     form = _rows(geometry, kernels)
     if form is None:
         return False
-    given = x, grad_output
-    images = [_turned(array, kernels, num_threads) for array in given]
+    lanes = kernels.vector_bytes() // geometry.dtype.itemsize
+    given = images = x, grad_output
+    if x.shape[3] < lanes:  # planes of longer rows are gathered sooner than turned
+        images = [_turned(array, kernels, num_threads) for array in given]
     if any(array.strides[4] != array.itemsize for array in images):
         return False
-    lanes = kernels.vector_bytes() // geometry.dtype.itemsize
     channels = base.round_up(geometry.in_channels, lanes)
     partial = aligned_empty((form.parts, math.prod(geometry.kernel_size), channels), geometry.dtype)
     kernels.weight_grad_depthwise(*images, geometry, form.bands, partial, num_threads)
