@@ -2,8 +2,8 @@
 #
 #     y[i, j, c] = bias[c] + Σ_u Σ_v  x[(i + p_h − u·d_h) / s_h, (j + p_w − v) / 2, c] · w[(u, v), c]
 #
-# over the taps for which both divisions leave no rest. Row by row of outputs: the kernel rows that meet it, then
-# pairs of pixels, which read the same inputs, so that each output is written once.
+# over the taps for which both divisions leave no rest. Row by row of outputs: the kernel rows that meet it,
+# then pairs of pixels, which read the same inputs, so that each output is written once.
 from cython.parallel cimport prange, threadid
 from libc.string cimport memcpy, memset
 
@@ -72,7 +72,7 @@ cdef void transposed_band(
     const transposed *s, Py_ssize_t first, Py_ssize_t last, const real *x, const Py_ssize_t *x_stride,
     const real *packed, Py_ssize_t w_stride, real bias, real *out, real *lines
 ) noexcept nogil:
-    """Rows first … last of a plane of outputs, the inputs they read copied to lines first; `first` is even."""
+    """Rows first … last of a plane of outputs, whose inputs are copied to lines; `first` is even."""
     cdef Py_ssize_t reach = s.taps // 2, begin = first // 2 + s.shift - reach, y, i
     cdef real[49] weight
     cdef real *line = lines
@@ -127,5 +127,6 @@ def depthwise_transposed_planes(
         first = 2 * share(pairs, bands, item % bands)
         last = min(rows, 2 * share(pairs, bands, item % bands + 1))
         if first < last:
-            transposed_band(&s, first, last, &x[n, c, 0, 0], x_stride, &packed[0, c], packed.shape[1], bias[c],
-                            &out[n, c, first, 0], &workspace[threadid() * per_thread])
+            transposed_band(
+                &s, first, last, &x[n, c, 0, 0], x_stride, &packed[0, c], packed.shape[1], bias[c],
+                &out[n, c, first, 0], &workspace[threadid() * per_thread])

@@ -1,11 +1,11 @@
-# The weight gradient of a depthwise kernel of at most three rows and three columns, on channels-last images that are
-# read where they lie, vectors over channels:
+# The weight gradient of a depthwise kernel of at most three rows and three columns, on channels-last images
+# that are read where they lie, vectors over channels:
 #
 #     dw[c, u, v] = Σ_n Σ_y Σ_i  dy[n, y, i, c] · x[n, y·s_h + u·d_h − p_h, i·s_w + v − p_w, c]
 #
-# A few rows of an image are a unit. For each vector of channels a tile of gradients stays in registers with all sums,
-# and each input is loaded once for all of its products. Vectors lie pixels apart, which no prefetcher follows: with
-# each tile some lines of the next unit are asked for, in the order of memory.
+# A few rows of an image are a unit. For each vector of channels a tile of gradients stays in registers with
+# all sums, and each input is loaded once for all of its products. Vectors lie pixels apart, which no
+# prefetcher follows: with each tile some lines of the next unit are asked for, in the order of memory.
 from cython.parallel cimport prange
 from libc.string cimport memmove, memset
 
@@ -84,7 +84,8 @@ def weight_grad_depthwise(
     s.kernel_h, s.stride_h, s.dilation_h = problem.kernel_h, problem.stride_h, problem.dilation_h
     s.pad_h, s.step, s.pad_w = problem.pad_h, problem.stride_w, problem.pad_w
     s.height, s.width, s.columns, s.channels = images.height, images.width, grads.width, x.shape[4]
-    s.x_row, s.x_pixel, s.g_row, s.g_pixel = images.stride[0], images.stride[1], grads.stride[0], grads.stride[1]
+    s.x_row, s.x_pixel = images.stride[0], images.stride[1]
+    s.g_row, s.g_pixel = grads.stride[0], grads.stride[1]
     s.sums_tap = partial.shape[2]
     for part in prange(parts, nogil=True, num_threads=num_threads, schedule="static"):
         depthwise_part(s, &images, &x[0, 0, 0, 0, 0], &grads, &grad[0, 0, 0, 0, 0], bands,
