@@ -12,7 +12,7 @@ from fastconv.algorithms.weight_grad import reads_planes, weight_grad
 from fastconv.functional.plan_cache import through_plan
 from fastconv.functional.polyphase import TransposedPlan
 from fastconv.geometry import WEIGHTS, ConvGeometry
-from fastconv.memory import aligned_empty, fresh, give_back
+from fastconv.memory import aligned_empty, give_back
 from fastconv.plan import LAYOUTS
 
 # Channels from which on it makes no difference which factor of a channels-last weight gradient is gathered.
@@ -129,9 +129,7 @@ def _weight_grad(rank, grad_output, x, weight_shape, stride, padding, dilation, 
         rank, grad_output, x, x.shape, weight_shape, stride, padding, dilation, groups
     )
     count = threads.team(num_threads)
-    # In 3-D a depth may meet no slice at all.
-    new = np.zeros if rank == 3 or geometry.batch == 0 else fresh
-    result = new(geometry.weight_shape, geometry.dtype)
+    result = np.zeros(geometry.weight_shape, geometry.dtype)
     if geometry.batch == 0:
         return result
     images, grads = (_images(array) for array in (checks.kernel_ready(x, geometry.dtype), grad_output))
