@@ -89,6 +89,48 @@ def check_gradients(layer, *inputs, training=False, samples=12):
             np.testing.assert_allclose(grad[where], (values[0] - values[1]) / 2e-6, rtol=1e-3, atol=1e-5)
 
 
+def output_gradient(case, dtype):
+    size = reference.output_size(
+        case.x_shape[2:], case.weight_shape[2:], case.stride, case.padding, case.dilation
+    )
+    rng = np.random.default_rng(case.seed + 1)
+    return rng.integers(-4, 5, (case.x_shape[0], case.weight_shape[0], *size)).astype(dtype)
+
+
+def gradients(case, x, weight, grad, **keywords):
+    rank = x.ndim - 2
+    return (
+        getattr(fc.functional, f"conv{rank}d_input_grad")(grad, weight, x.shape, **case.keywords, **keywords),
+        getattr(fc.functional, f"conv{rank}d_weight_grad")(
+            grad, x, weight.shape, **case.keywords, **keywords
+        ),
+    )
+
+
+def references(case, x, weight, grad):
+    """Both gradients by definition."""
+    return (
+        reference.conv_input_grad(grad, weight, x.shape, **case.keywords),
+        reference.conv_weight_grad(grad, x, weight.shape, **case.keywords),
+    )
+
+
+def channels_last(array):
+    return np.moveaxis(np.ascontiguousarray(np.moveaxis(array, 1, -1)), -1, 1)
+
+
+def assert_finite_differences(function, array, gradient, rng):
+    """Central differences at up to 10 places; exact but for rounding, as the function is linear."""
+    for flat in rng.permutation(array.size)[:10]:
+        index = np.unravel_index(flat, array.shape)
+        kept, values = array[index], []
+        for step in (0.5, -0.5):
+            array[index] = kept + step
+            values.append(function())
+        array[index] = kept
+        np.testing.assert_allclose(gradient[index], values[0] - values[1], rtol=1e-8, atol=1e-8)
+
+
 def expected_conv2d(case, x, weight, bias=None, **keywords):
     """The reference's answer to a Case."""
     return reference.conv(x, weight, bias, **case.keywords, **keywords)

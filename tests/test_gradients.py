@@ -9,27 +9,20 @@ import fastconv as fc
 import reference
 import strategies
 from fastconv import kernels
-from support import DTYPES, LEVELS, assert_same_bits
+from support import (
+    DTYPES,
+    LEVELS,
+    assert_finite_differences,
+    assert_same_bits,
+    channels_last,
+    gradients,
+    output_gradient,
+    references,
+)
 
 functional = fc.functional
 RNG = np.random.default_rng(9)
 MEDIUM = strategies.Case((3, 33, 29, 31), (37, 33, 3, 3), (2, 1), ((1, 1), (1, 0)), seed=5)
-
-
-def output_gradient(case, dtype):
-    size = reference.output_size(
-        case.x_shape[2:], case.weight_shape[2:], case.stride, case.padding, case.dilation
-    )
-    rng = np.random.default_rng(case.seed + 1)
-    return rng.integers(-4, 5, (case.x_shape[0], case.weight_shape[0], *size)).astype(dtype)
-
-
-def gradients(case, x, weight, grad, **keywords):
-    rank = x.ndim - 2
-    return (
-        getattr(functional, f"conv{rank}d_input_grad")(grad, weight, x.shape, **case.keywords, **keywords),
-        getattr(functional, f"conv{rank}d_weight_grad")(grad, x, weight.shape, **case.keywords, **keywords),
-    )
 
 
 def weight_gradients(case, x, weight, grad, level):
@@ -41,14 +34,6 @@ def weight_gradients(case, x, weight, grad, level):
 
 def cases_of(rank):
     return strategies.cases() if rank == 2 else strategies.ranked_cases(rank)
-
-
-def references(case, x, weight, grad):
-    """Both gradients by definition."""
-    return (
-        reference.conv_input_grad(grad, weight, x.shape, **case.keywords),
-        reference.conv_weight_grad(grad, x, weight.shape, **case.keywords),
-    )
 
 
 @pytest.mark.parametrize("level", LEVELS)
@@ -183,10 +168,6 @@ def test_weight_gradient_by_tiles(case, level):
             assert np.abs(actual[0] - expected).max() <= 200 * unit * np.abs(expected).max()
 
 
-def channels_last(array):
-    return np.moveaxis(np.ascontiguousarray(np.moveaxis(array, 1, -1)), -1, 1)
-
-
 def test_channels_last_gradients_stay_channels_last():
     x, weight, _ = MEDIUM.normal(np.float32)
     result = gradients(MEDIUM, x, weight, channels_last(output_gradient(MEDIUM, np.float32)))[0]
@@ -204,18 +185,6 @@ def test_same_bits_for_any_threads(level):
                 actual = gradients(MEDIUM, x, weight, grad, num_threads=num_threads)
                 assert_same_bits(actual[0], expected[0])
                 assert_same_bits(actual[1], expected[1])
-
-
-def assert_finite_differences(function, array, gradient, rng):
-    """Central differences at up to 10 places; exact but for rounding, as the function is linear."""
-    for flat in rng.permutation(array.size)[:10]:
-        index = np.unravel_index(flat, array.shape)
-        kept, values = array[index], []
-        for step in (0.5, -0.5):
-            array[index] = kept + step
-            values.append(function())
-        array[index] = kept
-        np.testing.assert_allclose(gradient[index], values[0] - values[1], rtol=1e-8, atol=1e-8)
 
 
 @settings(max_examples=20)

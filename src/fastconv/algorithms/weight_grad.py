@@ -33,6 +33,8 @@ _ITEMS = 16
 # itself; and how many parts there may be in any case, for threads to share.
 _PART_PIXELS = 512
 _MIN_PARTS = 4
+# Output pixels of a unit of depthwise rows, so that its sums are seldom moved.
+_ROW_PIXELS = 64
 # Output channels a narrow group may have; beyond, two vectors of them are a better tile.
 _NARROW_CHANNELS = 16
 # Bytes of planes that are turned to channels-last pixels as a whole, because several blocks read them.
@@ -110,6 +112,24 @@ def _direct(geometry: ConvGeometry, kernels: ModuleType) -> _Direct:
     panel = math.prod(region) * base.panel_width(kernels, geometry.dtype)
     per_thread = _covered(geometry, region) * blocks.in_pitch + panel
     return _Direct(blocks, bands, chunks, base.round_up(per_thread, lanes))
+
+
+class _Rows(NamedTuple):
+    bands: int
+    parts: int
+
+
+@lru_cache(maxsize=1024)
+def _rows(geometry: ConvGeometry, kernels: ModuleType) -> _Rows | None:
+    """For depthwise kernels of three columns and at most three rows; None for others."""
+    lanes = kernels.vector_bytes() // geometry.dtype.itemsize
+    height, width = geometry.kernel_size
+    three = width == 3 >= height and geometry.stride[1] <= 2 and geometry.dilation[1] == 1
+    if not three or max(geometry.padding[1]) >= width or geometry.in_channels < lanes:
+        return None
+    rows, columns = geometry.output_size
+    bands = base.ceil_div(rows, max(1, _ROW_PIXELS // columns))
+    return _Rows(bands, _parts(geometry, 1, geometry.batch * bands))
 
 
 class _Narrow(NamedTuple):
@@ -223,6 +243,8 @@ def weight_grad(
     lanes = kernels.vector_bytes() // dtype.itemsize
     tiled, direct = _tiled(geometry, kernels), _direct(geometry, kernels)
     depthwise = _is_depthwise(geometry)
+    if depthwise and _depthwise_rows(grad_output, x, geometry, kernels, num_threads, out):
+        return
     groups = 1 if depthwise else geometry.groups
     blocks, per_thread = (tiled or direct).blocks, (tiled or direct).per_thread
     pitch = base.round_up(geometry.out_channels // groups, lanes)
@@ -254,6 +276,29 @@ def weight_grad(
     turned = [now for now, before in zip((x, grad_output), given, strict=True) if now is not before]
     for array in (partial, workspace, *turned):
         give_back(array)
+
+
+def _depthwise_rows(
+    grad_output: np.ndarray, x: np.ndarray, geometry: ConvGeometry, kernels: ModuleType, num_threads: int,
+    out: np.ndarray,
+) -> bool:  # fmt: skip
+    """Compute it by weight_grad_depthwise; False where that cannot."""
+    form = _rows(geometry, kernels)
+    if form is None:
+        return False
+    lanes = kernels.vector_bytes() // geometry.dtype.itemsize
+    given = images = x, grad_output
+    if x.shape[3] < lanes:  # planes of longer rows are gathered sooner than turned
+        images = [_turned(array, kernels, num_threads) for array in given]
+    if any(array.strides[4] != array.itemsize for array in images):
+        return False
+    channels = base.round_up(geometry.in_channels, lanes)
+    partial = aligned_empty((form.parts, math.prod(geometry.kernel_size), channels), geometry.dtype)
+    kernels.weight_grad_depthwise(*images, geometry, form.bands, partial, num_threads)
+    kernels.sum_weight_grad(partial[:, np.newaxis, :, np.newaxis], out.transpose(1, 0, 2, 3), num_threads)
+    for array in (partial, *(now for now, before in zip(images, given, strict=True) if now is not before)):
+        give_back(array)
+    return True
 
 
 def _tiled_weight_grad(

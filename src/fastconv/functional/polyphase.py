@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastconv import checks, kernels, threads
-from fastconv.functional import phases
+from fastconv.functional import depthwise_transposed, phases
+from fastconv.functional.depthwise_transposed import DepthwiseTransposed
 from fastconv.functional.phases import Phase
 from fastconv.geometry import ConvGeometry
 from fastconv.layout import channels_last, empty, is_channels_last, moved_first, moved_last, store
@@ -53,14 +54,16 @@ class TransposedPlan(Remade):
     that suits it; or, where all have equally many taps, one convolution with their channels side by side.
     No zeros are stuffed into the input and no columns are added up (Dumoulin and Visin, "A guide to
     convolution arithmetic for deep learning", arXiv 1603.07285, section 4, for the arithmetic; the polyphase
-    decomposition of a multirate filter for the computation).
+    decomposition of a multirate filter for the computation). A depthwise one of stride 2 has a kernel of its
+    own, which writes all phases at once.
 
     Attributes
     ----------
     geometry : ConvGeometry
         Of the convolution that this is the transposed of: its ``output_size`` is this one's input.
     plans : tuple of Plan
-        One for each phase that any tap of the kernel reaches, or for several together.
+        One for each phase that any tap of the kernel reaches, or for several together; none where a kernel
+        computes them all.
     num_threads : int
         Threads a call uses unless it is told otherwise; they never change the result.
     """
@@ -85,7 +88,8 @@ class TransposedPlan(Remade):
         self._is_staged = self._is_merged or (geometry.stride[-1] > 1 and self._image_bytes <= _MERGED_BYTES)
         self._images = self._images_at_once() if self._is_staged else geometry.batch
         self.activation = activation
-        self._parts = tuple(self._plan_parts(weight, bias, calls))
+        self._depthwise = self._depthwise_of(weight, bias)
+        self._parts = () if self._depthwise else tuple(self._plan_parts(weight, bias, calls))
         # Where no tap reaches most pixels, the others are computed apart, and then all are written at once.
         reached = len(self.plans) == 1 < len(self._parts)
         self._is_spread = reached and self._is_staged and geometry.spatial_rank == 2
@@ -107,22 +111,23 @@ class TransposedPlan(Remade):
     @property
     def packed_bytes(self) -> int:
         """Bytes of the packed weights."""
-        return sum(plan.packed_bytes for plan in self.plans)
+        return sum(plan.packed_bytes for plan in self._computing)
 
     @property
     def kept_bytes(self) -> int:
         """Bytes of what is held between calls."""
-        return sum(plan.kept_bytes for plan in self.plans) + self._workspaces.nbytes + self._weight_bytes
+        kept = sum(plan.kept_bytes for plan in self._computing)
+        return kept + self._workspaces.nbytes + self._weight_bytes
 
     @property
     def workspace_bytes(self) -> int:
         """Bytes of scratch memory; each phase keeps its own, merged ones also what they write first."""
-        return sum(plan.workspace_bytes for plan in self.plans) + sum(self._staged_bytes())
+        return sum(plan.workspace_bytes for plan in self._computing) + sum(self._staged_bytes())
 
     @property
     def multiplications(self) -> int:
         """Multiplications of one call."""
-        return sum(plan.multiplications for plan in self.plans)
+        return sum(plan.multiplications for plan in self._computing)
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -165,6 +170,9 @@ class TransposedPlan(Remade):
         if self.geometry.batch == 0:
             return result
         x, target = self._channels_first_view(x), self._channels_first_view(result)
+        if self._depthwise is not None:
+            self._depthwise.run(x, target, count)
+            return result
         if self._is_staged:
             run = self._run_spread if self._is_spread else self._run_staged
             for first in range(0, self.geometry.batch, self._images):
@@ -190,6 +198,9 @@ class TransposedPlan(Remade):
             raise ValueError(f"weight must have shape {shape}, got {weight.shape}")
         if self._weights is not None:
             self.keep(weight, bias)
+        if self._depthwise is not None:
+            self._depthwise.repack(weight, bias)
+            return
         kernel = self._transposed(weight)
         for part in self._parts:
             if part.plan is not None:
@@ -202,13 +213,15 @@ class TransposedPlan(Remade):
 
     def retire(self) -> None:
         """Leave this plan's memory to others: it has done its work."""
-        for plan in self.plans:
+        for plan in self._computing:
             plan.retire()
         self._workspaces.give_back()
 
     def explain(self) -> str:
         """What this plan does and why, in a few lines."""
         lines = [f"transposed of {self.geometry}: {self._count} phase(s)"]
+        if self._depthwise is not None:
+            lines.append("all of them together, by a kernel for depthwise convolutions of stride 2")
         for part in self._parts:
             pairs = zip(part.place[2:], part.merged, strict=True)
             start = ", ".join("all" if merged > 1 else str(place.start) for place, merged in pairs)
@@ -220,7 +233,24 @@ class TransposedPlan(Remade):
 
     @property
     def _count(self) -> int:
+        if self._depthwise is not None:
+            return math.prod(map(len, self._axes))
         return sum(math.prod(part.merged) for part in self._parts)
+
+    @property
+    def _computing(self) -> tuple[Plan | DepthwiseTransposed, ...]:
+        """What computes the phases."""
+        return self.plans if self._depthwise is None else (self._depthwise,)
+
+    def _depthwise_of(self, weight: np.ndarray, bias: np.ndarray | None) -> DepthwiseTransposed | None:
+        """The kernel of its own that a depthwise problem may have."""
+        if not depthwise_transposed.fits(self.geometry, kernels.active()):
+            return None
+        self._is_staged = False
+        return DepthwiseTransposed(
+            weight, bias, geometry=self.geometry, rectified=self.activation == "relu",
+            num_threads=self.num_threads,
+        )  # fmt: skip
 
     def _phases(self) -> list[list[Phase]]:
         """The phases of each axis, merged where that is faster.
@@ -295,17 +325,20 @@ class TransposedPlan(Remade):
     def _transposed(self, weight: np.ndarray) -> np.ndarray:
         """The weight as (C_out, C_in/groups, *kernel): each group's matrix transposed.
 
-        Phases read it with a step; so that this is not element by element, their outputs lie together, or
-        with one tap their inputs, which direct's form for planes takes as they are.
+        Phases read it with a step; so that this is not element by element, and in groups the matrices are not
+        copied so, their outputs lie together, or with one tap their inputs, which direct's form for planes
+        takes as they are.
         """
-        if len(self._axes[-1]) > 1 and self.geometry.groups == 1:
-            dtype, shape = self.geometry.dtype, weight.swapaxes(0, 1).shape
-            if math.prod(shape[2:]) == 1:
-                matrix = weight.reshape(1, *weight.shape[:2])
-                return channels_last(matrix, dtype, self.num_threads).reshape(shape)
-            weight = moved_first(channels_last(weight, dtype, self.num_threads))
-        kernel = weight.reshape(self.geometry.groups, -1, *weight.shape[1:]).swapaxes(1, 2)
-        return kernel.reshape(self.geometry.in_channels, -1, *self.geometry.kernel_size)
+        geometry = self.geometry
+        dtype, shape = geometry.dtype, weight.swapaxes(0, 1).shape
+        if geometry.groups == 1 < len(self._axes[-1]) and math.prod(shape[2:]) == 1:
+            matrix = weight.reshape(1, *weight.shape[:2])
+            return channels_last(matrix, dtype, self.num_threads).reshape(shape)
+        if geometry.groups > 1 or len(self._axes[-1]) > 1:
+            matrices = weight.reshape(geometry.groups, len(weight) // geometry.groups, -1)
+            turned = channels_last(matrices, dtype, self.num_threads)
+            return moved_first(turned.reshape(geometry.in_channels, *geometry.kernel_size, -1))
+        return weight.swapaxes(0, 1)
 
     def _edge_of(self, bias: np.ndarray | None) -> np.ndarray:
         """The outputs (C_out, 1, ...) that no tap reaches."""

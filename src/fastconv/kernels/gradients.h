@@ -2,6 +2,7 @@
  *
  *   outer_tile        C[rows × columns]  +=  Aᵀ[rows × K] · B[K × columns]   in registers
  *   depthwise_grad    a few taps of a vector of channels, each its own sum over pixels
+ *   depthwise_rows    kernels of three columns, whose inputs are read where they lie
  *   narrow_grad       the same for groups of a few channels, each of which meets every gradient of its group
  *   winograd_spread   A dY Aᵀ for one tile: the transposed of winograd_output
  *   winograd_gather   Gᵀ M G for one pair of channels: the transposed of the weights' transform
@@ -102,6 +103,112 @@ static void TYPED(depthwise_grad)(
     }
 #undef CASE
 }
+
+/* Pixels of gradients in registers, beside the sums of nine taps and an input. */
+#if defined(__AVX512F__)
+#define ROW_PIXELS 7
+#else
+#define ROW_PIXELS 4
+#endif
+
+/* A few pixels of a row of gradients times three rows of inputs: each of these is loaded once for all its products. From
+ * kernel row to kernel row at each column, so that no sum waits for itself. Columns outside the image, the first or the
+ * last, are left out. */
+ALWAYS_INLINE void TYPED(depthwise_rows_tile)(
+    const int pixels, const int step, const struct row_gradient *s, const REAL *const row[3], const ptrdiff_t pitch[3],
+    const REAL *g, ptrdiff_t left, vec acc[9])
+{
+    const int inputs = (pixels - 1) * step + 3;
+    const ptrdiff_t begin = -left, end = s->width - left;
+    const REAL *at[3];
+    vec gv[ROW_PIXELS];
+    _Pragma("GCC unroll 7") for (int p = 0; p < pixels; p++) gv[p] = TYPED(load)(g + p * s->g_pixel);
+    _Pragma("GCC unroll 3") for (int u = 0; u < 3; u++) at[u] = row[u] + left * pitch[u];
+    _Pragma("GCC unroll 16") for (int q = 0; q < inputs; q++)
+    {
+        const int inside = (q >= 2 || q >= begin) && (q < inputs - 3 || q < end);
+        if (inside) {
+            _Pragma("GCC unroll 3") for (int u = 0; u < 3; u++)
+            {
+                vec v = TYPED(load)(at[u]);
+                HOLD(v);
+                _Pragma("GCC unroll 7") for (int p = 0; p < pixels; p++)
+                    if (q >= p * step && q < p * step + 3)
+                        acc[u * 3 + q - p * step] += v * gv[p];
+            }
+        }
+        _Pragma("GCC unroll 3") for (int u = 0; u < 3; u++)
+        {
+            at[u] += pitch[u];
+            __asm__("" : "+r"(at[u])); /* keeps GCC from holding multiples of the pitch */
+        }
+    }
+}
+
+/* One vector of channels of rows first … last of gradients; lines are asked for from ahead[0] and ahead[1] on. */
+ALWAYS_INLINE void TYPED(depthwise_rows_sized)(
+    const int step, const struct row_gradient *s, ptrdiff_t first, ptrdiff_t last, const REAL *x, const REAL *g,
+    REAL *sums, const char *const *ahead)
+{
+    const char *next[2] = {ahead[0], ahead[1]};
+    static const REAL outside[LANES];
+    const ptrdiff_t tiles = (s->columns + ROW_PIXELS - 1) / ROW_PIXELS;
+    vec acc[9];
+    _Pragma("GCC unroll 9") for (int t = 0; t < 9; t++) acc[t] = (vec){0};
+    for (ptrdiff_t y = first; y < last; y++) {
+        const REAL *row[3];
+        ptrdiff_t pitch[3];
+        for (ptrdiff_t u = 0; u < 3; u++) {
+            const ptrdiff_t i = y * s->stride_h - s->pad_h + u * s->dilation_h;
+            const int inside = u < s->kernel_h && i >= 0 && i < s->height;
+            row[u] = inside ? x + i * s->x_row : outside;
+            pitch[u] = inside ? s->x_pixel : 0;
+        }
+        for (ptrdiff_t t = 0; t < tiles; t++) {
+            const ptrdiff_t i = s->columns * t / tiles, pixels = s->columns * (t + 1) / tiles - i;
+            const REAL *at = g + y * s->g_row + i * s->g_pixel;
+            _Pragma("GCC unroll 2") for (int f = 0; f < 2; f++)
+                for (const char *end = next[f] + s->ahead[f]; next[f] < end; next[f] += 64)
+                    __builtin_prefetch(next[f], 0, 2);
+#define CASE(pixels)                                                                                      \
+    case pixels:                                                                                          \
+        if ((pixels) <= ROW_PIXELS)                                                                       \
+            TYPED(depthwise_rows_tile)(pixels, step, s, row, pitch, at, i * step - s->pad_w, acc);        \
+        break;
+            switch (pixels) {
+                CASE(1) CASE(2) CASE(3) CASE(4) CASE(5) CASE(6) CASE(7)
+            }
+#undef CASE
+        }
+    }
+    _Pragma("GCC unroll 9") for (int t = 0; t < 9; t++)
+        if (t / 3 < s->kernel_h)
+            TYPED(store)(sums + t * s->sums_tap, TYPED(load)(sums + t * s->sums_tap) + acc[t]);
+}
+
+/* sums[t][v] += Σ_y Σ_i g[y, i, v] x[y · s_h + t / 3 · d_h − p_h, i · step + t mod 3 − p_w, v]
+ *
+ * for rows first ≤ y < last of an image's gradients, taps t < 3 · kernel_h ≤ 9 and all channels, a vector of them after
+ * the other; the last vector, whose channels overlap the one before, has sums of its own. */
+static void TYPED(depthwise_rows)(
+    const struct row_gradient *s, ptrdiff_t first, ptrdiff_t last, const REAL *x, const REAL *g, REAL *sums,
+    const char *const *ahead)
+{
+    const ptrdiff_t tiles = (last - first) * ((s->columns + ROW_PIXELS - 1) / ROW_PIXELS);
+    for (ptrdiff_t v = 0; v < s->channels; v += LANES) {
+        const ptrdiff_t done = v / LANES * tiles;
+        const char *const next[2] = {ahead[0] + done * s->ahead[0], ahead[1] + done * s->ahead[1]};
+        const ptrdiff_t c = v + LANES <= s->channels ? v : s->channels - LANES;
+        if (s->step == 1)
+            TYPED(depthwise_rows_sized)(1, s, first, last, x + c, g + c, sums + v, next);
+        else
+            TYPED(depthwise_rows_sized)(2, s, first, last, x + c, g + c, sums + v, next);
+    }
+}
+
+ALWAYS_INLINE ptrdiff_t TYPED(depthwise_rows_tiles)(ptrdiff_t columns) { return (columns + ROW_PIXELS - 1) / ROW_PIXELS; }
+
+#undef ROW_PIXELS
 
 #define POWER(p, i) TYPED(broadcast)(coefficient[pairs * pairs + (p) * WINOGRAD_POWERS + (i)])
 

@@ -8,6 +8,7 @@
  *   gemm_tile         C[rows × columns]  (+)=  A[rows × K] · B[K × columns]   in registers
  *   depthwise.h       depthwise and narrow groups on channels-last pixels, in strips.h the longest of its tiles
  *   planes.h          the same on planes
+ *   depthwise_transposed.h  transposed depthwise convolution of stride 2, on pixels and planes
  *   gradients.h       the weight gradient's products
  *   spectral.h        complex products in the frequency domain
  *   pooling.h         the largest, and the weighted sum, of a few pixels; pooling_planes.h, along a row
@@ -112,6 +113,15 @@ struct planes {
     int rectified, accumulate;
 };
 
+/* A transposed depthwise convolution of stride 2 along the row. Pair 0 of a row of outputs has the input `shift`, `odd`
+ * is 1 where the padding along the row is; weights of a kernel row lie w_stride apart. */
+struct transposed {
+    ptrdiff_t taps, odd, shift, kernel_h, stride_h, dilation_h, pad_h;
+    ptrdiff_t height, width, columns, channels;
+    ptrdiff_t w_stride, x_row, x_pixel, y_row, y_pixel;
+    int rectified;
+};
+
 /* Vectors of a strip of planes. */
 #if defined(__AVX512F__)
 #define PLANE_WIDE 2
@@ -123,6 +133,15 @@ struct planes {
 struct ahead {
     const char *at;
     ptrdiff_t row, pixel;
+};
+
+/* The weight gradient of a depthwise kernel of three columns: `step` is the stride along the row. With each tile so many
+ * bytes are asked for ahead, of inputs and of gradients. */
+struct row_gradient {
+    ptrdiff_t kernel_h, stride_h, dilation_h, pad_h, step, pad_w;
+    ptrdiff_t height, width, columns, channels;
+    ptrdiff_t x_row, x_pixel, g_row, g_pixel, sums_tap;
+    ptrdiff_t ahead[2];
 };
 
 /* What the outputs of one axis read: output k the positions source[start[k]] … source[start[k + 1] − 1]. */
@@ -399,6 +418,7 @@ static void TYPED(gemm_tile)(
 }
 
 #include "depthwise.h"
+#include "depthwise_transposed.h"
 #include "planes.h"
 #include "normalization.h"
 #include "pooling.h"
