@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fastconv.algorithms import base, strassen, transforms, winograd_rows
+from fastconv.algorithms import base, strassen, transforms, winograd_narrow, winograd_rows
 from fastconv.algorithms.base import Algorithm, Call, Epilogue, Packed, bound
 from fastconv.geometry import ConvGeometry
 from fastconv.memory import aligned_empty, give_back
@@ -178,9 +178,7 @@ def choose_form(geometry: ConvGeometry) -> Form:
     halves = (
         form._replace(half=True)
         for form in forms(geometry)
-        if form.whole
-        and (form.outputs[1], form.taps[1]) == (4, 3)
-        and tiles(geometry, form) <= _HALF_TILES
+        if form.whole and (form.outputs[1], form.taps[1]) == (4, 3) and tiles(geometry, form) <= _HALF_TILES
     )
     return min((*forms(geometry), *halves), key=lambda form: _cost(geometry, form))
 
@@ -241,6 +239,8 @@ def special_form(geometry: ConvGeometry) -> ModuleType | None:
     """The module of the form that the problem takes, if not tiles of both axes."""
     if strassen.fits(geometry):
         return strassen
+    if winograd_narrow.fits(geometry):
+        return winograd_narrow
     if not winograd_rows.fits(geometry):
         return None
     by_tiles = _tiles_saving(geometry, None, _WIDEST) if forms(geometry) else 0.0
