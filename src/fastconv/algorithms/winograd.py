@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fastconv.algorithms import base, strassen, transforms, winograd_depthwise, winograd_rows
+from fastconv.algorithms import base, strassen, transforms, winograd_depthwise, winograd_narrow, winograd_rows
 from fastconv.algorithms.base import Algorithm, Call, Epilogue, Packed, bound
 from fastconv.geometry import ConvGeometry
 from fastconv.memory import aligned_empty, give_back
@@ -237,7 +237,7 @@ def forms(geometry: ConvGeometry) -> tuple[Form, ...]:
 @lru_cache(maxsize=1024)
 def special_form(geometry: ConvGeometry) -> ModuleType | None:
     """The module of the form that the problem takes, if not tiles of both axes."""
-    for module in (strassen, winograd_depthwise):
+    for module in (strassen, winograd_depthwise, winograd_narrow):
         if module.fits(geometry):
             return module
     if not winograd_rows.fits(geometry):

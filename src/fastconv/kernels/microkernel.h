@@ -17,6 +17,7 @@
  *   winograd_half.h   products whose weights are transformed along one axis
  *   winograd_short.h  products and outputs of tiles of few terms, along a row
  *   winograd_depthwise.h   tiles along the rows of a depthwise convolution
+ *   winograd_narrow.h Winograd along the rows of narrow groups
  *   strassen.h        the products and sums of Strassen's method
  *   sampling.h        bilinear samples
  *   attention.h       the exponential function, softmax block by block
@@ -98,6 +99,13 @@ struct strassen {
 struct short_row {
     ptrdiff_t runs, run, skip, matrix, y_tile, y_pixel, columns;
     int accumulate, rectified, streamed;
+};
+
+/* Four columns of outputs of a narrow problem: of its rows + 2 rows of input those from `top` to `bottom`, and of six
+ * columns those from `left` to `right`, are in the image. */
+struct narrow_strip {
+    ptrdiff_t x_row, x_pixel, y_row, y_pixel, rows, top, bottom, left, right, columns;
+    int accumulate, rectified;
 };
 
 /* The rows and columns of a tile's input that lie in the image, counted from the tile's first. */
@@ -428,6 +436,7 @@ static void TYPED(gemm_tile)(
 #include "winograd_half.h"
 #include "winograd_short.h"
 #include "winograd_depthwise.h"
+#include "winograd_narrow.h"
 #include "strassen.h"
 #include "gradients.h"
 #include "sampling.h"

@@ -33,6 +33,23 @@ ALWAYS_INLINE void TYPED(interleave_four)(vec v[SHORT_OUTPUTS])
     }
 }
 
+/* Four outputs of a tile from its sums at six points, added to `start`. */
+ALWAYS_INLINE void TYPED(four_outputs)(
+    const vec m[SHORT_POINTS], vec start, const REAL *coefficient, vec sum[SHORT_OUTPUTS])
+{
+    const vec plus[2] = {m[1] + m[2], m[3] + m[4]}, minus[2] = {m[1] - m[2], m[3] - m[4]};
+    _Pragma("GCC unroll 4") for (int i = 0; i < SHORT_OUTPUTS; i++)
+    {
+        sum[i] = i == SHORT_OUTPUTS - 1 ? start + m[5] : i == 0 ? start + m[0] : start;
+        /* Step by step: of a sum of two products GCC fuses now one, now the other. */
+        _Pragma("GCC unroll 2") for (int p = 0; p < 2; p++)
+            if (i == 0)
+                sum[i] += plus[p];
+            else
+                sum[i] += TYPED(broadcast)(coefficient[4 + p * WINOGRAD_POWERS + i]) * (i % 2 ? minus[p] : plus[p]);
+    }
+}
+
 /* `scalar` and `vector` are V and the weights, or, `planar`, the weights and V: (term, point, PANEL) and, of each
  * output channel, (term, point). */
 ALWAYS_INLINE void TYPED(winograd_short_sized)(
@@ -69,25 +86,14 @@ ALWAYS_INLINE void TYPED(winograd_short_sized)(
     _Pragma("GCC unroll 2") for (int t = 0; t < tiles; t++)
         _Pragma("GCC unroll 2") for (int j = 0; j < vectors; j++)
         {
-            const vec plus[2] = {acc[t][1][j] + acc[t][2][j], acc[t][3][j] + acc[t][4][j]};
-            const vec minus[2] = {acc[t][1][j] - acc[t][2][j], acc[t][3][j] - acc[t][4][j]};
             const vec start = planar ? TYPED(broadcast)(bias[t]) : TYPED(load)(bias + j * LANES);
             /* Pixels of a vector are side by side on planes, pixels of a tile where they are not. */
             const ptrdiff_t step = planar ? LANES : s->y_pixel;
             const ptrdiff_t left = planar ? s->columns - j * SHORT_OUTPUTS * LANES : SHORT_OUTPUTS * LANES;
             REAL *to = y + t * s->y_tile + j * (planar ? SHORT_OUTPUTS : 1) * LANES;
-            vec sum[SHORT_OUTPUTS];
-            _Pragma("GCC unroll 4") for (int i = 0; i < SHORT_OUTPUTS; i++)
-            {
-                sum[i] = i == SHORT_OUTPUTS - 1 ? start + acc[t][5][j] : i == 0 ? start + acc[t][0][j] : start;
-                /* Step by step: of a sum of two products GCC fuses now one, now the other. */
-                _Pragma("GCC unroll 2") for (int p = 0; p < 2; p++)
-                    if (i == 0)
-                        sum[i] += plus[p];
-                    else
-                        sum[i] += TYPED(broadcast)(coefficient[4 + p * WINOGRAD_POWERS + i])
-                                  * (i % 2 ? minus[p] : plus[p]);
-            }
+            vec m[SHORT_POINTS], sum[SHORT_OUTPUTS];
+            _Pragma("GCC unroll 6") for (int q = 0; q < SHORT_POINTS; q++) m[q] = acc[t][q][j];
+            TYPED(four_outputs)(m, start, coefficient, sum);
             if (planar)
                 TYPED(interleave_four)(sum);
             _Pragma("GCC unroll 4") for (int i = 0; i < SHORT_OUTPUTS; i++)
