@@ -88,7 +88,8 @@ class TransposedPlan(Remade):
         self._parts = tuple(self._plan_parts(weight, bias, calls))
         # Where no tap reaches most pixels, the others are computed apart, and then all are written at once.
         reached = len(self.plans) == 1 < len(self._parts)
-        self._is_spread = reached and self._is_staged and geometry.spatial_rank == 2
+        planar = geometry.spatial_rank == 2 and not self._is_merged
+        self._is_spread = reached and self._is_staged and planar
         # Where every phase has one tap, merged ones are written in place: see _phases.
         apart = self._is_merged and geometry.kernel_size != geometry.stride
         self._is_shuffled = apart and self.plans[0].shuffles(geometry.in_channels)
