@@ -46,7 +46,7 @@ class PlanCache:
         """What is kept for this key, for the caller alone; None where there is nothing."""
         try:
             return self._kept.pop(key, None)
-        except TypeError:  # an option that cannot be hashed
+        except (TypeError, ValueError):  # an option that cannot be hashed
             return None
 
     def give(self, key: Hashable, kept: Kept) -> None:

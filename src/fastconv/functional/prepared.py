@@ -39,7 +39,7 @@ def call(prepare: Callable, x: object, num_threads: int | None, options: tuple, 
             )  # fmt: skip
             try:
                 kept = _kept.get(key)
-            except TypeError:  # an option that cannot be hashed
+            except (TypeError, ValueError):  # an option that cannot be hashed
                 key = None
             else:
                 if kept is not None:
