@@ -12,10 +12,11 @@ import numpy as np
 from fastconv import checks, kernels, threads
 from fastconv.functional import phases
 from fastconv.functional.phases import Phase
+from fastconv.functional.prepared_plan import PreparedPlan
 from fastconv.geometry import ConvGeometry
-from fastconv.layout import channels_last, empty, is_channels_last, moved_first, moved_last, store
+from fastconv.layout import channels_last, is_channels_last, moved_first, moved_last, store
 from fastconv.memory import Workspaces, aligned_empty
-from fastconv.plan import ACTIVATIONS, LAYOUTS, Plan, Remade, design
+from fastconv.plan import ACTIVATIONS, LAYOUTS, Plan, design
 
 # Scratch memory for merged phases: a part of the L3 cache that leaves some to inputs and outputs. Beyond it
 # moving pixels to their places would cost more than the shared transforms save.
@@ -45,7 +46,7 @@ class _Part(NamedTuple):
         return tuple(phase.merged for phase in self.phases)
 
 
-class TransposedPlan(Remade):
+class TransposedPlan(PreparedPlan):
     """A prepared transposed convolution; ``plan(x)`` computes it.
 
     Made by :func:`fastconv.plan_conv_transpose2d` and its 1-D and 3-D kin. Its output's phases, every s-th
@@ -136,47 +137,22 @@ class TransposedPlan(Remade):
         return self._in_layout(*self.geometry.input_shape)
 
     def __call__(self, x, out: np.ndarray | None = None, num_threads: int | None = None) -> np.ndarray:
-        """Convolve ``x``.
-
-        Parameters
-        ----------
-        x : array of ``input_shape``, float16 or the plan's dtype
-            Any strides.
-        out : array of ``output_shape`` and the plan's dtype, optional
-            Where to write the result; any strides.
-        num_threads : int, optional
-            Default: the plan's.
-
-        Returns
-        -------
-        ndarray of ``output_shape``
-            ``out`` where it was given; else a new array, channels-last in memory where ``x`` is.
-        """
         if self._whole is not None:
             return self._whole(x, out, num_threads)
-        dtype = self.geometry.dtype
-        x = checks.planned_array("x", x, self.input_shape, dtype)
-        count = threads.team(self.num_threads if num_threads is None else num_threads)
-        result = (
-            self._new_output(x) if out is None else checks.output_array("out", out, self.output_shape, dtype)
-        )
-        x = checks.kernel_ready(x, dtype)
-        if out is not None and np.may_share_memory(x, out):
-            x = x.copy(order="K")
-        if self.geometry.batch == 0:
-            return result
-        x, target = self._channels_first_view(x), self._channels_first_view(result)
+        return super().__call__(x, out, num_threads)
+
+    def _compute(self, x: np.ndarray, out: np.ndarray, num_threads: int) -> None:
+        x, target = self._channels_first_view(x), self._channels_first_view(out)
         if self._is_staged:
             run = self._run_spread if self._is_spread else self._run_staged
             for first in range(0, self.geometry.batch, self._images):
                 images = slice(first, first + self._images)
-                run(x[images], target[images], count)
-            return result
+                run(x[images], target[images], num_threads)
+            return
         self._fill_edges(target)
         for part in self._parts:
             if part.plan is not None:
-                part.plan(x[part.source], out=target[part.place], num_threads=count)
-        return result
+                part.plan(x[part.source], out=target[part.place], num_threads=num_threads)
 
     def repack(self, weight: np.ndarray, bias: np.ndarray | None = None) -> None:
         """Take another weight (C_in, C_out/groups, *kernel) and bias (C_out,); while no call is in progress.
@@ -186,11 +162,7 @@ class TransposedPlan(Remade):
         ValueError
             If a shape is not the plan's.
         """
-        shape = self.geometry.weight_shape
-        if weight.shape != shape:
-            raise ValueError(f"weight must have shape {shape}, got {weight.shape}")
-        if self._weights is not None:
-            self.keep(weight, bias)
+        self._keep_anew(weight, bias)
         kernel = self._transposed(weight)
         for part in self._parts:
             if part.plan is not None:
@@ -405,7 +377,7 @@ class TransposedPlan(Remade):
 
     def _new_output(self, x: np.ndarray) -> np.ndarray:
         if self._channels_first:
-            return empty(self.output_shape, self.geometry.dtype, x)
+            return super()._new_output(x)
         return aligned_empty(self.output_shape, self.geometry.dtype)
 
 
