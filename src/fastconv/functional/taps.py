@@ -119,6 +119,18 @@ def axes(taps_of, arguments: Sequence[tuple], transpose: bool) -> Axes:
     return Axes(positions, factors, tuple(len(item.divisor) for item in items), most)
 
 
+def along_rows(axes: Axes) -> Axes:
+    """Axes of one spatial axis, there those of H, as those of W: for planes, whose rows they lie along."""
+    ones = (len(_ONE.start) + len(_ONE.source) + 2, len(_ONE.divisor) + len(_ONE.weight))
+    positions, factors = (
+        np.concatenate([array[:one], array[-one:], array[one:-one]])
+        for array, one in zip((axes.positions, axes.factors), ones, strict=True)
+    )
+    outputs = axes.size[0]
+    starts = positions[2 * ones[0] + 2 :][: outputs + 1]
+    return Axes(positions, factors, axes.size, max(1, int(np.diff(starts).max())))
+
+
 def transposed(taps_of, *arguments) -> Taps:
     """The matrix of a gradient: the transpose of ``taps_of(*arguments)``, rows divided by their divisors."""
     taps = taps_of(*arguments)
