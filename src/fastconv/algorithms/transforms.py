@@ -59,6 +59,19 @@ def one_axis(outputs: int, taps: int) -> Transforms:
     return Transforms(weight, np.concatenate(parts))
 
 
+@lru_cache(maxsize=1)
+def half() -> tuple[np.ndarray, np.ndarray]:
+    """What is left of F(4, 3) for others where kernels/winograd_half.h transforms the weights: D, and scale.
+
+    With points 0, ±a, ±2a, ∞ and D = diag(1, a, a²), G = diag(scale) · T · D, and the kernel applies T.
+    """
+    a, b = _POINTS[2]
+    assert math.isclose(b, 2 * a)
+    matrix = np.array([1.0, a, a * a])
+    rows = one_axis(4, 3).weight
+    return np.diag(matrix), np.append(rows[:-1, 0], 1 / matrix[-1])
+
+
 def depth(pairs: tuple[int, int]) -> int:
     """Channels summed at a time, for the pairs of points ±a of each axis.
 

@@ -37,6 +37,9 @@ _BLOCK_TILES = 28
 _L2_BYTES = 1 << 20
 # Bytes of transformed input and products a thread keeps at most.
 _BLOCK_BYTES = 4 << 20
+# A product whose weights are transformed as they come takes as long as so many others, and with AVX-512 they come
+# once for so many tiles (with AVX2 for half as many, and 9 tiles would lose).
+_HALF_PRODUCT, _HALF_TILES = 1.22, 4
 # Tiles whose products take as long as their weights take to come: a row of a panel, 128 bytes, is fetched
 # from the L3 cache in the time of 10 to 14 tiles, while those before it are multiplied.
 _WEIGHT_TILES = 12
@@ -56,12 +59,14 @@ _PACKING_TILES = 75
 class Form(NamedTuple):
     """F(m_h×m_w, r_h×r_w): outputs and taps of each axis, and the taps of the kernel that each block has.
 
-    Blocks are in ascending order; one may have fewer than r taps, as if zeros followed.
+    Blocks are in ascending order; one may have fewer than r taps, as if zeros followed. ``half``: the weights
+    are transformed along the rows' axis ahead, along the other as they come.
     """
 
     outputs: tuple[int, int]
     taps: tuple[int, int]
     blocks: tuple[tuple[range, ...], tuple[range, ...]]
+    half: bool = False
 
     @property
     def whole(self) -> bool:
@@ -87,6 +92,11 @@ class Form(NamedTuple):
     def products(self) -> int:
         """Products for a tile, a channel and an output channel."""
         return math.prod(int(present.sum()) for present in _present(self))
+
+    @property
+    def matrices(self) -> int:
+        """Transformed weights for a channel and an output channel."""
+        return self.points[0] * self.taps[1] if self.half else self.products
 
 
 @lru_cache(maxsize=64)
@@ -152,8 +162,9 @@ def _cost(geometry: ConvGeometry, form: Form, lanes: int = 16, slowness: float =
     outputs = 1 / (channels * blocks)
     moved = _TRANSFORM_CHANNELS / slowness * geometry.groups * (inputs + outputs)
     starts = _START_CHANNELS * geometry.groups / channels
-    transformed = tiles(geometry, form) * (1 + starts + moved)
-    return form.products * max(transformed, _WEIGHT_TILES)
+    product = _HALF_PRODUCT if form.half else 1.0
+    transformed = tiles(geometry, form) * (product + starts + moved)
+    return max(form.products * transformed, form.matrices * _WEIGHT_TILES)
 
 
 @lru_cache(maxsize=1024)
@@ -161,9 +172,17 @@ def choose_form(geometry: ConvGeometry) -> Form:
     """The tile to use: the fewest products, or weights where it takes longer to read them.
 
     Large tiles save multiplications and have larger transformed weights, so on small images, where each
-    weight meets few tiles, smaller tiles win: for 3×3 F(2×2) at 7×7, F(4×4) from 14×14 on.
+    weight meets few tiles, smaller tiles win, or weights half of whose transformation is left to the kernel:
+    for 3×3 these with F(4×4) to 8×8, F(4×2) at 10×10, F(4×4) from 12×12 on.
     """
-    return min(forms(geometry), key=lambda form: _cost(geometry, form))
+    halves = (
+        form._replace(half=True)
+        for form in forms(geometry)
+        if form.whole
+        and (form.outputs[1], form.taps[1]) == (4, 3)
+        and tiles(geometry, form) <= _HALF_TILES
+    )
+    return min((*forms(geometry), *halves), key=lambda form: _cost(geometry, form))
 
 
 def _block_taps(kernel: int, stride: int, alone: bool) -> tuple[int, ...]:
@@ -246,7 +265,7 @@ def _tiles_saving(geometry: ConvGeometry, calls: int | None, vector_bytes: int) 
     form = choose_form(geometry)
     cost = _cost(geometry, form, vector_bytes // geometry.dtype.itemsize, slowness)
     if calls is not None:
-        cost += form.products * _PACKING_TILES / (max(geometry.batch, 1) * calls)
+        cost += form.matrices * _PACKING_TILES / (max(geometry.batch, 1) * calls)
     return direct / cost
 
 
@@ -294,7 +313,9 @@ def _tables(geometry: ConvGeometry) -> tuple:
     )
     products = _products(form)
     return (
-        (form.pairs, form.outputs), *coefficients, _corners(geometry, form), products.start, products.block,
+        (form.pairs, form.outputs), *coefficients,
+        (transforms.half()[1] if form.half else np.empty(0)).astype(geometry.dtype),
+        _corners(geometry, form), products.start, products.block,
         *origins(geometry, form),
     )  # fmt: skip
 
@@ -397,7 +418,7 @@ class Winograd(Algorithm):
         if (module := special_form(geometry)) is not None:
             return module.transformed_bytes(geometry)
         channels = geometry.in_channels // geometry.groups * geometry.out_channels
-        return choose_form(geometry).products * channels * geometry.dtype.itemsize
+        return choose_form(geometry).matrices * channels * geometry.dtype.itemsize
 
     def error_bound(self, geometry: ConvGeometry) -> float:
         if (module := special_form(geometry)) is not None:
@@ -421,11 +442,14 @@ class Winograd(Algorithm):
         transformed, bias_memory = (None, None) if into is None else (into.weight, into.bias)
         if transformed is None:
             panels = base.ceil_div(geometry.out_channels // groups, width)
-            transformed = aligned_empty((groups, panels, form.products, channels, width), geometry.dtype)
+            transformed = aligned_empty((groups, panels, form.matrices, channels, width), geometry.dtype)
         blocks = _in_blocks(weight.reshape(groups, -1, *weight.shape[1:]), form)
         matrices = [transforms.one_axis(*axis).weight for axis in zip(form.outputs, form.taps, strict=True)]
+        place = _products(form).place
+        if form.half:
+            matrices[1], place = transforms.half()[0], np.arange(form.matrices)[:, None]
         workspace = aligned_empty((num_threads, math.prod(blocks.shape[2:]), width), geometry.dtype)
-        kernels.pack_winograd(blocks, *matrices, _products(form).place, transformed, workspace, num_threads)
+        kernels.pack_winograd(blocks, *matrices, place, form.half, transformed, workspace, num_threads)
         give_back(workspace)
         return Packed(kernels, geometry, transformed, base.pack_bias(bias, geometry, kernels, bias_memory))
 

@@ -177,8 +177,8 @@ def pack(
     workspace = aligned_empty((num_threads, form.terms * form.taps, width), geometry.dtype)
     kernels.pack_winograd(
         taps.reshape(1, geometry.out_channels, form.terms, form.taps), np.ones((1, 1)),
-        transforms.one_axis(form.outputs, form.taps).weight, np.arange(form.points)[:, None], transformed,
-        workspace, num_threads,
+        transforms.one_axis(form.outputs, form.taps).weight, np.arange(form.points)[:, None], False,
+        transformed, workspace, num_threads,
     )  # fmt: skip
     give_back(workspace)
     panel = transformed[0].swapaxes(1, 2) if form.short else transformed[0]

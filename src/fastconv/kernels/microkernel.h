@@ -13,6 +13,7 @@
  *   pooling.h         the largest, and the weighted sum, of a few pixels; pooling_planes.h, along a row
  *   normalization.h   sums over rows
  *   winograd.h        the transforms of tiles
+ *   winograd_half.h   products whose weights are transformed along one axis
  *   winograd_short.h  products and outputs of tiles of few terms, along a row
  *   strassen.h        the products and sums of Strassen's method
  *   sampling.h        bilinear samples
@@ -397,6 +398,7 @@ static void TYPED(gemm_tile)(
 #include "pooling_planes.h"
 #include "spectral.h"
 #include "winograd.h"
+#include "winograd_half.h"
 #include "winograd_short.h"
 #include "strassen.h"
 #include "gradients.h"

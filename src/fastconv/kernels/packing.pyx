@@ -143,7 +143,7 @@ cdef inline void transform_weight(
 
 cdef void transform_panel(
     const real *panel, Py_ssize_t channels, const double[:, ::1] matrix_h, const double[:, ::1] matrix_w,
-    const Py_ssize_t[:, ::1] place, real *transformed
+    const Py_ssize_t[:, ::1] place, bint half, real *transformed
 ) noexcept nogil:
     """The positions of a panel lie far apart: a few channels at a time are transformed side by side, so that
     what is stored to each position is a run of some length."""
@@ -158,18 +158,22 @@ cdef void transform_panel(
                     transform_weight(matrix_h, matrix_w, panel + (b * channels + c + i) * width + j,
                                      blocks * channels * width, side + i * width + j, row)
             for q in range(place.shape[0]):
-                if place[q, b] >= 0:
+                if half:
+                    store_half(side + q * row, run, c, q % HALF_TAPS, channels,
+                               transformed + q // HALF_TAPS * HALF_TAPS * channels * width)
+                elif place[q, b] >= 0:
                     memcpy(transformed + (place[q, b] * channels + c) * width, side + q * row,
                            run * width * sizeof(real))
 
 
 def pack_winograd(
     const real[:, :, :, :] weight, const double[:, ::1] matrix_h, const double[:, ::1] matrix_w,
-    const Py_ssize_t[:, ::1] place, real[:, :, :, :, ::1] transformed, real[:, :, ::1] workspace,
-    int num_threads
+    const Py_ssize_t[:, ::1] place, bint half, real[:, :, :, :, ::1] transformed,
+    real[:, :, ::1] workspace, int num_threads
 ):
     """Transform and pack weights, for a block b of taps and a position q of the tile:
-    transformed[g, p, place[q, b], c, j] = (G_h weight[g, p · PANEL + j, (b, c)] G_wᵀ)[q].
+    transformed[g, p, place[q, b], c, j] = (G_h weight[g, p · PANEL + j, (b, c)] G_wᵀ)[q],
+    or, `half`, as winograd_half.pyx says: G_w is a diagonal matrix then.
 
     Parameters
     ----------
@@ -192,5 +196,5 @@ def pack_winograd(
         panel = &workspace[threadid(), 0, 0]
         pack_weight_panel(&weight[g, p * width, 0, 0], stride, min(width, weight.shape[1] - p * width),
                           weight.shape[2], 1, weight.shape[3], panel)
-        transform_panel(<const real *>panel, channels, matrix_h, matrix_w, place,
+        transform_panel(<const real *>panel, channels, matrix_h, matrix_w, place, half,
                         &transformed[g, p, 0, 0, 0])

@@ -1,6 +1,7 @@
 # Every kernel source, in dependency order; each instruction-set wrapper includes this list.
 include "common.pyx"
 include "layout.pyx"
+include "winograd_half.pyx"
 include "packing.pyx"
 include "direct.pyx"
 include "pointwise.pyx"
