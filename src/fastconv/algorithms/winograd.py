@@ -178,9 +178,7 @@ def choose_form(geometry: ConvGeometry) -> Form:
     halves = (
         form._replace(half=True)
         for form in forms(geometry)
-        if form.whole
-        and (form.outputs[1], form.taps[1]) == (4, 3)
-        and tiles(geometry, form) <= _HALF_TILES
+        if form.whole and (form.outputs[1], form.taps[1]) == (4, 3) and tiles(geometry, form) <= _HALF_TILES
     )
     return min((*forms(geometry), *halves), key=lambda form: _cost(geometry, form))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from functools import cached_property, lru_cache
 from itertools import product
 from typing import Any, NamedTuple
 
@@ -102,7 +103,7 @@ class TransposedPlan(PreparedPlan):
         whole = alone and self.plans and self.plans[0].input_shape == self.input_shape
         self._whole = self.plans[0] if whole else None
 
-    @property
+    @cached_property
     def plans(self) -> tuple[Plan, ...]:
         return tuple(part.plan for part in self._parts if part.plan is not None)
 
@@ -119,19 +120,19 @@ class TransposedPlan(PreparedPlan):
     @property
     def workspace_bytes(self) -> int:
         """Bytes of scratch memory; each phase keeps its own, merged ones also what they write first."""
-        return sum(plan.workspace_bytes for plan in self.plans) + sum(self._staged_bytes())
+        return sum(plan.workspace_bytes for plan in self.plans) + sum(self._staged_bytes)
 
     @property
     def multiplications(self) -> int:
         """Multiplications of one call."""
         return sum(plan.multiplications for plan in self.plans)
 
-    @property
+    @cached_property
     def input_shape(self) -> tuple[int, ...]:
         """Shape of ``x`` in this plan's layout."""
         return self._in_layout(self.geometry.batch, self.geometry.out_channels, *self._input_size)
 
-    @property
+    @cached_property
     def output_shape(self) -> tuple[int, ...]:
         """Shape of the result in this plan's layout."""
         return self._in_layout(*self.geometry.input_shape)
@@ -257,6 +258,7 @@ class TransposedPlan(PreparedPlan):
         most = max(1, min(batch, _MERGED_BYTES // self._image_bytes))
         return next(images for images in range(most, 0, -1) if batch % images == 0)
 
+    @cached_property
     def _staged_bytes(self) -> tuple[int, int]:
         """Scratch memory for merged phases, and for a channels-last result; both in whole cache lines."""
         if not self._is_staged:
@@ -317,7 +319,7 @@ class TransposedPlan(PreparedPlan):
 
     def _run_staged(self, x: np.ndarray, target: np.ndarray, num_threads: int) -> None:
         """Some images x (n, C_in, *size) → target (n, C_out, *size), both of any strides."""
-        moved_bytes, last_bytes = self._staged_bytes()
+        moved_bytes, last_bytes = self._staged_bytes
         last = moved_last(target)
         in_place = last.flags.c_contiguous
         workspace = self._workspaces.take(moved_bytes + (0 if in_place else last_bytes))
@@ -353,7 +355,7 @@ class TransposedPlan(PreparedPlan):
     def _run_spread(self, x: np.ndarray, target: np.ndarray, num_threads: int) -> None:
         """Some images x (n, C_in, *size) → target (n, C_out, *size), of which one phase is reached."""
         part = next(part for part in self._parts if part.plan is not None)
-        workspace = self._workspaces.take(sum(self._staged_bytes()))
+        workspace = self._workspaces.take(sum(self._staged_bytes))
         try:
             last = is_channels_last(target)
             batch, channels, *size = part.plan.geometry.output_shape
@@ -389,19 +391,29 @@ def _tiled(bias: np.ndarray | None, merged: Sequence[int]) -> np.ndarray | None:
 def _move(scratch: np.ndarray, part: _Part, last: np.ndarray, num_threads: int) -> None:
     """Merged phases, pixels (n, *counts, *merged · C), to their places in an image (n, *size, C)."""
     *lead, width = part.merged
-    channels, spread = last.shape[-1], [np.newaxis] * (2 - len(lead))
+    channels = last.shape[-1]
     pixels = scratch.reshape(*scratch.shape[:-1], *lead, width * channels)
     rows = last.reshape(*last.shape[:-2], -1)
-    for phase in product(*map(range, lead)):
+    *starts, skip = (place.start for place in part.place[2:])
+    count = threads.for_elements(num_threads, last.size)
+    for read, written in _places(last.shape[1:-2], tuple(lead), tuple(starts)):
+        kernels.active().join_runs(pixels[read], rows[written], skip * channels, count)
+
+
+@lru_cache(maxsize=256)
+def _places(
+    sizes: tuple[int, ...], steps: tuple[int, ...], starts: tuple[int, ...]
+) -> list[tuple[tuple, tuple]]:
+    """For each phase of all axes but the last: its pixels, and which of an image (n, *sizes, ...) they are."""
+    places, spread = [], [np.newaxis] * (2 - len(steps))
+    for phase in product(*map(range, steps)):
         read, written = [], []
-        for size, step, start, place in zip(last.shape[1:], lead, phase, part.place[2:], strict=False):
+        for size, step, start, skip in zip(sizes, steps, phase, starts, strict=True):
             # Output o is pixel o + skip of them all, of phase (o + skip) mod step.
-            first = (start - place.start) % step
-            count = len(range(first, size, step))
-            begin = (first + place.start) // step
-            read.append(slice(begin, begin + count))
+            first = (start - skip) % step
+            begin = (first + skip) // step
+            read.append(slice(begin, begin + len(range(first, size, step))))
             written.append(slice(first, None, step))
-        kernels.active().join_runs(
-            pixels[:, *spread, *read, :, *phase], rows[:, *spread, *written],
-            part.place[-1].start * channels, threads.for_elements(num_threads, last.size),
-        )  # fmt: skip
+        whole = slice(None)
+        places.append(((whole, *spread, *read, whole, *phase), (whole, *spread, *written)))
+    return places
