@@ -37,8 +37,8 @@ _BLOCK_TILES = 28
 _L2_BYTES = 1 << 20
 # Bytes of transformed input and products a thread keeps at most.
 _BLOCK_BYTES = 4 << 20
-# A product whose weights are transformed as they come takes as long as so many others, and with AVX-512 they come
-# once for so many tiles (with AVX2 for half as many, and 9 tiles would lose).
+# A product whose weights are transformed as they come takes as long as so many others, and with AVX-512 they
+# come once for so many tiles (with AVX2 for half as many, and 9 tiles would lose).
 _HALF_PRODUCT, _HALF_TILES = 1.22, 4
 # Tiles whose products take as long as their weights take to come: a row of a panel, 128 bytes, is fetched
 # from the L3 cache in the time of 10 to 14 tiles, while those before it are multiplied.

@@ -404,7 +404,7 @@ def _move(scratch: np.ndarray, part: _Part, last: np.ndarray, num_threads: int) 
 def _places(
     sizes: tuple[int, ...], steps: tuple[int, ...], starts: tuple[int, ...]
 ) -> list[tuple[tuple, tuple]]:
-    """For each phase of all axes but the last: its pixels, and which of an image (n, *sizes, ...) they are."""
+    """For each phase of all axes but the last: its pixels, and those of the image (n, *sizes, ...)."""
     places, spread = [], [np.newaxis] * (2 - len(steps))
     for phase in product(*map(range, steps)):
         read, written = [], []
