@@ -425,6 +425,7 @@ def winograd(
     cdef bint in_place = x_stride[2] == 1 and x.shape[3] == pixel_pitch
     cdef real *scratch
     cdef const real *image
+    cdef const real *scales = &scale[0] if tiling.half else NULL
     for item in prange(items, nogil=True, num_threads=num_threads, schedule="static"):
         # All bands of some panels one after the other: a thread reads a part of the weights.
         part, n = item // (items // panel_parts), item // bands % x.shape[0]
@@ -451,6 +452,6 @@ def winograd(
             winograd_block(
                 &problem, &tiling, &view, image, pixel_pitch, begin, end, following, &packed[0, 0, 0, 0, 0],
                 share(tiling.panels, panel_parts, part), share(tiling.panels, panel_parts, part + 1),
-                &coefficient_h[0], &coefficient_w[0], &scale[0], &bias[0], &out[n, 0, 0, 0], scratch)
+                &coefficient_h[0], &coefficient_w[0], scales, &bias[0], &out[n, 0, 0, 0], scratch)
         if tiling.stream:
             finish_streams()
