@@ -424,8 +424,7 @@ def winograd(
     cdef Py_ssize_t[3] x_stride = [x.strides[1] // size, x.strides[2] // size, x.strides[3] // size]
     cdef bint in_place = x_stride[2] == 1 and x.shape[3] == pixel_pitch
     cdef real *scratch
-    cdef const real *image
-    cdef const real *scales = &scale[0] if tiling.half else NULL
+    cdef const real *image, *scales = &scale[0] if tiling.half else NULL
     for item in prange(items, nogil=True, num_threads=num_threads, schedule="static"):
         # All bands of some panels one after the other: a thread reads a part of the weights.
         part, n = item // (items // panel_parts), item // bands % x.shape[0]
