@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 import fastconv as fc
-from fastconv import functional
+from fastconv import functional, kernels
+from support import LEVELS
 
 RNG = np.random.default_rng(0)
 
@@ -143,3 +144,16 @@ def test_no_images(name):
         + list(arrays[images:]),
     ):
         assert np.isfinite(y).all()
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("shape", [(40, 64, 1, 1), (33, 19, 1, 1), (7, 48, 3, 3)], ids=str)
+def test_weights_begin_anywhere_in_a_cache_line(shape, level):
+    x, weight = array(1, shape[1], 6, 7), array(*shape)
+    with kernels.use(level):
+        expected = fc.conv2d(x, weight, algorithm="im2col")
+        for first in range(1, 17):
+            memory = np.empty(weight.size + first, weight.dtype)
+            moved = memory[first:].reshape(shape)
+            moved[...] = weight
+            np.testing.assert_array_equal(fc.conv2d(x, moved, algorithm="im2col", num_threads=1), expected)

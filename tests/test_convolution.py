@@ -230,7 +230,7 @@ def test_outputs_written_past_the_caches_are_those_of_any_layout(level):
     assert_within_bound(expected, reference, error_bound("winograd", case, np.float32), case.reduction)
 
 
-@pytest.mark.parametrize("channels", [128, 512])
+@pytest.mark.parametrize("channels", [128, 512, 1024, 2048])
 def test_strassen_is_accurate(channels):
     case = strategies.Case((1, channels, 30, 30), (70, channels, 1, 1), seed=17)
     x, weight, _ = case.normal(np.float32)
@@ -243,7 +243,9 @@ def test_strassen_is_accurate(channels):
 
 @pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("shape", [(2, 96, 19, 23), (1, 1030, 7, 7), (1, 2050, 9, 20), (1, 5, 1, 1)], ids=str)
+@pytest.mark.parametrize(
+    "shape", [(2, 96, 19, 23), (1, 1030, 7, 7), (1, 2050, 9, 20), (1, 40, 5, 5), (1, 5, 1, 1)], ids=str
+)
 @pytest.mark.parametrize("out_channels", [70, 128])
 def test_strassen_has_the_same_bits_in_any_layout_with_any_threads(shape, out_channels, dtype, level):
     case = strategies.Case(shape, (out_channels, shape[1], 1, 1), seed=18)
@@ -259,6 +261,13 @@ def test_strassen_has_the_same_bits_in_any_layout_with_any_threads(shape, out_ch
             assert_same_bits(plan(x), y)
             assert_same_bits(plan(pixels, out=out), y)
             assert_same_bits(plan(pixels), y)
+            before = np.copy(y)  # a pixel that is in both halves must be added once
+            added = plan(x, out=before, accumulate=True)
+            assert_same_bits(plan(pixels, out=np.copy(out, order="K"), accumulate=True), added)
+            both = expected_conv2d(case, x, weight, bias) + y
+            assert_within_bound(
+                added, np.maximum(both, 0), error_bound("winograd", case, dtype), case.reduction
+            )
     expected = np.maximum(expected_conv2d(case, x, weight, bias), 0)
     assert_within_bound(y, expected, error_bound("winograd", case, dtype), case.reduction)
 

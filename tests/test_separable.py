@@ -118,6 +118,26 @@ def test_bits_depend_neither_on_threads_nor_on_the_batch(level, channels):
         assert error <= np.finfo(dtype).eps * 8
 
 
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("size", [(32, 32), (29, 35)], ids=str)
+def test_strassens_product_has_the_same_bits_in_any_layout_with_any_threads(level, size):
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((2, 128, *size), dtype=np.float32)
+    depthwise = rng.standard_normal((128, 1, 3, 3), dtype=np.float32)
+    pointwise = rng.standard_normal((253, 128, 1, 1), dtype=np.float32)
+    bias = rng.standard_normal(253, dtype=np.float32)
+    with kernels.use(level):
+        plan = plan_separable_conv2d(x.shape, depthwise, pointwise, None, bias, padding=1, activation="relu")
+        assert plan._packed.halved
+        one = plan(x, num_threads=1)
+        for layout in MEMORY_LAYOUTS.values():
+            for num_threads in (1, 2, 3):
+                assert_same_bits(plan(layout(x), num_threads=num_threads), one)
+    mid = reference.conv(x, depthwise, padding=((1, 1), (1, 1)), groups=128)
+    expected = reference.conv(mid, pointwise, bias, relu=True)
+    assert np.abs(one - expected).max() <= 2e-6 * np.abs(expected).max()
+
+
 def test_is_torchs_two_calls():
     torch = pytest.importorskip("torch")
     rng = np.random.default_rng(0)

@@ -203,18 +203,20 @@ def count_bands(geometry: ConvGeometry, rows: int, row_bytes: int, num_threads: 
 
 
 def share_out(
-    geometry: ConvGeometry, rows: int, row_bytes: int, panels: int, num_threads: int
+    geometry: ConvGeometry, rows: int, row_bytes: int, panels: int, num_threads: int, copy: float = 0.0
 ) -> tuple[int, int]:
     """Parts to cut an image's ``rows``, as ``count_bands`` does, and the panels of weights into.
 
     A thread that has some rows reads all the weights, and few rows share out badly; one that has some panels
     reads a part of them, and all of the input. The shorter time counts, in pixels of an image; a few per cent
-    are not worth copying the input more than once.
+    are not worth reading the input more than once. ``copy`` is the time to copy a pixel, in that of its
+    product with a panel.
     """
     batch = max(geometry.batch, 1)
     columns = math.prod(geometry.output_size[1:])
-    by_rows = ceil_div(batch * rows, num_threads) * columns + _WEIGHT_PIXELS
-    by_panels = (batch * rows * columns + _WEIGHT_PIXELS) * ceil_div(panels, num_threads) / panels
+    pixels, most = batch * rows * columns, ceil_div(batch * rows, num_threads) * columns
+    by_rows = most * (1 + copy / panels) + _WEIGHT_PIXELS
+    by_panels = ((pixels + _WEIGHT_PIXELS) * ceil_div(panels, num_threads) + pixels * copy) / panels
     if geometry.groups == 1 and panels >= num_threads > 1 and by_panels < 0.97 * by_rows:
         return count_bands(geometry, rows, row_bytes, 1), num_threads
     bands = count_bands(geometry, rows, row_bytes, num_threads)

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import math
 
-from fastconv.algorithms import base, fft, winograd
+from fastconv.algorithms import base, fft, strassen, winograd
 from fastconv.algorithms.base import Algorithm
 from fastconv.geometry import ConvGeometry
 
 # How many times fewer operations Winograd must promise, weights and transforms counted, to be chosen.
 _MIN_WINOGRAD_SAVING = 1.1
-# The same for a 1×1 kernel, whose model has no more to count than sums, stores and weights.
-_MIN_STRASSEN_SAVING = 1.04
 # From about half of DEPTH channels on, direct sums one tap at a time as well, and kn2col needs no halo copy:
 # ahead on the 1×7, strided and dilated layers of benchmarks/RESULTS.md.
 _MIN_KN2COL_CHANNELS = 128
@@ -79,7 +77,7 @@ def choose(
     usable = allowed(geometry, algorithms, rtol, weight_budget)
     kernel = "×".join(map(str, geometry.kernel_size))
     taps = math.prod(geometry.kernel_size)
-    least = _MIN_WINOGRAD_SAVING if taps > 1 else _MIN_STRASSEN_SAVING
+    least = _MIN_WINOGRAD_SAVING if taps > 1 else strassen.MIN_SAVING
     if "winograd" in usable and winograd.saving(geometry, calls, vector_bytes) >= least:
         fewer = geometry.multiplications / max(1, usable["winograd"].multiplications(geometry))
         form = f"tiles of a {kernel} kernel" if taps > 1 else "Strassen's product of halves"

@@ -13,8 +13,9 @@ from fastconv.algorithms import base
 from fastconv.algorithms.base import Call, Epilogue, Packed, bound
 from fastconv.geometry import ConvGeometry
 
-# With fewer pixels the empty columns of a 1×1 kernel's last panel cost more than a transposition.
-_MIN_PIXELS = 128
+# With fewer pixels the empty columns of a 1×1 kernel's last panel cost more than a transposition, and than
+# packing the weights.
+_MIN_PIXELS = 256
 # Bytes of weights that are read for every row of outputs: a part of the L2 cache.
 _MOST_WEIGHT_BYTES = 256 * 1024
 # Bytes of a band of input planes, which is read once for every row of the kernel; and of panels of patches.

@@ -19,6 +19,9 @@ PRODUCTS = 7
 # of a plane; the last has the rest, too. Seven: two times eight register tiles of AVX-512. More gain nothing,
 # fewer read the weights, of which there are 7/4 as many, too often.
 _UNIT, _BLOCK_UNITS = 32, 7
+# How many times faster than direct convolution this must promise to be, to be chosen: its model has no more
+# to count than sums, stores and weights.
+MIN_SAVING = 1.04
 # Bytes of a block's sums, most of an L2 cache.
 _SUMS_BYTES = 1 << 20
 # In times that a pixel's product with a row of a panel takes: to store a pixel of a panel of outputs, to add
@@ -29,6 +32,9 @@ _STORE, _SUM, _WEIGHT = 3.5, 0.4, 3.5
 _CACHED_BYTES, _FAR_STORE = 20 << 20, 25.0
 # The same to add up and pack such a row.
 _PACKING = 36.0
+# Terms summed in registers at most: twice as many as in direct sums, because each product reads both factors
+# from the L2 cache anyway, and fewer sums are then added to memory.
+DEPTH = 2 * base.DEPTH
 # Growth of the error over a sum of the same length, because sums of up to four quarters, in both factors,
 # make larger terms: of 400 random problems of 1 to 1024 channels the worst came to 1.72.
 _ERROR_GROWTH = 2.25
@@ -71,7 +77,8 @@ def transformed_bytes(geometry: ConvGeometry) -> int:
 
 def error_bound(geometry: ConvGeometry) -> float:
     """As ``Algorithm.error_bound``."""
-    return _ERROR_GROWTH * base.summation_error(geometry.in_channels, geometry.dtype)
+    block = min(max(base.DEPTH, _half(geometry.in_channels)), DEPTH)
+    return _ERROR_GROWTH * base.summation_error(geometry.in_channels, geometry.dtype, block)
 
 
 def saving(geometry: ConvGeometry, calls: int | None, slowness: float) -> float:
@@ -95,6 +102,20 @@ def saving(geometry: ConvGeometry, calls: int | None, slowness: float) -> float:
     return direct / own
 
 
+def sum_pitch(geometry: ConvGeometry) -> int:
+    """Elements from pixel to pixel of a sum."""
+    # An odd number of cache lines, so that a tile's do not share a cache set.
+    line = 64 // geometry.dtype.itemsize
+    return (base.ceil_div(_half(geometry.in_channels), line) | 1) * line
+
+
+def scratch(geometry: ConvGeometry, pixels: int, kernels: ModuleType) -> int:
+    """Elements of sums and quarters for a block of so many pixels."""
+    width, rows = base.panel_width(kernels, geometry.dtype), _half(pixels)
+    slack = base.scatter_slack(kernels, geometry.dtype, width)
+    return 4 * rows * (sum_pitch(geometry) + width) + slack
+
+
 class _Blocking(NamedTuple):
     blocks: int
     pair_parts: int
@@ -110,12 +131,9 @@ def _blocking(geometry: ConvGeometry, num_threads: int, kernels: ModuleType) -> 
     by_blocks = base.ceil_div(items, num_threads) * pairs
     by_pairs = base.ceil_div(pairs, num_threads) * items
     pair_parts = num_threads if by_pairs < by_blocks else base.ceil_div(num_threads, items)
-    # An odd number of cache lines from pixel to pixel of a sum, so that a tile's do not share a cache set.
-    sum_pitch = (base.ceil_div(_half(geometry.in_channels), line) | 1) * line
-    rows = _half(_block_pixels(geometry))
-    quarters = 4 * rows * width + base.scatter_slack(kernels, geometry.dtype, width)
-    per_thread = (4 + 2 * 2) * rows * sum_pitch + quarters
-    return _Blocking(blocks, min(pairs, pair_parts), 2 * sum_pitch, base.round_up(per_thread, line))
+    pitch, pixels = 2 * sum_pitch(geometry), _block_pixels(geometry)
+    per_thread = 2 * _half(pixels) * pitch + scratch(geometry, pixels, kernels)
+    return _Blocking(blocks, min(pairs, pair_parts), pitch, base.round_up(per_thread, line))
 
 
 def workspace_bytes(geometry: ConvGeometry, num_threads: int, kernels: ModuleType) -> int:
@@ -134,7 +152,7 @@ def pack(
         into = Packed(kernels, geometry, packed, np.zeros(2 * pairs * width, geometry.dtype))
     workspace = aligned_empty((num_threads, 2 * channels, width), geometry.dtype)
     kernels.pack_strassen(
-        weight.reshape(geometry.out_channels, channels), into.weight, workspace, num_threads
+        weight.reshape(geometry.out_channels, channels), DEPTH, into.weight, workspace, num_threads
     )
     give_back(workspace)
     into.bias[: geometry.out_channels] = 0 if bias is None else bias
@@ -146,7 +164,7 @@ def bind(packed: Packed, _out: np.ndarray, epilogue: Epilogue, num_threads: int)
     geometry = packed.geometry
     blocking = _blocking(geometry, num_threads, packed.kernels)
     before = (
-        packed.weight, packed.bias, blocking.blocks, _UNIT, blocking.pair_parts, base.DEPTH, blocking.pitch,
+        packed.weight, packed.bias, blocking.blocks, _UNIT, blocking.pair_parts, DEPTH, blocking.pitch,
         *epilogue,
     )  # fmt: skip
     kernel = bound(packed.kernels.strassen, geometry.dtype, before, (blocking.per_thread, num_threads))

@@ -34,6 +34,13 @@ class Transforms(NamedTuple):
     coefficient: np.ndarray
 
 
+def evaluation(finite: np.ndarray, taps: int) -> np.ndarray:
+    """The rows of G for finite points, in float64: (points, taps)."""
+    differences = np.subtract.outer(finite, finite)
+    np.fill_diagonal(differences, 1.0)
+    return np.vander(finite, taps, increasing=True) / np.prod(differences, axis=1, keepdims=True)
+
+
 @lru_cache(maxsize=16)
 def one_axis(outputs: int, taps: int) -> Transforms:
     """The transforms of F(outputs, taps), in float64.
@@ -46,10 +53,7 @@ def one_axis(outputs: int, taps: int) -> Transforms:
         return Transforms(np.ones((1, 1)), np.zeros(1))
     a = np.array(_POINTS[(outputs + taps - 2) // 2])
     finite = np.concatenate([[0.0], np.stack([a, -a], axis=1).ravel()])
-    differences = np.subtract.outer(finite, finite)
-    np.fill_diagonal(differences, 1.0)
-    rows = np.vander(finite, taps, increasing=True) / np.prod(differences, axis=1, keepdims=True)
-    weight = np.vstack([rows, np.eye(taps)[-1]])
+    weight = np.vstack([evaluation(finite, taps), np.eye(taps)[-1]])
     # np.poly gives Π (t − root), highest power first; the leading 1 is implied in the kernel.
     parts = [
         np.atleast_1d(np.poly(roots))[:0:-1]

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fastconv.algorithms import base, strassen, transforms, winograd_rows
+from fastconv.algorithms import base, strassen, transforms, winograd_depthwise, winograd_rows
 from fastconv.algorithms.base import Algorithm, Call, Epilogue, Packed, bound
 from fastconv.geometry import ConvGeometry
 from fastconv.memory import aligned_empty, give_back
@@ -237,8 +237,9 @@ def forms(geometry: ConvGeometry) -> tuple[Form, ...]:
 @lru_cache(maxsize=1024)
 def special_form(geometry: ConvGeometry) -> ModuleType | None:
     """The module of the form that the problem takes, if not tiles of both axes."""
-    if strassen.fits(geometry):
-        return strassen
+    for module in (strassen, winograd_depthwise):
+        if module.fits(geometry):
+            return module
     if not winograd_rows.fits(geometry):
         return None
     by_tiles = _tiles_saving(geometry, None, _WIDEST) if forms(geometry) else 0.0
@@ -379,8 +380,9 @@ class Winograd(Algorithm):
 
     Kernels of more taps than their stride along an axis; long ones and those of a stride by blocks. Lavin and
     Gray, "Fast algorithms for convolutional neural networks", arXiv 1509.09308. Weights are transformed
-    once, in float64. A non-finite input spreads over its whole tile. Few channels have winograd_rows.py, 1×1
-    kernels strassen.py, where it spreads to the pixel that its own is added to.
+    once, in float64. A non-finite input spreads over its whole tile. Few channels have winograd_rows.py,
+    depthwise kernels of long rows winograd_depthwise.py, where it spreads to neighbouring tiles, 1×1 kernels
+    strassen.py, where it spreads to the pixel that its own is added to.
     """
 
     name = "winograd"

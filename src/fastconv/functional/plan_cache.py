@@ -19,17 +19,17 @@ _MOST_COMPARED = 1 << 20
 
 
 class Kept(NamedTuple):
-    """A plan, and the bytes of the weight and the bias in it.
+    """A plan, and the bytes of the weight and of the bias in it.
 
     These are None where they are not compared with the next ones: they are too many, or have changed before.
     """
 
     plan: object
-    given: bytes | None
+    given: tuple[bytearray, ...] | None
 
     @property
     def nbytes(self) -> int:
-        return self.plan.kept_bytes + len(self.given or b"")
+        return self.plan.kept_bytes + sum(map(len, self.given or ()))
 
 
 # By what was asked for. A plan is taken out while it is in use, so that no two calls ever share it.
@@ -65,7 +65,7 @@ def through_plan(key: Hashable, make: Callable, arguments: tuple, weight, x: np.
 
 def _first_call(key: Hashable | None, plan, weight, bias, x: np.ndarray, out=None) -> np.ndarray:
     """A call by a new plan, which is kept where it has a key."""
-    kept = None if key is None else Kept(plan, _bytes_of(weight, bias))  # before out, which may be the weight
+    kept = None if key is None else Kept(plan, _copied(weight, bias))  # before out, which may be the weight
     result = _run(plan, x, out)
     if kept is None:
         plan.retire()
@@ -79,7 +79,7 @@ def _first_call(key: Hashable | None, plan, weight, bias, x: np.ndarray, out=Non
 def _call(key: Hashable, kept: Kept, weight, bias, x: np.ndarray, out=None) -> np.ndarray:
     """A call by a plan that has been kept."""
     plan, given = kept
-    if given is None or given != _bytes_of(weight, bias):
+    if given is None or not _are_equal(given, weight, bias):
         plan.repack(weight, bias)
         # Weights that have changed will change again: they are not compared any more.
         kept = Kept(plan, None)
@@ -93,11 +93,20 @@ def _run(plan, x: np.ndarray, out: np.ndarray | None) -> np.ndarray:
     return plan(x if x.dtype is dtype else x.astype(dtype, order="K", copy=False), out)
 
 
-def _bytes_of(weight: np.ndarray, bias: np.ndarray | None) -> bytes | None:
-    """What is compared of a weight and a bias whose shapes and dtypes are known to be equal."""
+def _copied(weight: np.ndarray, bias: np.ndarray | None) -> tuple[bytearray, ...] | None:
+    """What is compared of a weight and a bias with the next ones, whose shapes and dtypes are the same."""
     if weight.nbytes > _MOST_COMPARED:
         return None
-    return weight.tobytes() if bias is None else weight.tobytes() + bias.tobytes()
+    return tuple(bytearray(array.tobytes()) for array in (weight, bias) if array is not None)
+
+
+def _are_equal(given: tuple[bytearray, ...], weight: np.ndarray, bias: np.ndarray | None) -> bool:
+    return given[0] == _in_one_run(weight) and (bias is None or given[1] == _in_one_run(bias))
+
+
+def _in_one_run(array: np.ndarray) -> np.ndarray | bytes:
+    """What a bytearray compares itself with; bytes would need a copy of every array first."""
+    return array if array.flags.c_contiguous else array.tobytes()
 
 
 def _key(

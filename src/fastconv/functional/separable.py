@@ -35,7 +35,7 @@ class SeparablePlan(PreparedPlan):
 
     def __init__(
         self, depthwise_weight, pointwise_weight, depthwise_bias=None, pointwise_bias=None, *, geometry,
-        depthwise_activation, activation, num_threads,
+        depthwise_activation, activation, num_threads, calls=None,
     ):  # fmt: skip
         self.geometry = geometry
         self.num_threads = threads.resolve(num_threads)
@@ -43,7 +43,7 @@ class SeparablePlan(PreparedPlan):
         arrays = (depthwise_weight, depthwise_bias, pointwise_weight, pointwise_bias)
         self._packed = separable.pack(
             *(None if array is None else checks.kernel_ready(array, geometry.dtype) for array in arrays),
-            geometry, self._kernels, self.num_threads,
+            geometry, calls, self._kernels, self.num_threads,
         )  # fmt: skip
         self._passes = lowering.passes(geometry)
         self._activations = {"depthwise_activation": depthwise_activation, "activation": activation}
@@ -61,7 +61,7 @@ class SeparablePlan(PreparedPlan):
     @property
     def output_shape(self) -> tuple[int, ...]:
         """Shape of the result."""
-        return self._packed[1].geometry.output_shape
+        return self._packed.second.geometry.output_shape
 
     @property
     def workspace_bytes(self) -> int:
@@ -71,18 +71,17 @@ class SeparablePlan(PreparedPlan):
     def _compute(self, x: np.ndarray, out: np.ndarray, num_threads: int) -> None:
         source, last = moved_last(x), moved_last(out)
         workspace = self._workspaces.take(self._workspace_bytes(num_threads))
-        first, second = self._packed
         try:
             for part in self._passes:
                 separable.run(
-                    part.read(source), first._replace(geometry=part.geometry), second, part.write(last),
-                    self._rectified, workspace.view(x.dtype), num_threads,
+                    part.read(source), part.geometry, self._packed, part.write(last), self._rectified,
+                    workspace.view(x.dtype), num_threads,
                 )  # fmt: skip
         finally:
             self._workspaces.give(workspace)
 
     def _workspace_bytes(self, num_threads: int) -> int:
-        sizes = (separable.workspace_size(part.geometry, num_threads, self._kernels) for part in self._passes)
+        sizes = (separable.workspace_size(part.geometry, self._packed, num_threads) for part in self._passes)
         return max(sizes, default=0) * self.geometry.dtype.itemsize
 
 
@@ -119,7 +118,7 @@ def plan_separable_conv2d(
 
 def _plan(
     input_shape, depthwise_weight, pointwise_weight, depthwise_bias, pointwise_bias, stride, padding,
-    dilation, depthwise_activation, activation, num_threads, dtype,
+    dilation, depthwise_activation, activation, num_threads, dtype, calls=None,
 ) -> tuple[tuple, SeparablePlan]:  # fmt: skip
     """The checked weights, and the plan."""
     first = checks.float_array("depthwise_weight", depthwise_weight, 4, _DEPTHWISE)
@@ -151,7 +150,7 @@ def _plan(
     weights = first, second, *biases
     return weights, SeparablePlan(
         *weights, geometry=geometry, depthwise_activation=depthwise_activation, activation=activation,
-        num_threads=num_threads,
+        num_threads=num_threads, calls=calls,
     )  # fmt: skip
 
 
@@ -204,7 +203,7 @@ def separable_conv2d(
     x = checks.float_array("x", x, 4, "(N, C_in, H, W)")
     _, plan = _plan(
         x.shape, depthwise_weight, pointwise_weight, depthwise_bias, pointwise_bias, stride, padding,
-        dilation, depthwise_activation, activation, num_threads, checks.float_dtype("x", x.dtype),
+        dilation, depthwise_activation, activation, num_threads, checks.float_dtype("x", x.dtype), calls=1,
     )  # fmt: skip
     return plan(x.astype(plan.geometry.dtype, order="K", copy=False), out=out)
 

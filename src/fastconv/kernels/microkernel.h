@@ -15,6 +15,7 @@
  *   winograd.h        the transforms of tiles
  *   winograd_half.h   products whose weights are transformed along one axis
  *   winograd_short.h  products and outputs of tiles of few terms, along a row
+ *   winograd_depthwise.h   tiles along the rows of a depthwise convolution
  *   strassen.h        the products and sums of Strassen's method
  *   sampling.h        bilinear samples
  *   attention.h       the exponential function, softmax block by block
@@ -75,6 +76,12 @@ struct narrow {
     int abreast;      /* vectors that go down the rows of a strip together */
     int wrapped;      /* whether the first vector has the last `lead` channels before its own, else it overlaps */
     int mode, rectified, accumulate;
+};
+
+/* A row of a depthwise convolution in Winograd's form: pitches count elements, `width` the input's pixels. */
+struct depthwise_row {
+    ptrdiff_t width, a_row, a_pixel, y_pixel;
+    int rectified, accumulate;
 };
 
 /* A part of the channels in Strassen's method. Elements: `second` from a pixel's first half of channels to the
@@ -400,6 +407,7 @@ static void TYPED(gemm_tile)(
 #include "winograd.h"
 #include "winograd_half.h"
 #include "winograd_short.h"
+#include "winograd_depthwise.h"
 #include "strassen.h"
 #include "gradients.h"
 #include "sampling.h"

@@ -12,19 +12,28 @@ cdef void pack_weight_rows(
     real *panel
 ) noexcept nogil:
     """pack_weight_panel where each output channel's weights (c, tap) lie in one run."""
-    cdef Py_ssize_t width = panel_width(weight), lanes = width // 2, reduction = channels * taps, e, i, c, run
+    cdef Py_ssize_t width = panel_width(weight), lanes = width // 2, reduction = channels * taps, e = 0, i, c
+    # Elements of a cache line before the first: NumPy's arrays begin within one, and of rows a power of two
+    # apart few lines stay in the L1 cache for the vector that has the rest.
+    cdef Py_ssize_t before = <size_t>weight // sizeof(real) % lanes, run
     cdef real[16 * 32] square  # LANES rows of a panel; AVX-512 float32 has the most
-    for e from 0 <= e < reduction by lanes:
-        run = min(lanes, reduction - e)
+    cdef real *turned = square
+    if row_stride % lanes != 0:
+        before = 0
+    while e < reduction:
+        run = min(lanes - (before + e) % lanes, reduction - e)
         for i in range(count):  # rows lie pages apart, which no processor foresees
             prefetch(weight + i * row_stride + e + PACK_AHEAD * lanes)
+        if taps == 1:
+            turned = panel + e * width
         if count < width:
-            memset(square, 0, run * width * sizeof(real))
-        transpose(weight + e, row_stride, count, run, (count - 1) * row_stride + reduction - e, square, width)
-        for i in range(run):
+            memset(turned, 0, run * width * sizeof(real))
+        transpose(weight + e, row_stride, count, run, (count - 1) * row_stride + reduction - e, turned, width)
+        for i in range(run if taps > 1 else 0):
             c = (e + i) // taps
             memcpy(panel + ((e + i - c * taps) * channels + c) * width, square + i * width,
                    width * sizeof(real))
+        e += run
 
 
 cdef void pack_weight_panel(

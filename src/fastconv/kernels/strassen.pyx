@@ -9,7 +9,7 @@
 # The products go from registers to where they are added, as in Huang, Smith, Henry and van de Geijn,
 # "Strassen's algorithm reloaded", SC 2016.
 from cython.parallel cimport prange, threadid
-from libc.string cimport memset
+from libc.string cimport memcpy, memset
 
 
 cdef extern from "microkernel.h" nogil:
@@ -32,10 +32,19 @@ cdef extern from "microkernel.h" nogil:
 
 
 cdef struct Halving:
-    # Pixels and channels of a half, and where the second begins: of an odd number one is in both.
+    # Pixels and channels of a half, and where the second begins: of an odd number one is in both, and outputs
+    # are those of the first half.
     Py_ssize_t rows, bottom, half, second
     Py_ssize_t a_pitch, s_pitch, c_pitch, depth
-    bint accumulate, rectified
+    bint accumulate, rectified, in_place
+
+
+cdef inline Halving halving(
+    Py_ssize_t pixels, Py_ssize_t channels, Py_ssize_t half, Py_ssize_t a_pitch, Py_ssize_t pitch,
+    Py_ssize_t depth, bint accumulate, bint rectified
+) noexcept nogil:
+    return Halving((pixels + 1) // 2, pixels // 2, half, channels - half, a_pitch, pitch // 2, 0, depth,
+                   accumulate, rectified, False)
 
 
 cdef void strassen_tiles(
@@ -46,7 +55,13 @@ cdef void strassen_tiles(
     cdef Py_ssize_t tiles = (h.rows + TILE_ROWS - 1) // TILE_ROWS, lanes = panel_width(b) // 2, t, r, i
     cdef Py_ssize_t ready = share(h.rows, tiles, 1), next_rows
     cdef const real *bottom = top + h.bottom * h.a_pitch
+    cdef Py_ssize_t row = (h.rows - 1) * s.c_pitch
+    cdef bint restored = h.in_place and h.bottom < h.rows and s.added
+    cdef real[2 * 32] before  # of the pixel in both halves; panels of float32 with AVX-512 are the widest
     cdef real *tile_c[4]
+    if restored:
+        memcpy(before, c[0] + row, 2 * VECTOR_BYTES)
+        memcpy(before + 2 * lanes, c[3] + row, 2 * VECTOR_BYTES)
     # Each tile forms the next one's, a quarter with each of four products, which have to be long enough;
     # those of the first one, or of all, come first.
     if s.depth % lanes != 0 or TILE_ROWS > lanes:
@@ -61,6 +76,9 @@ cdef void strassen_tiles(
         next_rows = share(h.rows, tiles, min(t + 2, tiles)) - share(h.rows, tiles, t + 1)
         if summed or ready == h.rows:
             next_rows = 0
+        if restored and t == tiles - 1:  # the first tile has stored it
+            memcpy(c[0] + row, before, 2 * VECTOR_BYTES)
+            memcpy(c[3] + row, before + 2 * lanes, 2 * VECTOR_BYTES)
         for i in range(4):
             tile_c[i] = c[i] + r * s.c_pitch
         if real is float:
@@ -74,18 +92,19 @@ cdef void strassen_tiles(
 
 
 cdef void strassen_pair(
-    const Halving *h, const real *top, real *sums, bint summed, const real *packed, Py_ssize_t product,
-    const real *left_bias, const real *right_bias, real *const *c
+    const Halving *h, const real *top, real *sums, bint summed, const real *packed, const real *left_bias,
+    const real *right_bias, real *const *c
 ) noexcept nogil:
     """A panel of each half of the output channels; c is C₁₁, C₂₁, C₂₂, C₁₂."""
-    cdef Py_ssize_t width = panel_width(top), pieces = (h.half + h.depth - 1) // h.depth, q, k
+    cdef Py_ssize_t width = panel_width(top), pieces = (h.half + h.depth - 1) // h.depth, q, k, depth
     cdef strassen_part s
     for q in range(pieces):
         k = share(h.half, pieces, q)
+        depth = share(h.half, pieces, q + 1) - k
         s = strassen_part(
-            share(h.half, pieces, q + 1) - k, h.second, h.a_pitch, h.s_pitch, h.rows * h.s_pitch, h.c_pitch,
-            product, q > 0 or h.accumulate, h.rectified and q == pieces - 1)
-        strassen_tiles(h, &s, top + k, sums + k, summed, packed + k * width, left_bias, right_bias, c)
+            depth, h.second, h.a_pitch, h.s_pitch, h.rows * h.s_pitch, h.c_pitch, depth * width,
+            q > 0 or h.accumulate, h.rectified and q == pieces - 1)
+        strassen_tiles(h, &s, top + k, sums + k, summed, packed + 7 * k * width, left_bias, right_bias, c)
         left_bias = right_bias = NULL
 
 
@@ -95,29 +114,31 @@ cdef void strassen_block(
     Py_ssize_t first, bint in_place, real *scratch
 ) noexcept nogil:
     """A block of pixels, of which the `first` one has this number in the image."""
-    cdef Py_ssize_t width = packed.shape[3], right = packed.shape[0] * width, p, i, at, count
+    cdef Py_ssize_t width = packed.shape[3], right = packed.shape[0] * width, p, i, side, at, count
     cdef real *sums = scratch
     cdef real *quarters = sums + 4 * h.rows * h.s_pitch
     cdef real *c[4]
-    cdef bint whole
+    # A pixel in both halves must be stored by one tile after another.
+    in_place = in_place and (h.rows == h.bottom or h.rows > TILE_ROWS)
     for p in range(first_pair, last_pair):
-        whole = in_place and right + (p + 1) * width <= channels
-        h.c_pitch = stride[1] if whole else width
+        h.in_place = in_place and right + (p + 1) * width <= channels
+        h.c_pitch = stride[1] if h.in_place else width
         for i in range(4):
             at = p * width + i // 2 * right
             count = max(0, min(width, channels - at))
             c[i] = quarters + i * h.rows * width
-            if whole:
+            if h.in_place:
                 c[i] = out + (first + (i + 1) // 2 % 2 * h.bottom) * stride[1] + at
             elif h.accumulate and count > 0:
                 move_block(c[i], width, first + (i + 1) // 2 % 2 * h.bottom, h.rows, columns, count,
                            out + at * stride[2], stride, False)
-        strassen_pair(h, top, sums, p > first_pair, &packed[p, 0, 0, 0], packed.shape[2] * width,
-                      bias + p * width, bias + right + p * width, c)
-        for i in range(4):
+        strassen_pair(h, top, sums, p > first_pair, &packed[p, 0, 0, 0], bias + p * width,
+                      bias + right + p * width, c)
+        for side in range(4):
+            i = (side + 1) % 4  # the first half last
             at = p * width + i // 2 * right
             count = max(0, min(width, channels - at))
-            if not whole and count > 0:
+            if not h.in_place and count > 0:
                 move_block(c[i], width, first + (i + 1) // 2 % 2 * h.bottom, h.rows, columns, count,
                            out + at * stride[2], stride, True)
 
@@ -133,7 +154,7 @@ def strassen(
     ----------
     x : (N, H, W, C_in), IN
     packed : (pairs of panels, 7, ⌈C_in / 2⌉, PANEL), IN
-        B₁₁, B₂₁, T₂, T₃, −T₄, T₁, B₂₂. The first half of the output channels is `pairs` panels.
+        As ``pack_strassen`` made it. The first half of the output channels is `pairs` panels.
     bias : (2 · pairs · PANEL), IN
     blocks, unit : parts the pixels of an image are cut into, and the pixels they are multiples of
         The pixels that are added to each other, and so the result's bits, depend on them.
@@ -159,8 +180,7 @@ def strassen(
         n = item // blocks % x.shape[0]
         first = block_start(pixels, unit, blocks, item % blocks)
         last = block_start(pixels, unit, blocks, item % blocks + 1)
-        h = Halving((last - first + 1) // 2, (last - first) // 2, packed.shape[2], channels - packed.shape[2],
-                    pitch, pitch // 2, 0, depth, accumulate, rectified)
+        h = halving(last - first, channels, packed.shape[2], pitch, pitch, depth, accumulate, rectified)
         scratch = &workspace[threadid() * per_thread]
         if x_stride[2] == 1 and x_columns == pixels:
             top = &x[n, 0, 0, 0] + first * x_stride[1]
@@ -170,11 +190,10 @@ def strassen(
                        x_stride, False)
             top = scratch
             scratch = scratch + (last - first) * pitch
-        # A pixel in both halves is stored twice, so it must not be added to in place.
         strassen_block(
             &h, top, packed, &bias[0], share(pairs, pair_parts, part), share(pairs, pair_parts, part + 1),
             out.shape[3], &out[n, 0, 0, 0], out_stride, columns, first,
-            out_stride[2] == 1 and columns == pixels and h.rows == h.bottom, scratch)
+            out_stride[2] == 1 and columns == pixels, scratch)
 
 
 cdef inline Py_ssize_t block_start(
@@ -212,21 +231,24 @@ cdef void strassen_weight_row(
 
 
 def pack_strassen(
-    const real[:, :] weight, real[:, :, :, ::1] packed, real[:, :, ::1] workspace, int num_threads
+    const real[:, :] weight, Py_ssize_t depth, real[:, :, :, ::1] packed, real[:, :, ::1] workspace,
+    int num_threads
 ):
     """The right factors B₁₁, B₂₁, T₂, T₃, B₂₁ − T₂, T₁, B₂₂ as panels, added up in float64.
 
     Parameters
     ----------
     weight : (C_out, C_in), IN
+    depth : input channels multiplied at a time
     packed : (pairs, 7, half, PANEL), OUT
-        For the pair of panels p and pairs + p; half is ⌈C_in / 2⌉, and of an odd number of inputs the one
-        that is in both halves has zero weights in the second.
+        For the pair of panels p and pairs + p, in the order they are read: of each piece of the channels all
+        factors, one after the other. half is ⌈C_in / 2⌉, and of an odd number of inputs the one that is in
+        both halves has zero weights in the second.
     workspace : (num_threads, 2·C_in, PANEL), scratch
     """
     cdef Py_ssize_t p, k, i, first, size = sizeof(real), pairs = packed.shape[0], half = packed.shape[2]
     cdef Py_ssize_t channels = weight.shape[1], outputs = weight.shape[0], width = packed.shape[3]
-    cdef Py_ssize_t both = 2 * half - channels
+    cdef Py_ssize_t both = 2 * half - channels, pieces = (half + depth - 1) // depth, q, begin, end
     cdef Py_ssize_t[4] stride = [weight.strides[0] // size, weight.strides[1] // size, 0, 0]
     cdef real *side
     for p in prange(pairs, nogil=True, num_threads=num_threads, schedule="static"):
@@ -238,9 +260,11 @@ def pack_strassen(
                                   side + i * channels * width)
             else:
                 memset(side + i * channels * width, 0, channels * width * sizeof(real))
-        for k in range(half):
-            strassen_weight_row(
-                side + k * width, side + (channels + k) * width,
-                <const real *>NULL if k < both else side + (half - both + k) * width,
-                <const real *>NULL if k < both else side + (channels + half - both + k) * width,
-                &packed[p, 0, k, 0], half * width)
+        for q in range(pieces):
+            begin, end = share(half, pieces, q), share(half, pieces, q + 1)
+            for k in range(begin, end):
+                strassen_weight_row(
+                    side + k * width, side + (channels + k) * width,
+                    <const real *>NULL if k < both else side + (half - both + k) * width,
+                    <const real *>NULL if k < both else side + (channels + half - both + k) * width,
+                    &packed[p, 0, 0, 0] + (6 * begin + k) * width, (end - begin) * width)
