@@ -382,8 +382,7 @@ def winograd(
         Pairs of points and outputs of a tile on each axis; 0 pairs leave an axis as it is.
     coefficient_h, coefficient_w : IN
         The constants of the one-dimensional transforms, as winograd.h lists them.
-    scale : (n_w), IN
-        The factors of winograd_half.h, where weights are transformed along the other axis only; else empty.
+    scale : (n_w), IN; of winograd_half.h, where weights are transformed along the other axis only, else empty
     corner : (blocks, 2), IN
         The pixel of padded input that each block's tile of outputs (0, 0) begins at.
     product_start : (n_h·n_w + 1), product_block : (products), IN
@@ -424,7 +423,8 @@ def winograd(
     cdef Py_ssize_t[3] x_stride = [x.strides[1] // size, x.strides[2] // size, x.strides[3] // size]
     cdef bint in_place = x_stride[2] == 1 and x.shape[3] == pixel_pitch
     cdef real *scratch
-    cdef const real *image, *scales = &scale[0] if tiling.half else NULL
+    cdef const real *image
+    cdef const real *scales = &scale[0] if tiling.half else NULL
     for item in prange(items, nogil=True, num_threads=num_threads, schedule="static"):
         # All bands of some panels one after the other: a thread reads a part of the weights.
         part, n = item // (items // panel_parts), item // bands % x.shape[0]
