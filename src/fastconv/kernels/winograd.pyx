@@ -441,8 +441,7 @@ def winograd(
             scratch = scratch + in_rows * in_columns * pixel_pitch
             view = View(top, 0, in_rows, in_columns, in_columns * pixel_pitch, pixel_pitch)
         memset(scratch, 0, pixel_pitch * size)
-        tiles = (last - first) * tiling.across
-        parts = (tiles + block - 1) // block
+        tiles, parts = (last - first) * tiling.across, ((last - first) * tiling.across + block - 1) // block
         for i in range(parts):
             begin = first * tiling.across + share(tiles, parts, i)
             end = first * tiling.across + share(tiles, parts, i + 1)
