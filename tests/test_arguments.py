@@ -11,7 +11,8 @@ X = RNG.standard_normal((2, 4, 6, 6)).astype(np.float32)
 ROW = X[0, 0, 0, :4]
 WEIGHT = RNG.standard_normal((8, 4, 3, 3)).astype(np.float32)
 # No argument below takes any of these.
-WRONG = ["zz", b"ab", {}, {1}, object(), 1j, np.complex64(1), ((1, 1), 2, 3), np.array([[None]]), len]
+BYTES = memoryview(np.eye(2, dtype=int))
+WRONG = ["zz", b"ab", {}, {1}, object(), 1j, np.complex64(1), ((1, 1), 2, 3), np.array([[None]]), len, BYTES]
 
 CALLS = {
     # what is called, with what; the names of the arguments to spoil
@@ -105,6 +106,10 @@ def test_refused_by_name(name):
             assert str(caught.value).startswith(argument), (argument, wrong)
 
 
+def algorithm(name):
+    return fc.conv2d(X, WEIGHT, algorithm=name)
+
+
 @pytest.mark.parametrize(
     ("message", "call"),
     [
@@ -115,6 +120,26 @@ def test_refused_by_name(name):
         ("beta must be a number > 0", lambda: functional.softplus(X, 0)),
         ("running_mean must be a writeable", lambda: functional.batch_norm(X, [0.0] * 4, ROW, training=True)),
         ("x must be", lambda: functional.interpolate(X[0, 0], 3)),
+        ("scale_factor must give an image that fits", lambda: functional.interpolate(X, scale_factor=10**30)),
+        ("algorithm must be .* got 'winogard': did you mean 'winograd'", lambda: algorithm("winogard")),
+        ("algorithm must be .* got 'zz'$", lambda: algorithm("zz")),
+        ("indices must be an array", lambda: functional.max_pool_grad(X, [[1], [2, 3]], X.shape)),
+        (
+            r"grad_output must have shape \(2, 4, 6, out_features\)",
+            lambda: functional.linear_weight_grad(ROW, X),
+        ),
+        (
+            "running_mean and running_var must be given together",
+            lambda: functional.batch_norm(X, ROW.copy(), None, training=True),
+        ),
+        (
+            "running_mean and running_var must be given with use_input_stats=False",
+            lambda: functional.instance_norm(X, use_input_stats=False),
+        ),
+        (
+            "gamma must be a number, got True",
+            lambda: functional.attention_conv2d(X, *[WEIGHT[:4, :, :1, :1]] * 3, gamma=True),
+        ),
         ("input must have 4 axes", lambda: nn.Conv2d(4, 8, 3)(X[0])),
         ("input must have 4 axes", lambda: nn.Conv2d(3, 8, 3)(X)),
     ],

@@ -35,7 +35,7 @@ def force(monkeypatch, case, dtype, **changes):
     problem = geometry(case, dtype)
     tiling = fft._tiling(problem)._replace(**changes)
     monkeypatch.setattr(fft, "_tiling", {problem: tiling}.__getitem__)
-    monkeypatch.setattr(plan_cache, "_cache", plan_cache.PlanCache())  # those of another tiling
+    plan_cache._cache.clear()  # those of another tiling
     return tiling
 
 

@@ -1,6 +1,7 @@
 """Plans that conv2d keeps for its next call: never a stale result, never a wrong argument let through."""
 
 from concurrent.futures import ThreadPoolExecutor
+from operator import attrgetter
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import pytest
 import fastconv as fc
 from fastconv import kernels
 from fastconv.functional import plan_cache
+from fastconv.functional.kept import Newest
 from fastconv.plan import Plan
 from support import ALGORITHMS, LEVELS, assert_same_bits
 
@@ -21,9 +23,8 @@ FUNCTIONS = {"conv2d": fc.conv2d, "conv_transpose2d": fc.conv_transpose2d}
 @pytest.fixture(autouse=True)
 def kept(monkeypatch):
     """No plans at first, and the plans kept."""
-    plans = plan_cache.PlanCache()
-    monkeypatch.setattr(plan_cache, "_cache", plans)
-    return plans._kept
+    monkeypatch.setattr(plan_cache, "_cache", Newest(128, 1 << 25, attrgetter("nbytes")))
+    return plan_cache._cache
 
 
 @pytest.mark.parametrize("level", LEVELS)
@@ -200,17 +201,17 @@ def test_results_outlive_the_calls_that_follow(kept):
         assert result.tobytes() == expected[index % 4].tobytes()
 
 
-def test_what_is_kept_is_bounded(kept, monkeypatch):
-    for size in range(plan_cache._MOST_PLANS + 9):
+def test_what_is_kept_is_bounded(kept):
+    for size in range(kept.most + 9):
         fc.conv2d(np.ones((1, 1, 3, 3 + size), np.float32), np.ones((1, 1, 3, 3), np.float32))
-    assert len(kept) == plan_cache._MOST_PLANS
+    assert len(kept) == kept.most
     newest = list(kept)[-1]
     plan, given = kept[newest]
     assert kept[newest].nbytes >= plan.packed_bytes + plan.workspace_bytes + len(given)
-    monkeypatch.setattr(plan_cache, "_MOST_BYTES", 2 * kept[newest].nbytes)
-    plan_cache._cache.trim()
+    kept.most_size = 2 * kept[newest].nbytes
+    kept.trim()
     assert 1 <= len(kept) <= 2
     assert newest in kept
-    monkeypatch.setattr(plan_cache, "_MOST_BYTES", 0)
+    kept.most_size = 0
     fc.conv2d(X, WEIGHT)
     assert not kept

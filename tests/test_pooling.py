@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from fastconv import kernels
 from fastconv.functional import pooling
+from support import DTYPES
 
 
 @st.composite
@@ -84,6 +85,33 @@ def test_gradients_are_adjoint_to_the_forward_pass(problem, threads, level):
     n, c = np.indices(y.shape)[:2]
     np.add.at(expected, (n, c, indices), grad)
     np.testing.assert_array_equal(grad_max, expected.reshape(x.shape))
+
+
+@pytest.mark.parametrize("level", kernels.supported_levels())
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("rows", [31, 33])
+@pytest.mark.parametrize("length", [3, 70, 1001])
+@pytest.mark.parametrize(
+    ("kernel", "stride", "padding"), [(2, 2, 0), (2, 1, 1), (3, 2, 1), (5, 7, 2), (1, 1, 0)]
+)
+def test_rows_of_one_axis(kernel, stride, padding, length, rows, dtype, level):
+    """As images of one row, many of which are pooled where they lie and few as pixels."""
+    if length + 2 * padding < kernel:
+        return
+    x = np.random.default_rng(3).standard_normal((1, rows, length)).astype(dtype)
+    x[0, 0, :2] = np.nan, np.inf
+    window = (1, kernel), (1, stride), (0, padding)
+    with kernels.use(level):
+        for count in (1, 2):
+            for name in ("max_pool", "avg_pool"):
+                y = getattr(pooling, f"{name}1d")(x, kernel, stride, padding, num_threads=count)
+                expected = getattr(pooling, f"{name}2d")(x[:, :, None], *window)[:, :, 0]
+                np.testing.assert_allclose(y, expected, rtol=4 * np.finfo(dtype).eps, equal_nan=True)
+            values = pooling.max_pool1d(x, kernel, stride, padding, return_indices=True, num_threads=count)
+            for found, right in zip(
+                values, pooling.max_pool2d(x[:, :, None], *window, return_indices=True), strict=True
+            ):
+                np.testing.assert_array_equal(found, right[:, :, 0])
 
 
 @pytest.mark.parametrize("count_include_pad", [True, False])

@@ -91,6 +91,15 @@ def test_reference(rank, level, even, data):
         assert np.abs(y[0] - expected).max() <= tolerance * max(1, np.abs(expected).max())
 
 
+@pytest.mark.parametrize("padding", [(0, 0), (5, 0)])
+def test_a_kernel_of_its_strides_size_that_is_dilated_along_one_axis(padding):
+    x, weight, bias = arrays(((2, 4, 10, 7), (4, 1, 3, 3), (1,)), np.float32)
+    keywords = {"stride": (3, 3), "padding": padding, "dilation": (3, 1)}
+    y = fc.conv_transpose2d(x, weight, bias, **keywords)
+    expected = expected_output(x, weight, bias, output_padding=(0, 0), groups=1, **keywords)
+    np.testing.assert_array_equal(y, expected)
+
+
 @pytest.mark.parametrize("rank", RANKS)
 @settings(max_examples=15)
 @given(data=st.data())

@@ -76,7 +76,7 @@ def frozen(value: object) -> object:
     """Python's numbers and tuples for NumPy's and for other sequences; what is neither stays."""
     if isinstance(value, np.ndarray | np.generic):
         value = value.tolist()
-    if isinstance(value, Sequence) and not isinstance(value, str | bytes):
+    if isinstance(value, Sequence) and not isinstance(value, str | bytes | memoryview):
         return tuple(frozen(item) for item in value)
     return value
 
@@ -123,7 +123,11 @@ def choice(name: str, value: object, allowed: Sequence[object]) -> None:
     if (value is None or type(value) is str) and value in allowed:
         return
     if not any(value is option or (isinstance(value, str) and value == option) for option in allowed):
-        raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, got {value!r}")
+        from difflib import get_close_matches  # only who errs needs it
+
+        near = get_close_matches(value, filter(None, allowed), 1) if isinstance(value, str) else ()
+        hint = f": did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, got {value!r}{hint}")
 
 
 def any_dtype(name: str, dtype: object) -> np.dtype:
@@ -162,14 +166,19 @@ def common_dtype(arrays: Sequence[np.ndarray | None], dtype: object = None) -> n
     return np.result_type(np.float32, *given)
 
 
+def any_array(name: str, value: object) -> np.ndarray:
+    """``value`` as an array."""
+    try:
+        return np.asarray(value)
+    except ValueError as error:  # rows of different lengths
+        raise ValueError(f"{name} must be an array, got a {type(value).__name__}: {error}") from None
+
+
 def float_array(name: str, value: object, rank: int | None = None, meaning: str = "") -> np.ndarray:
     """``value`` as an array of float16, float32 or float64, of ``rank`` axes where that is given."""
     if type(value) is np.ndarray and value.dtype in _NATIVE and rank in (None, value.ndim):
         return value  # as nearly always
-    try:
-        array = np.asarray(value)
-    except ValueError as error:  # rows of different lengths
-        raise ValueError(f"{name} must be an array, got a {type(value).__name__}: {error}") from None
+    array = any_array(name, value)
     float_dtype(name, array.dtype)
     if rank is not None and array.ndim != rank:
         raise ValueError(f"{name} must have {rank} axes {meaning}, got {array.ndim}: shape {array.shape}")

@@ -58,7 +58,8 @@ def aligned_empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
 
 def fresh(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     """An uninitialised array for a result: from a cache line on, where it is large enough for that to pay."""
-    return allocator(shape, dtype)()
+    short = math.prod(shape) * dtype.itemsize < _SHORT
+    return np.empty(shape, dtype) if short else aligned_empty(shape, dtype)
 
 
 def allocator(shape: tuple[int, ...], dtype: np.dtype) -> Callable[[], np.ndarray]:

@@ -97,12 +97,21 @@ class Remade:
     weights, and cannot be copied.
     """
 
+    geometry: ConvGeometry
     _weights: tuple[np.ndarray | None, ...] | None = None
 
     def keep(self, *weights: np.ndarray | None) -> Self:
         """Keep copies of the weights that this plan was made of."""
         self._weights = tuple(None if array is None else np.array(array) for array in weights)
         return self
+
+    def _keep_anew(self, weight: np.ndarray, bias: np.ndarray | None) -> None:
+        """Refuse a weight that has not the plan's shape; keep it where that before was kept."""
+        shape = self.geometry.weight_shape
+        if weight.shape != shape:
+            raise ValueError(f"weight must have shape {shape}, got {weight.shape}")
+        if self._weights is not None:
+            self.keep(weight, bias)
 
     @property
     def _weight_bytes(self) -> int:
@@ -293,12 +302,9 @@ class Plan(Remade):
             If a shape is not the plan's.
         """
         geometry, planar = self.geometry, self._planar
-        if weight.shape != geometry.weight_shape:
-            raise ValueError(f"weight must have shape {geometry.weight_shape}, got {weight.shape}")
         if bias is not None and bias.shape != (geometry.out_channels,):
             raise ValueError(f"bias must have shape ({geometry.out_channels},), got {bias.shape}")
-        if self._weights is not None:
-            self.keep(weight, bias)
+        self._keep_anew(weight, bias)
         weight = checks.kernel_ready(weight, geometry.dtype)
         if self._edges:
             self._edge = 0 if bias is None else bias.astype(geometry.dtype)

@@ -96,6 +96,8 @@ def team(num_threads: int | None, most: int = _MAX_THREADS) -> int:
 
 def for_elements(num_threads: int | None, elements: int) -> int:
     """The number of threads for one call that passes over so many elements: fewer where they are few."""
+    if num_threads is None and elements < ELEMENTS_PER_THREAD:
+        return 1
     return team(num_threads, 1 + elements // ELEMENTS_PER_THREAD)
 
 

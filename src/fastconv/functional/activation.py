@@ -52,11 +52,11 @@ def _each(kernel: Callable, kind: str, parameters: tuple, *arrays: np.ndarray) -
     axes = _memory_order(arrays[-1])
     arrays = [_laid_out(array, axes) for array in arrays]
     result = fresh(arrays[-1].shape, arrays[-1].dtype)
-    if result.size:
+    if size := result.size:
         first, second = (*parameters, 0.0, 0.0)[:2]
-        runs = (array.reshape(-1) for array in (*arrays, result))
-        count = threads.for_elements(None, result.size)
-        kernel(kernels.active().activations[kind], first, second, *runs, count)
+        runs = [array.reshape(size) for array in arrays]
+        count = threads.for_elements(None, size)
+        kernel(kernels.active().activations[kind], first, second, *runs, result.reshape(size), count)
     return result if axes is None else result.transpose(np.argsort(axes))
 
 

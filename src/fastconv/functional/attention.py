@@ -302,7 +302,8 @@ def _parameters(shape, weights, biases, gamma, heads):
             if len(parts[-1]) != len(array):
                 raise ValueError(f"{name}_bias must have shape ({len(array)},), got {parts[-1].shape}")
         bias = np.concatenate(parts)
-    gamma = np.asarray(gamma, np.float32) if isinstance(gamma, int | float) else gamma
+    if isinstance(gamma, int | float):
+        gamma = np.float32(checks.number("gamma", gamma))
     gamma = checks.float_array("gamma", gamma)
     if gamma.size != 1 or gamma.ndim > 1:
         raise ValueError(f"gamma must be one number, got shape {gamma.shape}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from functools import lru_cache
 
 import numpy as np
 
@@ -12,6 +13,7 @@ from fastconv.algorithms.weight_grad import reads_planes, weight_grad
 from fastconv.functional.plan_cache import through_plan
 from fastconv.functional.polyphase import TransposedPlan
 from fastconv.geometry import WEIGHTS, ConvGeometry
+from fastconv.layout import moved_last
 from fastconv.memory import aligned_empty, give_back
 from fastconv.plan import LAYOUTS
 
@@ -156,8 +158,7 @@ def _weight_grad(rank, grad_output, x, weight_shape, stride, padding, dilation, 
 
 def _images(array: np.ndarray) -> np.ndarray:
     """(N, C, *spatial) as a view (N, D, H, W, C)."""
-    missing = [np.newaxis] * (5 - array.ndim)
-    return np.moveaxis(array, 1, -1)[(slice(None), *missing)]
+    return moved_last(array)[(slice(None), *[np.newaxis] * (5 - array.ndim))]
 
 
 def _planar_weight_grad(geometry: ConvGeometry, grads, images, num_threads: int, out: np.ndarray) -> None:
@@ -206,6 +207,7 @@ def _stepped(
     return replace(geometry, input_size=geometry.output_size, stride=(1, 1)), stepped.transpose(0, 1, 3, 4, 2)
 
 
+@lru_cache(maxsize=1024)
 def _swapped(geometry: ConvGeometry) -> ConvGeometry | None:
     """The problem with the gradient as its input: dw[m, c, u] = Σ_q x[q, c] dy[q − u·d + p, m].
 

@@ -81,9 +81,8 @@ def linear_weight_grad(grad_output, x, *, num_threads=None) -> np.ndarray:
     """
     grad_output, x = checks.float_array("grad_output", grad_output), checks.float_array("x", x)
     if x.ndim < 1 or grad_output.shape[:-1] != x.shape[:-1]:
-        raise ValueError(
-            f"grad_output must have shape {(*x.shape[:-1], 'out_features')}, got {grad_output.shape}"
-        )
+        expected = "".join(f"{size}, " for size in x.shape[:-1])
+        raise ValueError(f"grad_output must have shape ({expected}out_features), got {grad_output.shape}")
     columns = [_as_row(array).transpose(0, 3, 1, 2) for array in (grad_output, x)]
     shape = (columns[0].shape[1], columns[1].shape[1], 1, 1)
     if 0 in (columns[0].shape[3],):

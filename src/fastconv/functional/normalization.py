@@ -57,12 +57,20 @@ def _scale(var, weight, eps):
     return _times(1 / np.sqrt(var + eps), weight)
 
 
-def _statistic(name: str, value: object, shape: tuple[int, ...]) -> np.ndarray | None:
-    """A running mean or variance in float64, refused where it cannot be changed."""
-    array = _vector(name, value, shape)
-    if array is not None and not (isinstance(value, np.ndarray) and value.flags.writeable):
-        raise ValueError(f"{name} must be a writeable numpy.ndarray with training=True, got {value!r}")
-    return array
+def _refuse_one_alone(running_mean: object, running_var: object) -> None:
+    if (running_mean is None) != (running_var is None):
+        raise ValueError("running_mean and running_var must be given together, got None for one of them")
+
+
+def _statistics(running_mean: object, running_var: object, shape: tuple[int, ...]) -> list[np.ndarray | None]:
+    """Running mean and variance in float64, refused where they cannot be changed."""
+    _refuse_one_alone(running_mean, running_var)
+    given = {"running_mean": running_mean, "running_var": running_var}
+    arrays = [_vector(name, value, shape) for name, value in given.items()]
+    for name, value in given.items():
+        if value is not None and not (isinstance(value, np.ndarray) and value.flags.writeable):
+            raise ValueError(f"{name} must be a writeable numpy.ndarray to be changed, got {value!r}")
+    return arrays
 
 
 def _momentum(value: object) -> float:
@@ -116,10 +124,9 @@ def batch_norm(
     x = activations("x", x, 2)
     shape, training = x.shape[1:2], checks.boolean("training", training)
     momentum = _momentum(momentum)
-    mean = _statistic("running_mean", running_mean, shape)
-    var = _statistic("running_var", running_var, shape)
+    mean, var = _statistics(running_mean, running_var, shape)
     y, batch_mean, batch_var = batch_norm_training(x, weight, bias, eps, num_threads=num_threads)
-    if mean is not None and var is not None:
+    if mean is not None:
         count = x.size // x.shape[1]
         running_mean[...] = (1 - momentum) * mean + momentum * batch_mean
         running_var[...] = (1 - momentum) * var + momentum * batch_var * (count / (count - 1))
@@ -456,12 +463,14 @@ def instance_norm(
     """
     x, own = activations("x", x, 3), checks.boolean("use_input_stats", use_input_stats)
     momentum = _momentum(momentum)
-    if (running_mean is None) != (running_var is None):
-        raise ValueError("running_mean and running_var must be given together, got None for one of them")
     if not own:
+        _refuse_one_alone(running_mean, running_var)
+        if running_mean is None:
+            raise ValueError(
+                "running_mean and running_var must be given with use_input_stats=False, got None"
+            )
         return batch_norm(x, running_mean, running_var, weight, bias, eps=eps, num_threads=num_threads)
-    mean = _statistic("running_mean", running_mean, x.shape[1:2])
-    var = _statistic("running_var", running_var, x.shape[1:2])
+    mean, var = _statistics(running_mean, running_var, x.shape[1:2])
     x, groups, weight, bias, eps = _group_norm_arguments(x, max(x.shape[1], 1), weight, bias, eps)
     y, means, inverses = by_image(x, num_threads).normalized(groups, weight, bias, eps)
     count = math.prod(x.shape[2:])

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
+from operator import attrgetter
 from typing import NamedTuple
 
 import numpy as np
 
 from fastconv import checks, kernels, threads
-from fastconv.geometry import is_plain
+from fastconv.functional.kept import Newest, are_plain, kinds
 from fastconv.plan import LAYOUTS
 
 # Bytes and number of the plans kept.
 _MOST_BYTES, _MOST_PLANS = 1 << 25, 128
 # Bytes of weights that are compared with those packed before, which takes less time than to pack them again.
 _MOST_COMPARED = 1 << 20
-_KINDS = frozenset({int, float, str, type(None)})
 
 
 class Kept(NamedTuple):
@@ -32,39 +32,8 @@ class Kept(NamedTuple):
         return self.plan.kept_bytes + sum(map(len, self.given or ()))
 
 
-class PlanCache:
-    """Plans that nobody calls just now, by what was asked for; the newest, and of bounded size.
-
-    A plan is taken out while it is in use, so that no two calls ever share one. Single operations of a
-    ``dict`` are atomic; there is no lock that a forked child could find taken for ever.
-    """
-
-    def __init__(self) -> None:
-        self._kept: dict[Hashable, Kept] = {}
-
-    def take(self, key: Hashable) -> Kept | None:
-        """What is kept for this key, for the caller alone; None where there is nothing."""
-        try:
-            return self._kept.pop(key, None)
-        except TypeError:  # an option that cannot be hashed
-            return None
-
-    def give(self, key: Hashable, kept: Kept) -> None:
-        """Keep a plan that is not in use."""
-        self._kept[key] = kept
-
-    def trim(self) -> None:
-        """Let the oldest plans go that are too many; their memory is left to others."""
-        size = 0
-        for count, (key, kept) in enumerate(reversed(list(self._kept.items()))):
-            size += kept.nbytes
-            if size > _MOST_BYTES or count >= _MOST_PLANS:
-                dropped = self._kept.pop(key, None)
-                if dropped is not None:
-                    dropped.plan.retire()
-
-
-_cache = PlanCache()
+# By what was asked for. A plan is taken out while it is in use, so that no two calls ever share it.
+_cache = Newest(_MOST_PLANS, _MOST_BYTES, attrgetter("nbytes"))
 
 
 def call_once(
@@ -73,19 +42,22 @@ def call_once(
     """A convolution, plain or transposed, by a plan that ``prepare`` makes, or made, for one such call."""
     num_threads = threads.resolve(num_threads)
     key = _key(prepare, rank, x, weight, bias, num_threads, layout, options)
-    kept = _cache.take(key)
+    try:
+        kept = _cache.pop(key, None)
+    except (TypeError, ValueError):  # an option that cannot be hashed
+        kept = None
     if kept is not None:
         return _call(key, kept, weight, bias, x, out)
     checks.choice("layout", layout, LAYOUTS[rank])
     x = checks.float_array("x", x, rank + 2, f"({', '.join(layout)})")
     dtype = checks.float_dtype("x", x.dtype)
     plan = prepare(rank, x.shape, weight, bias, dtype, num_threads, layout, options, once=True)
-    return _first_call(key if _are_plain(options) else None, plan, weight, bias, x, out)
+    return _first_call(key if _means_the_same(options) else None, plan, weight, bias, x, out)
 
 
 def through_plan(key: Hashable, make: Callable, arguments: tuple, weight, x: np.ndarray) -> np.ndarray:
     """A convolution of ``x`` by the plan kept for ``key``, or by what ``make(*arguments)`` makes."""
-    kept = _cache.take(key)
+    kept = _cache.pop(key, None)
     if kept is None:
         return _first_call(key, make(*arguments), weight, None, x)
     return _call(key, kept, weight, None, x)
@@ -98,8 +70,9 @@ def _first_call(key: Hashable | None, plan, weight, bias, x: np.ndarray, out=Non
     if kept is None:
         plan.retire()
     else:
-        _cache.give(key, kept)
-        _cache.trim()
+        _cache[key] = kept
+        for dropped in _cache.trim():
+            dropped.plan.retire()
     return result
 
 
@@ -111,7 +84,7 @@ def _call(key: Hashable, kept: Kept, weight, bias, x: np.ndarray, out=None) -> n
         # Weights that have changed will change again: they are not compared any more.
         kept = Kept(plan, None)
     result = _run(plan, x, out)
-    _cache.give(key, kept)
+    _cache[key] = kept
     return result
 
 
@@ -145,11 +118,8 @@ def _key(
     """
     if type(x) is not np.ndarray or type(weight) is not np.ndarray:
         return None
-    kinds = tuple(map(type, options))
-    if tuple in kinds:
-        kinds = _kinds(options)
     key = (
-        prepare, rank, kernels.active(), num_threads, layout, options, kinds,
+        prepare, rank, kernels.active(), num_threads, layout, options, kinds(options),
         x.shape, x.strides, x.dtype, weight.shape, weight.dtype,
     )  # fmt: skip
     if bias is None:
@@ -157,12 +127,6 @@ def _key(
     return (*key, bias.shape, bias.dtype) if type(bias) is np.ndarray else None
 
 
-def _kinds(value: tuple) -> tuple:
-    return tuple(_kinds(item) if type(item) is tuple else type(item) for item in value)
-
-
-def _are_plain(options: tuple) -> bool:
-    """Whether options never change, and mean the same every time."""
-    if not all(is_plain(option) if type(option) is tuple else type(option) in _KINDS for option in options):
-        return False
-    return "fastest" not in options  # which depends on what is remembered just now
+def _means_the_same(options: tuple) -> bool:
+    """Whether options never change, and mean the same every time; "fastest" is what was fastest just now."""
+    return are_plain(options) and "fastest" not in options

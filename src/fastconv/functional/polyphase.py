@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from functools import cached_property, lru_cache
 from itertools import product
 from typing import Any, NamedTuple
 
@@ -13,10 +14,11 @@ from fastconv import checks, kernels, threads
 from fastconv.functional import depthwise_transposed, phases
 from fastconv.functional.depthwise_transposed import DepthwiseTransposed
 from fastconv.functional.phases import Phase
+from fastconv.functional.prepared_plan import PreparedPlan
 from fastconv.geometry import ConvGeometry
-from fastconv.layout import channels_last, empty, is_channels_last, moved_first, moved_last, store
+from fastconv.layout import channels_last, is_channels_last, moved_first, moved_last, store
 from fastconv.memory import Workspaces, aligned_empty
-from fastconv.plan import ACTIVATIONS, LAYOUTS, Plan, Remade, design
+from fastconv.plan import ACTIVATIONS, LAYOUTS, Plan, design
 
 # Scratch memory for merged phases: a part of the L3 cache that leaves some to inputs and outputs. Beyond it
 # moving pixels to their places would cost more than the shared transforms save.
@@ -46,7 +48,7 @@ class _Part(NamedTuple):
         return tuple(phase.merged for phase in self.phases)
 
 
-class TransposedPlan(Remade):
+class TransposedPlan(PreparedPlan):
     """A prepared transposed convolution; ``plan(x)`` computes it.
 
     Made by :func:`fastconv.plan_conv_transpose2d` and its 1-D and 3-D kin. Its output's phases, every s-th
@@ -92,7 +94,8 @@ class TransposedPlan(Remade):
         self._parts = () if self._depthwise else tuple(self._plan_parts(weight, bias, calls))
         # Where no tap reaches most pixels, the others are computed apart, and then all are written at once.
         reached = len(self.plans) == 1 < len(self._parts)
-        self._is_spread = reached and self._is_staged and geometry.spatial_rank == 2
+        planar = geometry.spatial_rank == 2 and not self._is_merged
+        self._is_spread = reached and self._is_staged and planar
         # Where every phase has one tap, merged ones are written in place: see _phases.
         apart = self._is_merged and geometry.kernel_size != geometry.stride
         self._is_shuffled = apart and self.plans[0].shuffles(geometry.in_channels)
@@ -104,7 +107,7 @@ class TransposedPlan(Remade):
         whole = alone and self.plans and self.plans[0].input_shape == self.input_shape
         self._whole = self.plans[0] if whole else None
 
-    @property
+    @cached_property
     def plans(self) -> tuple[Plan, ...]:
         return tuple(part.plan for part in self._parts if part.plan is not None)
 
@@ -122,68 +125,43 @@ class TransposedPlan(Remade):
     @property
     def workspace_bytes(self) -> int:
         """Bytes of scratch memory; each phase keeps its own, merged ones also what they write first."""
-        return sum(plan.workspace_bytes for plan in self._computing) + sum(self._staged_bytes())
+        return sum(plan.workspace_bytes for plan in self._computing) + sum(self._staged_bytes)
 
     @property
     def multiplications(self) -> int:
         """Multiplications of one call."""
         return sum(plan.multiplications for plan in self._computing)
 
-    @property
+    @cached_property
     def input_shape(self) -> tuple[int, ...]:
         """Shape of ``x`` in this plan's layout."""
         return self._in_layout(self.geometry.batch, self.geometry.out_channels, *self._input_size)
 
-    @property
+    @cached_property
     def output_shape(self) -> tuple[int, ...]:
         """Shape of the result in this plan's layout."""
         return self._in_layout(*self.geometry.input_shape)
 
     def __call__(self, x, out: np.ndarray | None = None, num_threads: int | None = None) -> np.ndarray:
-        """Convolve ``x``.
-
-        Parameters
-        ----------
-        x : array of ``input_shape``, float16 or the plan's dtype
-            Any strides.
-        out : array of ``output_shape`` and the plan's dtype, optional
-            Where to write the result; any strides.
-        num_threads : int, optional
-            Default: the plan's.
-
-        Returns
-        -------
-        ndarray of ``output_shape``
-            ``out`` where it was given; else a new array, channels-last in memory where ``x`` is.
-        """
         if self._whole is not None:
             return self._whole(x, out, num_threads)
-        dtype = self.geometry.dtype
-        x = checks.planned_array("x", x, self.input_shape, dtype)
-        count = threads.team(self.num_threads if num_threads is None else num_threads)
-        result = (
-            self._new_output(x) if out is None else checks.output_array("out", out, self.output_shape, dtype)
-        )
-        x = checks.kernel_ready(x, dtype)
-        if out is not None and np.may_share_memory(x, out):
-            x = x.copy(order="K")
-        if self.geometry.batch == 0:
-            return result
-        x, target = self._channels_first_view(x), self._channels_first_view(result)
+        return super().__call__(x, out, num_threads)
+
+    def _compute(self, x: np.ndarray, out: np.ndarray, num_threads: int) -> None:
+        x, target = self._channels_first_view(x), self._channels_first_view(out)
         if self._depthwise is not None:
-            self._depthwise.run(x, target, count)
-            return result
+            self._depthwise.run(x, target, num_threads)
+            return
         if self._is_staged:
             run = self._run_spread if self._is_spread else self._run_staged
             for first in range(0, self.geometry.batch, self._images):
                 images = slice(first, first + self._images)
-                run(x[images], target[images], count)
-            return result
+                run(x[images], target[images], num_threads)
+            return
         self._fill_edges(target)
         for part in self._parts:
             if part.plan is not None:
-                part.plan(x[part.source], out=target[part.place], num_threads=count)
-        return result
+                part.plan(x[part.source], out=target[part.place], num_threads=num_threads)
 
     def repack(self, weight: np.ndarray, bias: np.ndarray | None = None) -> None:
         """Take another weight (C_in, C_out/groups, *kernel) and bias (C_out,); while no call is in progress.
@@ -193,11 +171,7 @@ class TransposedPlan(Remade):
         ValueError
             If a shape is not the plan's.
         """
-        shape = self.geometry.weight_shape
-        if weight.shape != shape:
-            raise ValueError(f"weight must have shape {shape}, got {weight.shape}")
-        if self._weights is not None:
-            self.keep(weight, bias)
+        self._keep_anew(weight, bias)
         if self._depthwise is not None:
             self._depthwise.repack(weight, bias)
             return
@@ -314,6 +288,7 @@ class TransposedPlan(Remade):
         most = max(1, min(batch, _MERGED_BYTES // self._image_bytes))
         return next(images for images in range(most, 0, -1) if batch % images == 0)
 
+    @cached_property
     def _staged_bytes(self) -> tuple[int, int]:
         """Scratch memory for merged phases, and for a channels-last result; both in whole cache lines."""
         if not self._is_staged:
@@ -377,7 +352,7 @@ class TransposedPlan(Remade):
 
     def _run_staged(self, x: np.ndarray, target: np.ndarray, num_threads: int) -> None:
         """Some images x (n, C_in, *size) → target (n, C_out, *size), both of any strides."""
-        moved_bytes, last_bytes = self._staged_bytes()
+        moved_bytes, last_bytes = self._staged_bytes
         last = moved_last(target)
         in_place = last.flags.c_contiguous
         workspace = self._workspaces.take(moved_bytes + (0 if in_place else last_bytes))
@@ -413,7 +388,7 @@ class TransposedPlan(Remade):
     def _run_spread(self, x: np.ndarray, target: np.ndarray, num_threads: int) -> None:
         """Some images x (n, C_in, *size) → target (n, C_out, *size), of which one phase is reached."""
         part = next(part for part in self._parts if part.plan is not None)
-        workspace = self._workspaces.take(sum(self._staged_bytes()))
+        workspace = self._workspaces.take(sum(self._staged_bytes))
         try:
             last = is_channels_last(target)
             batch, channels, *size = part.plan.geometry.output_shape
@@ -437,7 +412,7 @@ class TransposedPlan(Remade):
 
     def _new_output(self, x: np.ndarray) -> np.ndarray:
         if self._channels_first:
-            return empty(self.output_shape, self.geometry.dtype, x)
+            return super()._new_output(x)
         return aligned_empty(self.output_shape, self.geometry.dtype)
 
 
@@ -449,19 +424,29 @@ def _tiled(bias: np.ndarray | None, merged: Sequence[int]) -> np.ndarray | None:
 def _move(scratch: np.ndarray, part: _Part, last: np.ndarray, num_threads: int) -> None:
     """Merged phases, pixels (n, *counts, *merged · C), to their places in an image (n, *size, C)."""
     *lead, width = part.merged
-    channels, spread = last.shape[-1], [np.newaxis] * (2 - len(lead))
+    channels = last.shape[-1]
     pixels = scratch.reshape(*scratch.shape[:-1], *lead, width * channels)
     rows = last.reshape(*last.shape[:-2], -1)
-    for phase in product(*map(range, lead)):
+    *starts, skip = (place.start for place in part.place[2:])
+    count = threads.for_elements(num_threads, last.size)
+    for read, written in _places(last.shape[1:-2], tuple(lead), tuple(starts)):
+        kernels.active().join_runs(pixels[read], rows[written], skip * channels, count)
+
+
+@lru_cache(maxsize=256)
+def _places(
+    sizes: tuple[int, ...], steps: tuple[int, ...], starts: tuple[int, ...]
+) -> list[tuple[tuple, tuple]]:
+    """For each phase of all axes but the last: its pixels, and those of the image (n, *sizes, ...)."""
+    places, spread = [], [np.newaxis] * (2 - len(steps))
+    for phase in product(*map(range, steps)):
         read, written = [], []
-        for size, step, start, place in zip(last.shape[1:], lead, phase, part.place[2:], strict=False):
+        for size, step, start, skip in zip(sizes, steps, phase, starts, strict=True):
             # Output o is pixel o + skip of them all, of phase (o + skip) mod step.
-            first = (start - place.start) % step
-            count = len(range(first, size, step))
-            begin = (first + place.start) // step
-            read.append(slice(begin, begin + count))
+            first = (start - skip) % step
+            begin = (first + skip) // step
+            read.append(slice(begin, begin + len(range(first, size, step))))
             written.append(slice(first, None, step))
-        kernels.active().join_runs(
-            pixels[:, *spread, *read, :, *phase], rows[:, *spread, *written],
-            part.place[-1].start * channels, threads.for_elements(num_threads, last.size),
-        )  # fmt: skip
+        whole = slice(None)
+        places.append(((whole, *spread, *read, whole, *phase), (whole, *spread, *written)))
+    return places

@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from fastconv import kernels, threads
-from fastconv.functional.taps import Axes, three_axes
+from fastconv.functional.taps import Axes, along_rows, three_axes
 from fastconv.layout import channels_last, is_planar, like
 from fastconv.memory import Workspaces, aligned_empty, allocator, give_back
 
@@ -22,9 +22,9 @@ def _five_axes(array: np.ndarray) -> np.ndarray:
     return array[(slice(None), *_MISSING[array.ndim - 2])]
 
 
-def _planes(planes: int, size: tuple[int, ...]) -> tuple[int, ...]:
-    """The shape (N·C, D, H, W) of planes of one to three axes."""
-    return planes, *three_axes(size, 1)
+# Rows of one axis that are planes of their own: so many, for whom the tables are made, and so long at most,
+# for tables are scratch memory. Not by the number of threads, on which no bit depends.
+_FEWEST_ROWS, _LONGEST_ROW = 32, 1 << 16
 
 
 class Pooling:
@@ -46,7 +46,11 @@ class Pooling:
         self._num_threads = threads.resolve(num_threads)
         self._count = min(self._num_threads, 1 + elements // threads.ELEMENTS_PER_THREAD)
         self._is_planar = is_planar(x, x.dtype)
-        self._planes = _planes(planes, tuple(size)), _planes(planes, axes.size)
+        self._planes = [(planes, *three_axes(sizes, 1)) for sizes in (tuple(size), axes.size)]
+        self._plane_axes = axes
+        if len(size) == 1 and planes >= _FEWEST_ROWS and axes.size[0] <= _LONGEST_ROW and self._is_planar:
+            self._planes = [(planes, 1, 1, *sizes) for sizes in (size, axes.size)]
+            self._plane_axes = along_rows(axes)
         self._empty = allocator((batch, channels, *axes.size), x.dtype)
         self._last = (batch, *axes.size, channels)
         self._workspaces = Workspaces(x.dtype)
@@ -69,13 +73,13 @@ class Pooling:
         # The taps of all columns, four vectors for each and one of divisors. For each thread four lines; or
         # the largest, and where those are, of eight rows of windows and their largest.
         width = -(-written[3] // lanes) * lanes
-        columns = (4 * self._axes.most + 1) * width
+        columns = (4 * self._plane_axes.most + 1) * width
         per_thread = 18 * width if self._indices else 4 * -(-max(read[3], 2 * lanes) // lanes) * lanes
         workspace = self._workspaces.take(columns + count * per_thread)
         try:
             return self._kernels.pool_planes(
                 x.reshape(read), y.reshape(written), None if indices is None else indices.reshape(written),
-                self._axes, self._divisor is None, self._divisor or 0, workspace, per_thread, count,
+                self._plane_axes, self._divisor is None, self._divisor or 0, workspace, per_thread, count,
             )  # fmt: skip
         finally:
             self._workspaces.give(workspace)

@@ -146,7 +146,7 @@ def max_pool_grad(grad_output, indices, input_shape, *, num_threads=None):
         If shapes or types do not fit, or an index lies outside the image.
     """
     batch, channels, *size = image_shape(input_shape)
-    indices = np.asarray(indices)
+    indices = checks.any_array("indices", indices)
     if indices.dtype != np.int64:
         raise TypeError(f"indices must have dtype int64, got {indices.dtype}")
     if indices.ndim != len(size) + 2 or indices.shape[:2] != (batch, channels):

@@ -8,20 +8,20 @@ images of one form and one set of options.
 from __future__ import annotations
 
 from collections.abc import Callable
+from operator import itemgetter
 
 import numpy as np
 
 from fastconv import checks, kernels, threads
-from fastconv.geometry import is_plain
+from fastconv.functional.kept import Newest, are_plain, kinds
 
 # Elements of images whose calls are kept, checks of others cost nothing besides; the length of all their
 # axes, with which tables grow; and how many calls.
 _MOST_ELEMENTS, _MOST_LENGTH, _MOST_CALLS = 1 << 18, 1 << 18, 256
-_KINDS = frozenset({int, float, str, bool, type(None)})
 _NATIVE = (np.dtype(np.float32), np.dtype(np.float64))
 
-# What computes, and the length of its axes; oldest first. Single operations of a ``dict`` are atomic.
-_kept: dict[tuple, tuple[Callable, int]] = {}
+# What computes, and the length of its axes.
+_kept = Newest(_MOST_CALLS, _MOST_LENGTH, itemgetter(1))
 
 
 def call(prepare: Callable, x: object, num_threads: int | None, options: tuple, *others) -> np.ndarray:
@@ -39,7 +39,7 @@ def call(prepare: Callable, x: object, num_threads: int | None, options: tuple, 
             )  # fmt: skip
             try:
                 kept = _kept.get(key)
-            except TypeError:  # an option that cannot be hashed
+            except (TypeError, ValueError):  # an option that cannot be hashed
                 key = None
             else:
                 if kept is not None:
@@ -51,28 +51,6 @@ def call(prepare: Callable, x: object, num_threads: int | None, options: tuple, 
     result = run(x, *others)
     if key is not None and are_plain(options):
         results = result if type(result) is tuple else (result,)
-        _keep(key, run, sum(sum(array.shape) for array in (x, *results)))
+        _kept[key] = run, sum(sum(array.shape) for array in (x, *results))
+        _kept.trim()
     return result
-
-
-def _keep(key: tuple, run: Callable, length: int) -> None:
-    """Keep a call, and no more than the newest ones."""
-    _kept[key] = run, length
-    total = 0
-    for count, (old, (_, size)) in enumerate(reversed(list(_kept.items()))):
-        total += size
-        if total > _MOST_LENGTH or count >= _MOST_CALLS:
-            _kept.pop(old, None)
-
-
-def kinds(options: tuple) -> tuple:
-    """The types of options, for equal ones of other types differ: 1 is right where True is not."""
-    types = tuple(map(type, options))
-    if tuple not in types:
-        return types
-    return tuple(kinds(option) if type(option) is tuple else type(option) for option in options)
-
-
-def are_plain(options: tuple) -> bool:
-    """Whether options never change."""
-    return all(is_plain(option) if type(option) is tuple else type(option) in _KINDS for option in options)

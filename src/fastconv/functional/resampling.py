@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -130,6 +131,11 @@ class Resampling(NamedTuple):
         outputs = self.size
         if outputs is None:
             outputs = tuple(math.floor(n * f) for n, f in zip(size, self.scale_factor, strict=True))
+        if max(outputs, default=0) > sys.maxsize // 8:  # of whose positions there is no array
+            raise ValueError(
+                "size or scale_factor must give an image that fits into memory,"
+                f" got {'×'.join(map(str, outputs))} pixels"
+            )
         if 0 in size or 0 in outputs:
             raise ValueError(
                 f"x must have at least one pixel before and after, got {'×'.join(map(str, size))} pixels"

@@ -7,17 +7,19 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastconv import checks, kernels, layout, lowering, threads
+from fastconv import checks, kernels, lowering, threads
 from fastconv.algorithms import separable
+from fastconv.functional.prepared_plan import PreparedPlan
 from fastconv.geometry import ConvGeometry
+from fastconv.layout import moved_last
 from fastconv.memory import Workspaces
-from fastconv.plan import ACTIVATIONS, Remade
+from fastconv.plan import ACTIVATIONS
 
 _DEPTHWISE = "(C_in·multiplier, 1, k_h, k_w)"
 _POINTWISE = "(C_out, C_in·multiplier, 1, 1)"
 
 
-class SeparablePlan(Remade):
+class SeparablePlan(PreparedPlan):
     """A prepared depthwise-separable convolution; ``plan(x)`` computes it.
 
     Made by :func:`plan_separable_conv2d`. Calls may come from several threads at once.
@@ -66,46 +68,17 @@ class SeparablePlan(Remade):
         """Bytes of scratch memory of one call."""
         return self._workspace_bytes(self.num_threads)
 
-    def __call__(self, x, out: np.ndarray | None = None, num_threads: int | None = None) -> np.ndarray:
-        """Convolve ``x``.
-
-        Parameters
-        ----------
-        x : array of ``input_shape``, float16 or the plan's dtype
-            Any strides.
-        out : array of ``output_shape`` and the plan's dtype, optional
-            Where to write the result; any strides.
-        num_threads : int, optional
-            Default: the plan's.
-
-        Returns
-        -------
-        ndarray of ``output_shape``
-            ``out`` where it was given; else a new array, channels-last in memory where ``x`` is.
-        """
-        dtype = self.geometry.dtype
-        x = checks.planned_array("x", x, self.input_shape, dtype)
-        count = threads.team(self.num_threads if num_threads is None else num_threads)
-        if out is None:
-            target = result = layout.empty(self.output_shape, dtype, x)
-        else:
-            result = checks.output_array("out", out, self.output_shape, dtype)
-            target = np.empty_like(out) if np.may_share_memory(x, out) else out
-        if self.geometry.batch == 0:
-            return result
-        source, last = checks.kernel_ready(x, dtype).transpose(0, 2, 3, 1), target.transpose(0, 2, 3, 1)
-        workspace = self._workspaces.take(self._workspace_bytes(count))
+    def _compute(self, x: np.ndarray, out: np.ndarray, num_threads: int) -> None:
+        source, last = moved_last(x), moved_last(out)
+        workspace = self._workspaces.take(self._workspace_bytes(num_threads))
         try:
             for part in self._passes:
                 separable.run(
                     part.read(source), part.geometry, self._packed, part.write(last), self._rectified,
-                    workspace.view(dtype), count,
+                    workspace.view(x.dtype), num_threads,
                 )  # fmt: skip
         finally:
             self._workspaces.give(workspace)
-        if target is not result:
-            result[...] = target
-        return result
 
     def _workspace_bytes(self, num_threads: int) -> int:
         sizes = (separable.workspace_size(part.geometry, self._packed, num_threads) for part in self._passes)

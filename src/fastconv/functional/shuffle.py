@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from fastconv import checks, kernels, threads
-from fastconv.layout import channels_last, is_channels_last, moved_first
+from fastconv.layout import channels_last, is_channels_last, moved_first, moved_last
 from fastconv.memory import fresh
 
 MODES = ("CRD", "DCR")
@@ -56,20 +56,28 @@ def _image(x: object) -> np.ndarray:
 
 
 def _moved(
-    view: np.ndarray, shape: tuple[int, ...], last: bool, split: str, num_threads: int | None
-) -> np.ndarray:
+    view: np.ndarray, shape: tuple[int, ...], last: bool, split: str, num_threads: int | None,
+    out: np.ndarray | None = None,
+) -> np.ndarray:  # fmt: skip
     """A six-axis view copied to ``shape``; ``last``: the axes that ``split`` calls c innermost in memory."""
+    given = None if out is None else moved_last(out) if last else out
     batch, channels, height, width = shape
     if last:
         order = [axis for kind in "nsc" for axis, letter in enumerate(split) if letter == kind]
         view, shape = view.transpose(order), (batch, height, width, channels)
-    result = fresh(shape, view.dtype)
+    straight = given is not None and given.flags.c_contiguous
+    result = given if straight else fresh(shape, view.dtype)
     if result.size:
         in_memory = sorted(range(view.ndim), key=lambda axis: -view.strides[axis])
         flat = view.transpose(in_memory).reshape(-1)
         count = threads.for_elements(num_threads, result.size)
         kernels.active().move_axes(flat, _steps(view), result.reshape(-1), count)
-    return moved_first(result) if last else result
+    result = moved_first(result) if last else result
+    if out is None:
+        return result
+    if not straight:
+        out[...] = result
+    return out
 
 
 def _steps(view: np.ndarray) -> np.ndarray:
@@ -118,13 +126,20 @@ def pixel_shuffle(x, upscale_factor, *, mode="CRD", num_threads=None):
     x = _image(x)
     r = checks.integer("upscale_factor", upscale_factor, 1)
     checks.choice("mode", mode, MODES)
+    return shuffle(x, r, mode, num_threads)
+
+
+def shuffle(
+    x: np.ndarray, r: int, mode: str, num_threads: int | None, out: np.ndarray | None = None
+) -> np.ndarray:
+    """:func:`pixel_shuffle` of an ``x`` in a memory format that a kernel takes; ``out`` has any strides."""
     batch, channels, *_ = shape = shuffled_shape(x.shape, r)
     height, width = x.shape[2:]
     if mode == "CRD":
         view = x.reshape(batch, channels, r, r, height, width).transpose(0, 1, 4, 2, 5, 3)
     else:
         view = x.reshape(batch, r, r, channels, height, width).transpose(0, 3, 4, 1, 5, 2)
-    return _moved(view, shape, is_channels_last(x), "ncssss", num_threads)
+    return _moved(view, shape, is_channels_last(x), "ncssss", num_threads, out)
 
 
 def pixel_unshuffle(x, downscale_factor, *, mode="CRD", num_threads=None):

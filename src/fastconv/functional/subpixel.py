@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 
-from fastconv import checks, threads
+from fastconv import checks
 from fastconv.functional.convolution import arrays
 from fastconv.functional.plan_cache import call_once
-from fastconv.functional.shuffle import pixel_shuffle, shuffled_shape
+from fastconv.functional.prepared_plan import PreparedPlan
+from fastconv.functional.shuffle import shuffle, shuffled_shape
 from fastconv.geometry import WEIGHTS, ConvGeometry
-from fastconv.layout import empty, is_channels_last, moved_first, moved_last
+from fastconv.layout import is_channels_last, moved_first, moved_last
 from fastconv.memory import Workspaces
-from fastconv.plan import Plan, Remade, design
+from fastconv.plan import Plan, design
 
 
-class SubpixelPlan(Remade):
+class SubpixelPlan(PreparedPlan):
     """A prepared sub-pixel convolution; ``plan(x)`` computes it.
 
     Made by :func:`plan_subpixel_conv2d`. Its weights are ordered pixel by pixel of a block, so that
@@ -68,51 +70,23 @@ class SubpixelPlan(Remade):
         """Bytes of scratch memory of a call, among them those of a result that is not written straight."""
         return self._plan.workspace_bytes + self.geometry.output_bytes
 
-    def __call__(self, x, out: np.ndarray | None = None, num_threads: int | None = None) -> np.ndarray:
-        """Convolve ``x``.
-
-        Parameters
-        ----------
-        x : array of ``input_shape``, float16 or the plan's dtype
-            Any strides.
-        out : array of ``output_shape`` and the plan's dtype, optional
-            Where to write the result; any strides.
-        num_threads : int, optional
-            Default: the plan's.
-
-        Returns
-        -------
-        ndarray of ``output_shape``
-            ``out`` where it was given; else a new array, channels-last in memory where ``x`` is.
-        """
-        geometry, factor = self.geometry, self.upscale_factor
-        x = checks.planned_array("x", x, self.input_shape, geometry.dtype)
-        count = threads.resolve(self.num_threads if num_threads is None else num_threads)
-        if out is not None:
-            checks.output_array("out", out, self.output_shape, geometry.dtype)
-        x = checks.kernel_ready(x, geometry.dtype)
-        result = empty(self.output_shape, geometry.dtype, x) if out is None else out
-        last = moved_last(result)
-        apart = out is None or not np.may_share_memory(x, out)
-        if self._is_straight and apart and last.flags.c_contiguous and geometry.batch:
-            self._plan.shuffle(x, last, (factor, factor), (0, 0), count)
-            return result
-        batch, channels, *size = shape = geometry.output_shape
-        workspace = self._workspaces.take(batch * channels * size[0] * size[1])
-        scratch = workspace[: batch * channels * size[0] * size[1]]
+    def _compute(self, x: np.ndarray, out: np.ndarray, num_threads: int) -> None:
+        geometry, factor, last = self.geometry, self.upscale_factor, moved_last(out)
+        if self._is_straight and last.flags.c_contiguous:
+            self._plan.shuffle(x, last, (factor, factor), (0, 0), num_threads)
+            return
+        workspace = self._workspaces.take(math.prod(geometry.output_shape))
+        scratch = workspace[: math.prod(geometry.output_shape)]
         if is_channels_last(x):
+            batch, channels, *size = geometry.output_shape
             scratch = moved_first(scratch.reshape(batch, *size, channels))
         else:
-            scratch = scratch.reshape(shape)
+            scratch = scratch.reshape(geometry.output_shape)
         try:
-            self._plan(x, scratch, count)
-            shuffled = pixel_shuffle(scratch, factor, mode=self._mode, num_threads=count)
+            self._plan(x, scratch, num_threads)
+            shuffle(scratch, factor, self._mode, num_threads, out)
         finally:
             self._workspaces.give(workspace)
-        if out is None:
-            return shuffled
-        out[...] = shuffled
-        return out
 
     def repack(self, weight: np.ndarray, bias: np.ndarray | None = None) -> None:
         """Take another weight and bias; while no call is in progress.
@@ -122,10 +96,7 @@ class SubpixelPlan(Remade):
         ValueError
             If a shape is not the plan's.
         """
-        if weight.shape != self.geometry.weight_shape:
-            raise ValueError(f"weight must have shape {self.geometry.weight_shape}, got {weight.shape}")
-        if self._weights is not None:
-            self.keep(weight, bias)
+        self._keep_anew(weight, bias)
         self._plan.repack(self._ordered(weight), self._ordered(bias))
 
     def retire(self) -> None:

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from fastconv import checks
+from fastconv.functional.kept import Newest
 
 # Bytes and number of the Axes that :func:`remembered` keeps.
 _MOST_BYTES, _MOST = 1 << 24, 256
@@ -66,20 +67,16 @@ class Axes(NamedTuple):
 def remembered(make_axes: Callable[..., Axes]) -> Callable[..., Axes]:
     """``make_axes``, keeping what it made: the newest, of bounded size, and the last one always.
 
-    An axis of a second of sound has megabytes of taps. Single operations of a ``dict`` are atomic.
+    An axis of a second of sound has megabytes of taps.
     """
-    kept: dict[tuple, Axes] = {}
+    kept = Newest(_MOST, _MOST_BYTES, lambda axes: axes.positions.nbytes + axes.factors.nbytes)
 
     @wraps(make_axes)
     def call(*arguments):
         found = kept.get(arguments)
         if found is None:
             found = kept[arguments] = make_axes(*arguments)
-            size = 0
-            for count, (key, item) in enumerate(reversed(list(kept.items()))):
-                size += item.positions.nbytes + item.factors.nbytes
-                if count and (size > _MOST_BYTES or count >= _MOST):
-                    kept.pop(key, None)
+            kept.trim(stay=1)
         return found
 
     return call
@@ -120,6 +117,18 @@ def axes(taps_of, arguments: Sequence[tuple], transpose: bool) -> Axes:
     positions.flags.writeable = factors.flags.writeable = False
     most = max(1, int(np.diff(three[2].start).max()))
     return Axes(positions, factors, tuple(len(item.divisor) for item in items), most)
+
+
+def along_rows(axes: Axes) -> Axes:
+    """Axes of one spatial axis, there those of H, as those of W: for planes, whose rows they lie along."""
+    ones = (len(_ONE.start) + len(_ONE.source) + 2, len(_ONE.divisor) + len(_ONE.weight))
+    positions, factors = (
+        np.concatenate([array[:one], array[-one:], array[one:-one]])
+        for array, one in zip((axes.positions, axes.factors), ones, strict=True)
+    )
+    outputs = axes.size[0]
+    starts = positions[2 * ones[0] + 2 :][: outputs + 1]
+    return Axes(positions, factors, axes.size, max(1, int(np.diff(starts).max())))
 
 
 def transposed(taps_of, *arguments) -> Taps:

@@ -15,6 +15,17 @@
 /* Windows and interpolations that have a copy of their own of the loop over pixels' taps. */
 #define IS_SQUARE(size) (rows == (size) && count == (size))
 
+ALWAYS_INLINE REAL TYPED(larger_of)(REAL value, REAL best) { return LARGER(value, best) ? value : best; }
+
+ALWAYS_INLINE void TYPED(keep_larger)(REAL value, MASK at, REAL *best, MASK *best_at)
+{
+    const MASK larger = LARGER(value, *best);
+    *best = larger ? value : *best;
+    *best_at = larger ? at : *best_at;
+}
+
+/* A loop over a single comparison hides from GCC that the one around it can be vectorised, and becomes a
+ * branch at each pixel, which costs ten times as much: so one is no loop. */
 ALWAYS_INLINE void TYPED(max_of)(
     const int taps, const int first, const REAL *const *tap, ptrdiff_t shift, REAL *out, ptrdiff_t channels)
 {
@@ -23,8 +34,10 @@ ALWAYS_INLINE void TYPED(max_of)(
     _Pragma("GCC ivdep") for (ptrdiff_t c = 0; c < channels; c++)
     {
         REAL best = first ? p[0][c] : out[c];
-        _Pragma("GCC unroll 9") for (int t = first; t < taps; t++)
-            best = LARGER(p[t][c], best) ? p[t][c] : best;
+        if (taps - first == 1)
+            best = TYPED(larger_of)(p[taps - 1][c], best);
+        else
+            _Pragma("GCC unroll 9") for (int t = first; t < taps; t++) best = TYPED(larger_of)(p[t][c], best);
         out[c] = best;
     }
 }
@@ -41,12 +54,11 @@ ALWAYS_INLINE void TYPED(max_index_of)(
     {
         REAL best = first ? p[0][c] : out[c];
         MASK best_at = first ? at[0] : (MASK)index[c];
-        _Pragma("GCC unroll 9") for (int t = first; t < taps; t++)
-        {
-            const MASK larger = LARGER(p[t][c], best);
-            best = larger ? p[t][c] : best;
-            best_at = larger ? at[t] : best_at;
-        }
+        if (taps - first == 1)
+            TYPED(keep_larger)(p[taps - 1][c], at[taps - 1], &best, &best_at);
+        else
+            _Pragma("GCC unroll 9") for (int t = first; t < taps; t++)
+                TYPED(keep_larger)(p[t][c], at[t], &best, &best_at);
         out[c] = best;
         index[c] = best_at;
     }

@@ -382,8 +382,7 @@ def winograd(
         Pairs of points and outputs of a tile on each axis; 0 pairs leave an axis as it is.
     coefficient_h, coefficient_w : IN
         The constants of the one-dimensional transforms, as winograd.h lists them.
-    scale : (n_w), IN
-        The factors of winograd_half.h, where weights are transformed along the other axis only; else empty.
+    scale : (n_w), IN; of winograd_half.h, where weights are transformed along the other axis only, else empty
     corner : (blocks, 2), IN
         The pixel of padded input that each block's tile of outputs (0, 0) begins at.
     product_start : (n_h·n_w + 1), product_block : (products), IN
@@ -425,6 +424,7 @@ def winograd(
     cdef bint in_place = x_stride[2] == 1 and x.shape[3] == pixel_pitch
     cdef real *scratch
     cdef const real *image
+    cdef const real *scales = &scale[0] if tiling.half else NULL
     for item in prange(items, nogil=True, num_threads=num_threads, schedule="static"):
         # All bands of some panels one after the other: a thread reads a part of the weights.
         part, n = item // (items // panel_parts), item // bands % x.shape[0]
@@ -441,8 +441,7 @@ def winograd(
             scratch = scratch + in_rows * in_columns * pixel_pitch
             view = View(top, 0, in_rows, in_columns, in_columns * pixel_pitch, pixel_pitch)
         memset(scratch, 0, pixel_pitch * size)
-        tiles = (last - first) * tiling.across
-        parts = (tiles + block - 1) // block
+        tiles, parts = (last - first) * tiling.across, ((last - first) * tiling.across + block - 1) // block
         for i in range(parts):
             begin = first * tiling.across + share(tiles, parts, i)
             end = first * tiling.across + share(tiles, parts, i + 1)
@@ -451,6 +450,6 @@ def winograd(
             winograd_block(
                 &problem, &tiling, &view, image, pixel_pitch, begin, end, following, &packed[0, 0, 0, 0, 0],
                 share(tiling.panels, panel_parts, part), share(tiling.panels, panel_parts, part + 1),
-                &coefficient_h[0], &coefficient_w[0], &scale[0], &bias[0], &out[n, 0, 0, 0], scratch)
+                &coefficient_h[0], &coefficient_w[0], scales, &bias[0], &out[n, 0, 0, 0], scratch)
         if tiling.stream:
             finish_streams()

@@ -55,19 +55,7 @@ class Convolution(KernelLayer):
         self.initialize(checks.generator("seed", seed))
 
     def config(self):
-        return {
-            "in_channels": self.in_channels,
-            "out_channels": self.out_channels,
-            "kernel_size": self.kernel_size,
-            "stride": self.stride,
-            "padding": self.padding,
-            "dilation": self.dilation,
-            "groups": self.groups,
-            "bias": self.bias is not None,
-            "padding_mode": self.padding_mode,
-            "algorithm": self.algorithm,
-            "dtype": self.dtype.name,
-        }
+        return {**super().config(), "padding_mode": self.padding_mode, "algorithm": self.algorithm}
 
     def output_shape(self, *input_shapes):
         return self._geometry(*input_shapes).output_shape
@@ -95,13 +83,11 @@ class Convolution(KernelLayer):
             x,
             self.weight,
             self.bias,
-            stride=self.stride,
-            padding=self.padding,
-            dilation=self.dilation,
             groups=self.groups,
             padding_mode=self.padding_mode,
             algorithm=self.algorithm,
             num_threads=mode.num_threads,
+            **self._place(),
         )
         return y, x
 
@@ -116,11 +102,10 @@ class Convolution(KernelLayer):
 
     def _gradients(self, grad_output, x, padding, mode):
         options = {
-            "stride": self.stride,
-            "padding": padding,
-            "dilation": self.dilation,
             "groups": self.groups,
             "num_threads": mode.num_threads,
+            **self._place(),
+            "padding": padding,
         }
         grads = {"weight": _WEIGHT_GRAD[self.rank](grad_output, x, self.weight.shape, **options)}
         grads |= self._bias_grad(grad_output)

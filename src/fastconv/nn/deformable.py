@@ -72,22 +72,6 @@ class DeformConv2d(KernelLayer):
         self._create_parameters(self.out_channels, self.in_channels // self.groups, bias, dtype)
         self._smallest_geometry()  # refuses a padding that is none
 
-    def config(self):
-        return {
-            "in_channels": self.in_channels,
-            "out_channels": self.out_channels,
-            "kernel_size": self.kernel_size,
-            "stride": self.stride,
-            "padding": self.padding,
-            "dilation": self.dilation,
-            "groups": self.groups,
-            "bias": self.bias is not None,
-            "dtype": self.dtype.name,
-        }
-
-    def _place(self):
-        return {"stride": self.stride, "padding": self.padding, "dilation": self.dilation}
-
     def output_shape(self, *input_shapes):
         x_shape, offset_shape, mask_shape = _three(input_shapes)
         geometry = self._geometry(x_shape)

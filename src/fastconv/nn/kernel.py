@@ -42,6 +42,20 @@ class KernelLayer(Layer):
         if checks.boolean("bias", bias):
             self.parameters["bias"] = np.empty(self.out_channels, dtype)
 
+    def config(self):
+        return {
+            "in_channels": self.in_channels,
+            "out_channels": self.out_channels,
+            "kernel_size": self.kernel_size,
+            **self._place(),
+            "groups": self.groups,
+            "bias": self.bias is not None,
+            "dtype": self.dtype.name,
+        }
+
+    def _place(self):
+        return {"stride": self.stride, "padding": self.padding, "dilation": self.dilation}
+
     def initialize(self, rng):
         bound = 1 / math.sqrt(math.prod(self.weight.shape[1:]))
         for name in ("weight", "bias"):
@@ -59,9 +73,8 @@ class KernelLayer(Layer):
     def _geometry(self, input_shape):
         self._check_input(input_shape)
         return ConvGeometry.create(
-            input_shape, self.weight.shape, stride=self.stride, padding=self.padding, dilation=self.dilation,
-            groups=self.groups, dtype=self.dtype,
-        )  # fmt: skip
+            input_shape, self.weight.shape, groups=self.groups, dtype=self.dtype, **self._place()
+        )
 
     def _smallest_geometry(self):
         """On an image as large as the kernel, the smallest that every padding accepts."""

@@ -58,10 +58,12 @@ class PixelShuffle(Layer):
         return Field((2 - stride,) * 2, (stride,) * 2, (1 - stride,) * 2)
 
     def forward(self, x, mode=EVALUATION):
-        return pixel_shuffle(x, self.upscale_factor, mode=self.mode), None
+        return pixel_shuffle(x, self.upscale_factor, mode=self.mode, num_threads=mode.num_threads), None
 
     def backward(self, grad_output, cache, mode=EVALUATION):
-        return (pixel_unshuffle(grad_output, self.upscale_factor, mode=self.mode),), {}
+        return (
+            pixel_unshuffle(grad_output, self.upscale_factor, mode=self.mode, num_threads=mode.num_threads),
+        ), {}
 
 
 @register
@@ -98,10 +100,12 @@ class PixelUnshuffle(Layer):
         return Field((self.downscale_factor,) * 2, (self.downscale_factor,) * 2, (0, 0))
 
     def forward(self, x, mode=EVALUATION):
-        return pixel_unshuffle(x, self.downscale_factor, mode=self.mode), None
+        return pixel_unshuffle(x, self.downscale_factor, mode=self.mode, num_threads=mode.num_threads), None
 
     def backward(self, grad_output, cache, mode=EVALUATION):
-        return (pixel_shuffle(grad_output, self.downscale_factor, mode=self.mode),), {}
+        return (
+            pixel_shuffle(grad_output, self.downscale_factor, mode=self.mode, num_threads=mode.num_threads),
+        ), {}
 
 
 @register

@@ -29,18 +29,7 @@ class _ConvTranspose(KernelLayer):
         self.initialize(checks.generator("seed", seed))
 
     def config(self):
-        return {
-            "in_channels": self.in_channels,
-            "out_channels": self.out_channels,
-            "kernel_size": self.kernel_size,
-            "stride": self.stride,
-            "padding": self.padding,
-            "output_padding": self.output_padding,
-            "groups": self.groups,
-            "bias": self.bias is not None,
-            "dilation": self.dilation,
-            "dtype": self.dtype.name,
-        }
+        return {**super().config(), "output_padding": self.output_padding}
 
     def _large(self):
         numbers = np.asarray(self.padding, object).ravel().tolist()
@@ -84,18 +73,19 @@ class _ConvTranspose(KernelLayer):
     def forward(self, x, mode=EVALUATION):
         function = getattr(functional, f"conv_transpose{self.rank}d")
         y = function(
-            x, self.weight, self.bias, stride=self.stride, padding=self.padding,
-            output_padding=self.output_padding, groups=self.groups, dilation=self.dilation,
-            num_threads=mode.num_threads,
+            x, self.weight, self.bias, output_padding=self.output_padding, groups=self.groups,
+            num_threads=mode.num_threads, **self._place(),
         )  # fmt: skip
         return y, x
 
     def backward(self, grad_output, x, mode=EVALUATION):
         padding, crop = self._adjoint(self._geometry(x.shape), x.shape[2:])
         options = {
-            "stride": self.stride, "padding": padding, "dilation": self.dilation, "groups": self.groups,
+            "groups": self.groups,
             "num_threads": mode.num_threads,
-        }  # fmt: skip
+            **self._place(),
+            "padding": padding,
+        }
         seen = grad_output[crop]
         weight_grad = getattr(functional, f"conv{self.rank}d_weight_grad")
         grads = {"weight": weight_grad(x, seen, self.weight.shape, **options)}
