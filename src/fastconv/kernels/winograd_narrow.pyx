@@ -2,8 +2,8 @@
 #
 #     y[i, 4·t … 4·t + 3] = Aᵀ Σ_k Σ_c (G g[k, c]) ⊙ (Bᵀ x[i + k, 4·t … 4·t + 5, c])
 #
-# A vector of output channels goes down four columns at a time. Images that are not channels-last are copied for
-# each vector, its channels side by side.
+# A vector of output channels goes down four columns at a time. Images that are not channels-last are copied
+# for each vector, its channels side by side.
 from cython.parallel cimport prange, threadid
 
 cdef extern from "microkernel.h" nogil:
@@ -28,13 +28,14 @@ cdef inline void narrow_strip_down(
         winograd_narrow_f64(group, s, x, weight, coefficient, bias, y)
 
 
-cdef void narrow_band(
+cdef void winograd_narrow_band(
     const Problem *problem, const real *x, const Py_ssize_t *x_stride, Py_ssize_t height, Py_ssize_t width,
     const real *weight, const real *coefficient, const real *bias, bint rectified, bint accumulate, real *out,
     const Py_ssize_t *out_stride, Py_ssize_t first, Py_ssize_t rows, Py_ssize_t columns, real *scratch
 ) noexcept nogil:
     """Rows from `first` on of one vector of output channels; x and out are the first of its channels."""
-    cdef Py_ssize_t lanes = VECTOR_BYTES // <Py_ssize_t>sizeof(real), channels = max(lanes, problem.group_in), t
+    cdef Py_ssize_t lanes = VECTOR_BYTES // <Py_ssize_t>sizeof(real), t
+    cdef Py_ssize_t channels = max(lanes, problem.group_in)
     cdef Py_ssize_t tiles = (columns + SHORT_OUTPUTS - 1) // SHORT_OUTPUTS
     cdef Py_ssize_t top = first - problem.pad_h, left = -problem.pad_w
     cdef narrow_strip s
@@ -92,7 +93,7 @@ def winograd_narrow(
     for item in prange(x.shape[0] * bands * vectors, nogil=True, num_threads=num_threads, schedule="static"):
         n, i = item // (bands * vectors), item % vectors
         first = share(out.shape[1], bands, item // vectors % bands)
-        narrow_band(
+        winograd_narrow_band(
             &problem, &x[n, 0, 0, i * lanes // wide * wide], x_stride, x.shape[1], x.shape[2],
             &packed[i // 2, 0, 0, i % 2 * lanes], &coefficient[0], &bias[i * lanes], rectified, accumulate,
             &out[n, 0, 0, i * lanes], out_stride, first,
