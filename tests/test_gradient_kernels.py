@@ -1,5 +1,7 @@
 """The kernels that gradients are made of, and depthwise gradients: every level, layout, thread count."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -81,8 +83,10 @@ def test_pixels_are_taken(level, batch, channels, size, steps, backwards):
 
 @pytest.mark.parametrize("level", LEVELS)
 @settings(max_examples=25)
-@given(outputs=st.integers(1, 150), inputs=COUNTS, transposed=st.booleans(), seed=SEEDS)
-def test_strassens_weights(level, outputs, inputs, transposed, seed):
+@given(
+    outputs=st.integers(1, 150), inputs=COUNTS, depth=st.integers(1, 20), transposed=st.booleans(), seed=SEEDS
+)
+def test_strassens_weights(level, outputs, inputs, depth, transposed, seed):
     """Exact: sums of three small integers."""
     weight = np.random.default_rng(seed).integers(-4, 5, (outputs, inputs))
     half = -(-inputs // 2)
@@ -96,7 +100,7 @@ def test_strassens_weights(level, outputs, inputs, transposed, seed):
             for count in (1, 2):
                 packed = np.full((pairs, 7, half, width), np.nan, dtype)
                 workspace = np.full((count, 2 * inputs, width), np.nan, dtype)
-                kernels.active().pack_strassen(given_weight, packed, workspace, count)
+                kernels.active().pack_strassen(given_weight, depth, packed, workspace, count)
                 results.append(packed)
         # Of an odd number of inputs the one in both halves counts in the first.
         whole = np.zeros((2, half, 2, pairs * width))
@@ -108,7 +112,12 @@ def test_strassens_weights(level, outputs, inputs, transposed, seed):
         t1, t3 = b12 - b11, b22 - b12
         t2 = b22 - t1
         seven = np.array([b11, b21, t2, t3, b21 - t2, t1, b22])
-        expected = seven.reshape(7, half, pairs, width).transpose(2, 0, 1, 3)
+        seven = seven.reshape(7, half, pairs, width).transpose(2, 0, 1, 3)
+        # All factors of a piece of the channels, then those of the next.
+        pieces = -(-half // depth)
+        ends = [half * piece // pieces for piece in range(pieces + 1)]
+        runs = [seven[:, :, first:last].reshape(pairs, -1) for first, last in pairwise(ends)]
+        expected = np.concatenate(runs, axis=1).reshape(seven.shape)
         for packed in results:
             np.testing.assert_array_equal(packed, expected)
 
