@@ -18,13 +18,6 @@
 #define NARROW_ABREAST 8
 #define NARROW_NEAR (640 << 10)
 
-/* Without this GCC loads an input again for every product it is part of. */
-#if defined(__x86_64__)
-#define KEEP_IN_REGISTER(v) __asm__("" : "+v"(v))
-#else
-#define KEEP_IN_REGISTER(v) ((void)0)
-#endif
-
 /* What each output channel of a vector multiplies: its own channel of the LANES that are loaded, one of them
  * that a shuffle finds, or, where the vector is a whole group, the same one for all. */
 ALWAYS_INLINE vec TYPED(narrow_load)(const int mode, const REAL *at, vec_mask index)
@@ -83,7 +76,7 @@ ALWAYS_INLINE void TYPED(narrow_input_row)(
         {
             if (COLUMN_IS_INSIDE(q)) {
                 vec v = TYPED(narrow_load)(mode, at, lanes);
-                KEEP_IN_REGISTER(v);
+                HOLD(v);
                 _Pragma("GCC unroll 7") for (int p = 0; p < pixels; p++)
                 {
                     const int j = q - p * step;

@@ -53,7 +53,7 @@ ALWAYS_INLINE void TYPED(transposed_pixels_tile)(
             if ((q < margin && q < begin) || (q >= inputs - margin && q >= end))
                 continue;
             vec v = TYPED(load)(at);
-            KEEP_IN_REGISTER(v);
+            HOLD(v);
             _Pragma("GCC unroll 14") for (int p = 0; p < 2 * pairs; p++)
             {
                 const int j = p % 2 + odd - 2 * (q - p / 2 - PAIR_BEFORE(taps, odd));
@@ -107,7 +107,7 @@ ALWAYS_INLINE void TYPED(transposed_plane_tile)(
         _Pragma("GCC unroll 4") for (int q = 0; q < PAIR_INPUTS(taps, odd); q++)
         {
             vec v = TYPED(load)(x + r * s->x_row + q);
-            KEEP_IN_REGISTER(v);
+            HOLD(v);
             _Pragma("GCC unroll 4") for (int p = 0; p < 4; p++)
             {
                 const int i = p / 2 + odd - 2 * (r - PAIR_BEFORE(taps, odd));

@@ -174,8 +174,10 @@ struct plane_taps {
  * lies across two cache lines is then fetched twice each time. */
 #if defined(__x86_64__)
 #define HOLD(vector) __asm__("" : "+v"(vector))
+#define HOLD_HERE(vector) __asm__ volatile("" : "+v"(vector)) /* and it is not computed later than here */
 #else
 #define HOLD(vector) (void)(vector)
+#define HOLD_HERE(vector) (void)(vector)
 #endif
 
 #define ALWAYS_INLINE static inline __attribute__((always_inline))

@@ -87,7 +87,7 @@ ALWAYS_INLINE void TYPED(plane_tile)(
         {
             v[r] = TYPED(load)(at + r * s->a_row);
             if (outs > 1)
-                KEEP_IN_REGISTER(v[r]);
+                HOLD(v[r]);
         }
         _Pragma("GCC unroll 4") for (int o = 0; o < outs; o++)
         {
@@ -141,15 +141,15 @@ ALWAYS_INLINE void TYPED(square_input_row)(
         {
             if (j % step == 0) {
                 low[x] = TYPED(load)(at + j + x * step * LANES);
-                KEEP_IN_REGISTER(low[x]); /* a masked load that crosses a cache line takes longer */
+                HOLD(low[x]); /* a masked load that crosses a cache line takes longer */
                 if (step == 2) {
                     high[x] = TYPED(load)(at + j + (2 * x + 1) * LANES);
-                    KEEP_IN_REGISTER(high[x]);
+                    HOLD(high[x]);
                 }
             }
             const vec read = step == 2 ? TYPED(every_other)(low[x], high[x], j % 2) : low[x];
             v[x] = (vec)((vec_mask)read & inside[j][x]);
-            KEEP_IN_REGISTER(v[x]);
+            HOLD(v[x]);
         }
         _Pragma("GCC unroll 7") for (int k = 0; k * step + phase < taps; k++)
         {
@@ -157,7 +157,7 @@ ALWAYS_INLINE void TYPED(square_input_row)(
                 continue;
             vec by = weight[(k * step + phase) * taps + j];
             if (wide > 1)
-                KEEP_IN_REGISTER(by); /* one load for all vectors */
+                HOLD(by); /* one load for all vectors */
             _Pragma("GCC unroll 2") for (int x = 0; x < wide; x++) sum[k][x] += v[x] * by;
         }
     }
@@ -307,5 +307,4 @@ static void TYPED(plane_rows)(
         TYPED(plane_rows_sized)(1, 8, s, rows, a, offset, w, bias, y);
 }
 
-#undef KEEP_IN_REGISTER
 #undef PLANE_ROWS

@@ -15,7 +15,7 @@ ALWAYS_INLINE void TYPED(strip_input_row)(
             vec v = TYPED(load)(at);
             if (wrapped) /* lanes that lie after the pixel's own channels are in the next pixel's line */
                 v = __builtin_shuffle(v, TYPED(load)(at + a_pixel), wrap);
-            KEEP_IN_REGISTER(v);
+            HOLD(v);
             _Pragma("GCC unroll 3") for (int k = 0; k * step + phase < taps; k++)
             {
                 if (!all && (k < first || k >= last))
@@ -63,7 +63,7 @@ ALWAYS_INLINE void TYPED(strip_weights)(
         {
             const REAL *row = w + (i * 3 + j) * s->w_stride;
             weight[i][j] = wrapped ? TYPED(wrapped_weights)(s, row) : TYPED(load)(row);
-            KEEP_IN_REGISTER(weight[i][j]);
+            HOLD(weight[i][j]);
         }
 }
 

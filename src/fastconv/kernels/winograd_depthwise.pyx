@@ -131,8 +131,9 @@ def winograd_depthwise(
     cdef Strip strip
     for item in prange(x.shape[0] * bands * strips * vectors, nogil=True, num_threads=num_threads,
                        schedule="static"):
-        v = item % vectors
-        s = item // vectors % strips
+        # All strips of a vector one after the other: on planes they share cache lines.
+        s = item % strips
+        v = item // strips % vectors
         b = item // (vectors * strips) % bands
         n = item // (vectors * strips * bands)
         first = share(tiles, strips, s)

@@ -5,14 +5,8 @@
  * 6 · 3 · group multiply–adds and as many weights a row, half of what the definition takes. The lanes of a vector of
  * outputs find their input channels by shuffles, or, in groups wider than a vector, by way of memory. */
 
-/* Does not let a vector be computed later than here. */
 #ifndef NARROW_ROWS
 #define NARROW_ROWS 3 /* of the kernel */
-#if defined(__x86_64__)
-#define COMPUTED(vector) __asm__ volatile("" : "+v"(vector))
-#else
-#define COMPUTED(vector) (void)(vector)
-#endif
 #endif
 
 /* Lane l has channel c of its own group, of 4 or 8 channels: first every four lanes those four that c is one of. */
@@ -95,12 +89,12 @@ ALWAYS_INLINE void TYPED(winograd_narrow_sized)(
                 if (c % 4 == 0)
                     four = TYPED(narrow_four)(group, v[q], c);
                 vec value = group > LANES ? TYPED(broadcast)(wide[q * group + c]) : TYPED(narrow_channel)(four, c);
-                COMPUTED(value);
+                HOLD_HERE(value);
                 _Pragma("GCC unroll 3") for (int k = 0; k < NARROW_ROWS; k++)
                     acc[k][q] += value * TYPED(load)(w + k * 2 * LANES);
             }
         }
-        _Pragma("GCC unroll 6") for (int q = 0; q < SHORT_POINTS; q++) COMPUTED(acc[NARROW_ROWS - 1][q]);
+        _Pragma("GCC unroll 6") for (int q = 0; q < SHORT_POINTS; q++) HOLD_HERE(acc[NARROW_ROWS - 1][q]);
         if (r >= NARROW_ROWS - 1) {
             TYPED(narrow_outputs)(s, acc[NARROW_ROWS - 1], coefficient, bias, y);
             y += s->y_row;
