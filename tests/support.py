@@ -11,6 +11,7 @@ import numpy as np
 
 import fastconv as fc
 import reference
+import strategies
 from fastconv import kernels, nn
 from fastconv.geometry import ConvGeometry
 
@@ -47,6 +48,45 @@ def assert_same_bits(actual, expected):
     assert actual.dtype == expected.dtype
     assert actual.shape == expected.shape
     assert np.ascontiguousarray(actual).tobytes() == np.ascontiguousarray(expected).tobytes()
+
+
+def check_bound(case, dtype, level):
+    """Winograd's result is within its stated bound, and the same bits with one thread and two."""
+    x, weight, bias = case.normal(dtype)
+    expected = expected_conv2d(case, x, weight, bias, relu=True)
+    keywords = {**case.keywords, "algorithm": "winograd", "activation": "relu"}
+    with kernels.use(level):
+        y = fc.conv2d(x, weight, bias, num_threads=1, **keywords)
+        assert_same_bits(fc.conv2d(x, weight, bias, num_threads=2, **keywords), y)
+    assert_within_bound(y, expected, error_bound("winograd", case, dtype), case.reduction)
+
+
+def check_layouts(case, dtype, level, arrange):
+    """Winograd gives the same bits for an ``arrange``d input and any output, fresh or added to."""
+    x, weight, bias = case.normal(dtype)
+    with kernels.use(level):
+        plan = fc.plan_conv2d(x.shape, weight, bias, algorithm="winograd", **case.keywords)
+        expected = plan(strategies.MEMORY_LAYOUTS["channels_last"](x))
+        assert_same_bits(plan(arrange(x)), expected)
+        # Planes whose rows do not follow each other.
+        out = np.full((*plan.output_shape[:3], plan.output_shape[3] + 1), np.nan, dtype)
+        rows, last = out[..., :-1], expected.copy(order="K")
+        plan(x, out=rows)
+        assert_same_bits(rows, expected)
+        plan(x, out=rows, accumulate=True)
+        plan(x, out=last, accumulate=True)
+        assert_same_bits(rows, last)
+        np.testing.assert_allclose(last, 2 * expected, rtol=1e-5, atol=1e-5)
+        assert np.isnan(out[..., -1]).all()
+
+
+def check_accuracy(case):
+    """The project's promise for Winograd: 4e-6 of the largest result."""
+    for seed in range(3):
+        x, weight, _ = case.with_seed(seed).normal(np.float32)
+        expected = expected_conv2d(case, x, weight)
+        error = np.abs(fc.conv2d(x, weight, algorithm="winograd", **case.keywords) - expected).max()
+        assert error <= min(4e-6, error_bound("winograd", case, np.float32)) * np.abs(expected).max()
 
 
 def image(rng, channels, size, batch=2):

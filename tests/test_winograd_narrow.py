@@ -7,17 +7,8 @@ from hypothesis import strategies as st
 
 import fastconv as fc
 import strategies
-from fastconv import kernels
 from fastconv.algorithms import winograd, winograd_narrow
-from support import (
-    DTYPES,
-    LEVELS,
-    assert_same_bits,
-    assert_within_bound,
-    error_bound,
-    expected_conv2d,
-    geometry,
-)
+from support import DTYPES, LEVELS, check_accuracy, check_bound, check_layouts, geometry
 
 
 @st.composite
@@ -61,13 +52,7 @@ def test_which_problems_take_it():
 def test_groups_are_within_their_bound(case, level):
     for dtype in DTYPES:
         assume(takes_narrow(case, dtype))
-        x, weight, bias = case.normal(dtype)
-        expected = expected_conv2d(case, x, weight, bias, relu=True)
-        with kernels.use(level):
-            keywords = {**case.keywords, "algorithm": "winograd", "activation": "relu"}
-            y = fc.conv2d(x, weight, bias, num_threads=1, **keywords)
-            assert_same_bits(fc.conv2d(x, weight, bias, num_threads=2, **keywords), y)
-        assert_within_bound(y, expected, error_bound("winograd", case, dtype), case.reduction)
+        check_bound(case, dtype, level)
 
 
 @pytest.mark.parametrize("level", LEVELS)
@@ -77,30 +62,14 @@ def test_any_layout_has_the_same_bits(case, level, data):
     arrange = strategies.MEMORY_LAYOUTS[data.draw(st.sampled_from(sorted(strategies.MEMORY_LAYOUTS)))]
     for dtype in DTYPES:
         assume(takes_narrow(case, dtype))
-        x, weight, bias = case.normal(dtype)
-        with kernels.use(level):
-            plan = fc.plan_conv2d(x.shape, weight, bias, algorithm="winograd", **case.keywords)
-            expected = plan(strategies.MEMORY_LAYOUTS["channels_last"](x))
-            assert_same_bits(plan(arrange(x)), expected)
-            out = np.full((*plan.output_shape[:3], plan.output_shape[3] + 1), 0.5, dtype)
-            last = strategies.MEMORY_LAYOUTS["channels_last"](out[..., :-1])
-            plan(x, out=out[..., :-1], accumulate=True)  # planes whose rows do not follow each other
-            plan(x, out=last, accumulate=True)
-            assert_same_bits(out[..., :-1], last)
-            assert (out[..., -1] == 0.5).all()
+        check_layouts(case, dtype, level, arrange)
 
 
 @pytest.mark.parametrize("group", [4, 8])
 def test_groups_are_accurate(group):
-    """The project's promise for Winograd: 4e-6 of the largest result."""
     case = strategies.Case((1, 128, 30, 30), (128, group, 3, 3), groups=128 // group)
     assert takes_narrow(case)
-    for seed in range(3):
-        x, weight, _ = case.with_seed(seed).normal(np.float32)
-        expected = expected_conv2d(case, x, weight)
-        error = np.abs(fc.conv2d(x, weight, algorithm="winograd", **case.keywords) - expected).max()
-        assert error <= 4e-6 * np.abs(expected).max()
-        assert error <= error_bound("winograd", case, np.float32) * np.abs(expected).max()
+    check_accuracy(case)
 
 
 def test_padding_rows_meet_weights_that_are_not_finite():

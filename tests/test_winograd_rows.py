@@ -7,17 +7,8 @@ from hypothesis import strategies as st
 
 import fastconv as fc
 import strategies
-from fastconv import kernels
 from fastconv.algorithms import winograd, winograd_rows
-from support import (
-    DTYPES,
-    LEVELS,
-    assert_same_bits,
-    assert_within_bound,
-    error_bound,
-    expected_conv2d,
-    geometry,
-)
+from support import DTYPES, LEVELS, check_accuracy, check_bound, check_layouts, geometry
 
 
 @st.composite
@@ -62,13 +53,7 @@ def test_first_layers_take_rows():
 def test_rows_are_within_their_bound(case, level):
     for dtype in DTYPES:
         assume(takes_rows(case, dtype))
-        x, weight, bias = case.normal(dtype)
-        expected = expected_conv2d(case, x, weight, bias, relu=True)
-        with kernels.use(level):
-            keywords = {**case.keywords, "algorithm": "winograd", "activation": "relu"}
-            y = fc.conv2d(x, weight, bias, num_threads=1, **keywords)
-            assert_same_bits(fc.conv2d(x, weight, bias, num_threads=2, **keywords), y)
-        assert_within_bound(y, expected, error_bound("winograd", case, dtype), case.reduction)
+        check_bound(case, dtype, level)
 
 
 @pytest.mark.parametrize("level", LEVELS)
@@ -78,15 +63,7 @@ def test_any_layout_has_the_same_bits(case, level, data):
     arrange = strategies.MEMORY_LAYOUTS[data.draw(st.sampled_from(sorted(strategies.MEMORY_LAYOUTS)))]
     for dtype in DTYPES:
         assume(takes_rows(case, dtype))
-        x, weight, bias = case.normal(dtype)
-        with kernels.use(level):
-            plan = fc.plan_conv2d(x.shape, weight, bias, algorithm="winograd", **case.keywords)
-            expected = plan(strategies.MEMORY_LAYOUTS["channels_last"](x))
-            assert_same_bits(plan(arrange(x)), expected)
-            out = np.full((*plan.output_shape[:3], plan.output_shape[3] + 1), np.nan, dtype)
-            plan(x, out=out[..., :-1])  # planes whose rows do not follow each other
-            assert_same_bits(out[..., :-1], expected)
-            assert np.isnan(out[..., -1]).all()
+        check_layouts(case, dtype, level, arrange)
 
 
 @pytest.mark.parametrize(
@@ -94,12 +71,6 @@ def test_any_layout_has_the_same_bits(case, level, data):
     [(1, 3, 1), (3, 3, 1), (5, 3, 1), (8, 3, 1), (3, 5, 1), (3, 5, 2), (1, 7, 2), (3, 7, 2), (3, 11, 4)],
 )
 def test_rows_are_accurate(channels, kernel, stride):
-    """The project's promise for Winograd: 4e-6 of the largest result."""
     case = strategies.Case((1, channels, 40, 90), (64, channels, kernel, kernel), (stride, stride))
     assert takes_rows(case)
-    for seed in range(3):
-        x, weight, _ = case.with_seed(seed).normal(np.float32)
-        expected = expected_conv2d(case, x, weight)
-        error = np.abs(fc.conv2d(x, weight, algorithm="winograd", **case.keywords) - expected).max()
-        assert error <= 4e-6 * np.abs(expected).max()
-        assert error <= error_bound("winograd", case, np.float32) * np.abs(expected).max()
+    check_accuracy(case)

@@ -63,7 +63,8 @@ ALWAYS_INLINE void TYPED(winograd_half_sized)(
         _Pragma("GCC unroll 4") for (int t = 0; t < tiles; t++)
         {
             REAL *at = m + i * m_position + t * m_tile;
-            const vec sum = acc[i][t] * scale[i];
+            vec sum = acc[i][t] * scale[i];
+            HOLD(sum); /* else GCC fuses it with the addition, for some numbers of tiles and not for others */
             TYPED(store)(at, start & START_OUTPUT ? TYPED(load)(at) + sum : sum);
         }
 }
