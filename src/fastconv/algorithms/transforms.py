@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from fastconv.algorithms import base
+from fastconv.geometry import ConvGeometry
 
 # Interpolation points ±a beside 0 and ∞, by their number of pairs. They are within 3 % of those that
 # minimise the growth of rounding errors (the amplification Σ_q A_iq² |B_q|² |G_q|² of Barabasz et al., arXiv
@@ -25,6 +26,12 @@ _POINTS = {
 _ERROR_GROWTH = {0: 1.0, 1: 1.25, 2: 2.25, 3: 5.0, 4: 10.0}
 # Of some 3,000 small random problems the worst came to 1.05 times that growth; what is stated lies above it.
 _ERROR_SLACK = 1.5
+
+# Tiles whose products take as long as their weights take to come: a row of a panel, 128 bytes, is fetched
+# from the L3 cache in the time of 10 to 14 tiles, while those before it are multiplied.
+WEIGHT_TILES = 12
+# The same for its transforms: a tile's input, or output, takes as long as so many channels of its products.
+TRANSFORM_CHANNELS = 16
 
 
 class Transforms(NamedTuple):
@@ -63,15 +70,37 @@ def one_axis(outputs: int, taps: int) -> Transforms:
     return Transforms(weight, np.concatenate(parts))
 
 
-@lru_cache(maxsize=1)
-def half() -> tuple[np.ndarray, np.ndarray]:
-    """What is left of F(4, 3) for others where kernels/winograd_half.h transforms the weights: D, and scale.
+class Half(NamedTuple):
+    """What kernels/winograd_half.h leaves of G: the rows' axis, the taps of the columns', and a factor for both.
 
-    With points 0, ±a, ±2a, ∞ and D = diag(1, a, a²), G = diag(scale) · T · D, and the kernel applies T.
+    ``drop``: for each point that is left out, the last one first, what V there is multiplied with to be taken off the
+    others.
     """
-    matrix = _POINTS[2][0] ** np.arange(3.0)
-    rows = one_axis(4, 3).weight
-    return np.diag(matrix), np.append(rows[:-1, 0], 1 / matrix[-1])
+
+    rows: np.ndarray
+    columns: np.ndarray
+    scale: np.ndarray
+    drop: np.ndarray
+
+
+@lru_cache(maxsize=2)
+def half(stride: int) -> Half:
+    """F(4, 3), or F(5, 2) for every second tap, with points 0, ±a, ±2a, ∞ and the rows of G undivided.
+
+    The kernel makes G_w but for its divisors of what the diagonal ``columns`` makes of three taps.
+    """
+    a = _POINTS[2][0]
+    finite = np.array([0, a, -a, 2 * a, -2 * a])
+    taps = 4 - stride
+    rows = np.vstack([np.vander(finite, taps, increasing=True), np.eye(taps)[-1]])
+    columns = (1.0, a, a**2) if stride == 1 else (1.0, 1.0, a)
+    divided = np.append(evaluation(finite, taps)[:, 0], 1.0)
+    drop = np.zeros((4, 6))
+    for row, last in enumerate(range(4, 0, -1)):
+        divisor = np.prod(finite[last] - finite[last + 1 :])
+        drop[row, :last] = np.prod(np.subtract.outer(finite[:last], finite[last + 1 :]), axis=1) / divisor
+        drop[row, -1] = 1 / divisor
+    return Half(rows, np.diag(columns), np.outer(divided, np.append(divided[:-1], 1 / columns[-1])), drop)
 
 
 def depth(pairs: tuple[int, int]) -> int:
@@ -89,3 +118,18 @@ def error_bound(pairs: tuple[int, int], terms: int, dtype: np.dtype) -> float:
     """As ``Algorithm.error_bound``, of sums of so many transformed terms."""
     growth = math.prod(_ERROR_GROWTH[count] for count in pairs)
     return _ERROR_SLACK * growth * base.summation_error(terms, dtype, depth(pairs))
+
+
+def shares(geometry: ConvGeometry, panels: int, lines: int, across: int, threads: int) -> tuple[int, int]:
+    """Parts to cut the lines of tiles and the panels of weights into, to occupy all threads.
+
+    A thread that has some lines reads all the weights, and lines seldom share out evenly; one that has some
+    panels reads a part of them but transforms all of the input. The shorter time counts, in tiles.
+    """
+    batch = max(geometry.batch, 1)
+    by_lines = base.ceil_div(batch * lines, threads) * across + WEIGHT_TILES
+    transformed = 1 + TRANSFORM_CHANNELS * threads * geometry.groups / geometry.out_channels
+    by_panels = (batch * lines * across * transformed + WEIGHT_TILES) / threads
+    if panels >= threads and by_panels < by_lines:
+        return 1, threads
+    return min(lines, base.ceil_div(threads, batch)), 1

@@ -14,7 +14,15 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fastconv.algorithms import base, strassen, transforms, winograd_depthwise, winograd_narrow, winograd_rows
+from fastconv.algorithms import (
+    base,
+    strassen,
+    transforms,
+    winograd_depthwise,
+    winograd_half,
+    winograd_narrow,
+    winograd_rows,
+)
 from fastconv.algorithms.base import Algorithm, Call, Epilogue, Packed, bound
 from fastconv.geometry import ConvGeometry
 from fastconv.memory import aligned_empty, give_back
@@ -37,14 +45,6 @@ _BLOCK_TILES = 28
 _L2_BYTES = 1 << 20
 # Bytes of transformed input and products a thread keeps at most.
 _BLOCK_BYTES = 4 << 20
-# A product whose weights are transformed as they come takes as long as so many others, and with AVX-512 they
-# come once for so many tiles (with AVX2 for half as many, and 9 tiles would lose).
-_HALF_PRODUCT, _HALF_TILES = 1.22, 4
-# Tiles whose products take as long as their weights take to come: a row of a panel, 128 bytes, is fetched
-# from the L3 cache in the time of 10 to 14 tiles, while those before it are multiplied.
-_WEIGHT_TILES = 12
-# The same for its transforms: a tile's input, or output, takes as long as so many channels of its products.
-_TRANSFORM_CHANNELS = 16
 # Bytes of the vectors these are measured with. With shorter ones products take so many times as long beside
 # what is moved.
 _WIDEST, _SLOWNESS = 64, 1.6
@@ -59,14 +59,12 @@ _PACKING_TILES = 75
 class Form(NamedTuple):
     """F(m_h×m_w, r_h×r_w): outputs and taps of each axis, and the taps of the kernel that each block has.
 
-    Blocks are in ascending order; one may have fewer than r taps, as if zeros followed. ``half``: the weights
-    are transformed along the rows' axis ahead, along the other as they come.
+    Blocks are in ascending order; one may have fewer than r taps, as if zeros followed.
     """
 
     outputs: tuple[int, int]
     taps: tuple[int, int]
     blocks: tuple[tuple[range, ...], tuple[range, ...]]
-    half: bool = False
 
     @property
     def whole(self) -> bool:
@@ -92,11 +90,6 @@ class Form(NamedTuple):
     def products(self) -> int:
         """Products for a tile, a channel and an output channel."""
         return math.prod(int(present.sum()) for present in _present(self))
-
-    @property
-    def matrices(self) -> int:
-        """Transformed weights for a channel and an output channel."""
-        return self.points[0] * self.taps[1] if self.half else self.products
 
 
 @lru_cache(maxsize=64)
@@ -160,11 +153,10 @@ def _cost(geometry: ConvGeometry, form: Form, lanes: int = 16, slowness: float =
     blocks, channels = math.prod(map(len, form.blocks)), geometry.in_channels
     inputs = base.round_up(channels, lanes) / channels / geometry.out_channels
     outputs = 1 / (channels * blocks)
-    moved = _TRANSFORM_CHANNELS / slowness * geometry.groups * (inputs + outputs)
+    moved = transforms.TRANSFORM_CHANNELS / slowness * geometry.groups * (inputs + outputs)
     starts = _START_CHANNELS * geometry.groups / channels
-    product = _HALF_PRODUCT if form.half else 1.0
-    transformed = tiles(geometry, form) * (product + starts + moved)
-    return max(form.products * transformed, form.matrices * _WEIGHT_TILES)
+    transformed = tiles(geometry, form) * (1 + starts + moved)
+    return max(form.products * transformed, form.products * transforms.WEIGHT_TILES)
 
 
 @lru_cache(maxsize=1024)
@@ -172,15 +164,9 @@ def choose_form(geometry: ConvGeometry) -> Form:
     """The tile to use: the fewest products, or weights where it takes longer to read them.
 
     Large tiles save multiplications and have larger transformed weights, so on small images, where each
-    weight meets few tiles, smaller tiles win, or weights half of whose transformation is left to the kernel:
-    for 3×3 these with F(4×4) to 8×8, F(4×2) at 10×10, F(4×4) from 12×12 on.
+    weight meets few tiles, smaller tiles win.
     """
-    halves = (
-        form._replace(half=True)
-        for form in forms(geometry)
-        if form.whole and (form.outputs[1], form.taps[1]) == (4, 3) and tiles(geometry, form) <= _HALF_TILES
-    )
-    return min((*forms(geometry), *halves), key=lambda form: _cost(geometry, form))
+    return min(forms(geometry), key=lambda form: _cost(geometry, form))
 
 
 def _block_taps(kernel: int, stride: int, alone: bool) -> tuple[int, ...]:
@@ -240,10 +226,10 @@ def special_form(geometry: ConvGeometry) -> ModuleType | None:
     for module in (strassen, winograd_depthwise, winograd_narrow):
         if module.fits(geometry):
             return module
-    if not winograd_rows.fits(geometry):
-        return None
     by_tiles = _tiles_saving(geometry, None, _WIDEST) if forms(geometry) else 0.0
-    return winograd_rows if winograd_rows.saving(geometry, None, 1.0) >= by_tiles else None
+    fitting = [module for module in (winograd_rows, winograd_half) if module.fits(geometry)]
+    best = max(fitting, key=lambda module: module.saving(geometry, None, 1.0), default=None)
+    return best if best is not None and best.saving(geometry, None, 1.0) >= by_tiles else None
 
 
 def saving(geometry: ConvGeometry, calls: int | None, vector_bytes: int) -> float:
@@ -260,11 +246,11 @@ def saving(geometry: ConvGeometry, calls: int | None, vector_bytes: int) -> floa
 
 def _tiles_saving(geometry: ConvGeometry, calls: int | None, vector_bytes: int) -> float:
     slowness = 1.0 if vector_bytes >= _WIDEST else _SLOWNESS
-    direct = math.prod(geometry.kernel_size) * max(math.prod(geometry.output_size), _WEIGHT_TILES)
+    direct = math.prod(geometry.kernel_size) * max(math.prod(geometry.output_size), transforms.WEIGHT_TILES)
     form = choose_form(geometry)
     cost = _cost(geometry, form, vector_bytes // geometry.dtype.itemsize, slowness)
     if calls is not None:
-        cost += form.matrices * _PACKING_TILES / (max(geometry.batch, 1) * calls)
+        cost += form.products * _PACKING_TILES / (max(geometry.batch, 1) * calls)
     return direct / cost
 
 
@@ -313,25 +299,9 @@ def _tables(geometry: ConvGeometry) -> tuple:
     products = _products(form)
     return (
         (form.pairs, form.outputs), *coefficients,
-        (transforms.half()[1] if form.half else np.empty(0)).astype(geometry.dtype),
         _corners(geometry, form), products.start, products.block,
         *origins(geometry, form),
     )  # fmt: skip
-
-
-def _parts(geometry: ConvGeometry, panels: int, lines: int, across: int, threads: int) -> tuple[int, int]:
-    """Parts to cut the lines of tiles and the panels of weights into, to occupy all threads.
-
-    A thread that has some lines reads all the weights, and lines seldom share out evenly; one that has some
-    panels reads a part of them but transforms all of the input. The shorter time counts, in tiles.
-    """
-    batch = max(geometry.batch, 1)
-    by_lines = base.ceil_div(batch * lines, threads) * across + _WEIGHT_TILES
-    transformed = 1 + _TRANSFORM_CHANNELS * threads * geometry.groups / geometry.out_channels
-    by_panels = (batch * lines * across * transformed + _WEIGHT_TILES) / threads
-    if panels >= threads and by_panels < by_lines:
-        return 1, threads
-    return min(lines, base.ceil_div(threads, batch)), 1
 
 
 @lru_cache(maxsize=1024)
@@ -355,7 +325,7 @@ def _blocking(geometry: ConvGeometry, num_threads: int, kernels: ModuleType) -> 
     block = _BLOCK_TILES if small else 2 * _BLOCK_TILES
     block = max(1, min(block, _BLOCK_BYTES // tile_bytes))
 
-    bands, panel_parts = _parts(geometry, panels, lines, len(across), num_threads)
+    bands, panel_parts = transforms.shares(geometry, panels, lines, len(across), num_threads)
     # A band feeds a whole block, and more of them while it stays in cache.
     line_bytes = row_pitch * itemsize * geometry.stride[0] * base.ceil_div(geometry.output_size[0], lines)
     band_lines = max(base.ceil_div(block, len(across)), base.BAND_BYTES // line_bytes)
@@ -445,14 +415,13 @@ class Winograd(Algorithm):
         transformed, bias_memory = (None, None) if into is None else (into.weight, into.bias)
         if transformed is None:
             panels = base.ceil_div(geometry.out_channels // groups, width)
-            transformed = aligned_empty((groups, panels, form.matrices, channels, width), geometry.dtype)
+            transformed = aligned_empty((groups, panels, form.products, channels, width), geometry.dtype)
         blocks = _in_blocks(weight.reshape(groups, -1, *weight.shape[1:]), form)
         matrices = [transforms.one_axis(*axis).weight for axis in zip(form.outputs, form.taps, strict=True)]
-        place = _products(form).place
-        if form.half:
-            matrices[1], place = transforms.half()[0], np.arange(form.matrices)[:, None]
         workspace = aligned_empty((num_threads, math.prod(blocks.shape[2:]), width), geometry.dtype)
-        kernels.pack_winograd(blocks, *matrices, place, form.half, transformed, workspace, num_threads)
+        kernels.pack_winograd(
+            blocks, *matrices, _products(form).place, False, transformed, workspace, num_threads
+        )
         give_back(workspace)
         return Packed(kernels, geometry, transformed, base.pack_bias(bias, geometry, kernels, bias_memory))
 

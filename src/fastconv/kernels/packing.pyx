@@ -150,6 +150,17 @@ cdef inline void transform_weight(
                             &matrix_h[0, 0], &matrix_w[0, 0], g, tap_stride, u, position_stride)
 
 
+cdef inline void store_half(
+    const real *side, Py_ssize_t channels, Py_ssize_t tap, real *target
+) noexcept nogil:
+    """Some channels of a panel at a tap: to where winograd_half.pyx has a set's weights."""
+    cdef Py_ssize_t width = panel_width(side), lanes = width // 2, i, s
+    for i in range(channels):
+        for s in range(2):
+            memcpy(target + ((2 * i + s) * HALF_TAPS + tap) * lanes, side + i * width + s * lanes,
+                   lanes * sizeof(real))
+
+
 cdef void transform_panel(
     const real *panel, Py_ssize_t channels, const double[:, ::1] matrix_h, const double[:, ::1] matrix_w,
     const Py_ssize_t[:, ::1] place, bint half, real *transformed
@@ -167,9 +178,9 @@ cdef void transform_panel(
                     transform_weight(matrix_h, matrix_w, panel + (b * channels + c + i) * width + j,
                                      blocks * channels * width, side + i * width + j, row)
             for q in range(place.shape[0]):
-                if half:
-                    store_half(side + q * row, run, c, q % HALF_TAPS, channels,
-                               transformed + q // HALF_TAPS * HALF_TAPS * channels * width)
+                if place[q, b] >= 0 and half:
+                    store_half(<const real *>side + q * row, run, place[q, b] % HALF_TAPS,
+                               transformed + (place[q, b] // HALF_TAPS * channels + c) * HALF_TAPS * width)
                 elif place[q, b] >= 0:
                     memcpy(transformed + (place[q, b] * channels + c) * width, side + q * row,
                            run * width * sizeof(real))
@@ -182,7 +193,7 @@ def pack_winograd(
 ):
     """Transform and pack weights, for a block b of taps and a position q of the tile:
     transformed[g, p, place[q, b], c, j] = (G_h weight[g, p · PANEL + j, (b, c)] G_wᵀ)[q],
-    or, `half`, as winograd_half.pyx says: G_w is a diagonal matrix then.
+    or, `half`, as winograd_half.pyx says: place // 3 is the set then, place % 3 the tap.
 
     Parameters
     ----------

@@ -169,7 +169,7 @@ static void TYPED(winograd_output_lines)(
     int accumulate, int rectified, int streamed)
 {
     switch (pairs * 8 + outputs) { /* F(2, 3), F(2, 5), F(4, 3), F(2, 7), F(4, 5), F(6, 3), F(4, 7); */
-        CASE(1, 2) CASE(2, 2) CASE(2, 4) CASE(3, 2) CASE(3, 4) CASE(3, 6) CASE(4, 4)
+        CASE(2, 1) CASE(1, 2) CASE(2, 2) CASE(2, 4) CASE(3, 2) CASE(3, 4) CASE(3, 6) CASE(4, 4)
         CASE(1, 3) CASE(2, 5) CASE(2, 3) CASE(3, 5) /* F(3, 2), F(5, 2), F(3, 4), F(5, 4) */
     }
 }

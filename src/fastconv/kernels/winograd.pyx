@@ -42,9 +42,7 @@ cdef struct Tiling:
     int pairs_h, pairs_w, outputs_h, outputs_w, points_h, points_w
     # step: input pixels from one of a tile to the next.
     Py_ssize_t positions, stride_h, stride_w, dilation_h, dilation_w, step_h, step_w
-    # half: whether weights are transformed along one axis only.
     Py_ssize_t across, panels, depth, blocks
-    bint half
     const Py_ssize_t *line_origin
     const Py_ssize_t *across_origin
     const Py_ssize_t *corner
@@ -86,17 +84,18 @@ cdef inline Place place_of(const Tiling *tiling, Py_ssize_t channel) noexcept no
 
 cdef inline void tile_pixels(
     const Tiling *tiling, const View *view, const real *image, const real *zeros, Py_ssize_t y, Py_ssize_t x,
-    const real **pixel
+    Py_ssize_t high, Py_ssize_t wide, const real **pixel
 ) noexcept nogil:
-    """The addresses of a tile's pixels; its window begins at pixel (y, x) of the padded input."""
+    """The addresses of a tile's pixels, zeros beyond high × wide of them; its window begins at pixel (y, x) of
+    the padded input."""
     cdef const real *row
     cdef Py_ssize_t i, j, line, column, at = 0
     for i in range(tiling.points_h):
         line = y - view.top + i * tiling.step_h
-        row = image + line * view.row_stride if 0 <= line < view.rows else NULL
+        row = image + line * view.row_stride if i < high and 0 <= line < view.rows else NULL
         for j in range(tiling.points_w):
             column = x - view.left + j * tiling.step_w
-            if row and 0 <= column < view.columns:
+            if row and j < wide and 0 <= column < view.columns:
                 pixel[at] = row + column * view.pixel_stride
             else:
                 pixel[at] = zeros
@@ -155,7 +154,8 @@ cdef void winograd_inputs(
                 y = tiling.line_origin[(t + i) // tiling.across] * tiling.stride_h
                 x = tiling.across_origin[(t + i) % tiling.across] * tiling.stride_w
                 tile_pixels(tiling, view, image, zeros, y + tiling.corner[2 * b],
-                            x + tiling.corner[2 * b + 1], pixel + i * tiling.positions)
+                            x + tiling.corner[2 * b + 1], tiling.points_h, tiling.points_w,
+                            pixel + i * tiling.positions)
             transform_input(tiling, run, pixel, channels, v, position_stride, channels, coefficient_h,
                             coefficient_w)
             v += run * channels
@@ -277,13 +277,13 @@ cdef void winograd_block(
     const Problem *problem, const Tiling *tiling, const View *view, const real *image,
     Py_ssize_t pixel_pitch, Py_ssize_t first, Py_ssize_t last, Py_ssize_t following, const real *packed,
     Py_ssize_t first_panel, Py_ssize_t last_panel, const real *coefficient_h, const real *coefficient_w,
-    const real *scale, const real *bias, real *out, real *scratch
+    const real *bias, real *out, real *scratch
 ) noexcept nogil:
     """Tiles first … last, while memory brings their outputs and the inputs of tiles last … following;
     `scratch` begins with a pixel of zeros."""
     cdef Py_ssize_t width = panel_width(packed), panels = tiling.panels, g, p, q, channels, at = 0
-    cdef Py_ssize_t tiles = last - first, columns, weights = problem.group_in * (
-        tiling.points_h * HALF_TAPS if tiling.half else tiling.product_start[tiling.positions])
+    cdef Py_ssize_t tiles = last - first, columns
+    cdef Py_ssize_t weights = problem.group_in * tiling.product_start[tiling.positions]
     cdef Py_ssize_t v_position = padded_position(tiling.blocks * tiles * pixel_pitch, packed)
     cdef Py_ssize_t m_position = padded_position(tiles * width, packed)
     cdef Py_ssize_t products = problem.groups * (last_panel - first_panel) * tiling.positions
@@ -310,17 +310,10 @@ cdef void winograd_block(
                     fetch_inputs(tiling, view, image, last + share(following - last, products, at),
                                  last + share(following - last, products, at + 1), pixel_pitch)
                     at += 1
-                if not tiling.half:
-                    winograd_product(
-                        tiling, q, tiles, v + q * v_position + g * problem.group_in, pixel_pitch,
-                        problem.group_in, panel + tiling.product_start[q] * problem.group_in * width,
-                        columns, m + q * m_position)
-                elif q % tiling.points_w == 0:
-                    half_products(
-                        tiles, v + q * v_position + g * problem.group_in, v_position, pixel_pitch,
-                        problem.group_in, tiling.depth,
-                        panel + q // tiling.points_w * HALF_TAPS * problem.group_in * width, columns, scale,
-                        m + q * m_position, m_position)
+                winograd_product(
+                    tiling, q, tiles, v + q * v_position + g * problem.group_in, pixel_pitch,
+                    problem.group_in, panel + tiling.product_start[q] * problem.group_in * width, columns,
+                    m + q * m_position)
             winograd_outputs(
                 tiling, &place, m, m_position, first, last, channels, coefficient_h, coefficient_w,
                 bias + (g * panels + p) * width, target, m + tiling.positions * m_position)
@@ -363,8 +356,8 @@ cdef void set_outputs(
 
 def winograd(
     const real[:, :, :, :] x, const real[:, :, :, :, ::1] packed, const real[::1] bias, geometry, form,
-    const real[::1] coefficient_h, const real[::1] coefficient_w, const real[::1] scale,
-    const Py_ssize_t[:, ::1] corner, const Py_ssize_t[::1] product_start, const Py_ssize_t[::1] product_block,
+    const real[::1] coefficient_h, const real[::1] coefficient_w, const Py_ssize_t[:, ::1] corner,
+    const Py_ssize_t[::1] product_start, const Py_ssize_t[::1] product_block,
     const Py_ssize_t[::1] line_origin, const Py_ssize_t[::1] across_origin, Py_ssize_t bands,
     Py_ssize_t panel_parts, Py_ssize_t block, Py_ssize_t pixel_pitch, Py_ssize_t depth, merged, bint fetch,
     bint stream, bint rectified, bint accumulate, real[:, :, :, :] out, real[::1] workspace,
@@ -382,7 +375,6 @@ def winograd(
         Pairs of points and outputs of a tile on each axis; 0 pairs leave an axis as it is.
     coefficient_h, coefficient_w : IN
         The constants of the one-dimensional transforms, as winograd.h lists them.
-    scale : (n_w), IN; of winograd_half.h, where weights are transformed along the other axis only, else empty
     corner : (blocks, 2), IN
         The pixel of padded input that each block's tile of outputs (0, 0) begins at.
     product_start : (n_h·n_w + 1), product_block : (products), IN
@@ -412,7 +404,7 @@ def winograd(
     tiling.blocks, tiling.across, tiling.corner = corner.shape[0], across_origin.shape[0], &corner[0, 0]
     tiling.product_start, tiling.product_block = &product_start[0], &product_block[0]
     tiling.line_origin, tiling.across_origin = &line_origin[0], &across_origin[0]
-    tiling.depth, tiling.rectified, tiling.half = depth, rectified, scale.shape[0] > 0
+    tiling.depth, tiling.rectified = depth, rectified
     set_outputs(&tiling, out, problem.group_out, accumulate, fetch, stream)
     cdef Py_ssize_t item, items = x.shape[0] * bands * panel_parts, part, n, first, last, top, in_rows, parts
     cdef Py_ssize_t i, tiles, begin, end, following, lines = line_origin.shape[0], size = sizeof(real)
@@ -424,7 +416,6 @@ def winograd(
     cdef bint in_place = x_stride[2] == 1 and x.shape[3] == pixel_pitch
     cdef real *scratch
     cdef const real *image
-    cdef const real *scales = &scale[0] if tiling.half else NULL
     for item in prange(items, nogil=True, num_threads=num_threads, schedule="static"):
         # All bands of some panels one after the other: a thread reads a part of the weights.
         part, n = item // (items // panel_parts), item // bands % x.shape[0]
@@ -450,6 +441,6 @@ def winograd(
             winograd_block(
                 &problem, &tiling, &view, image, pixel_pitch, begin, end, following, &packed[0, 0, 0, 0, 0],
                 share(tiling.panels, panel_parts, part), share(tiling.panels, panel_parts, part + 1),
-                &coefficient_h[0], &coefficient_w[0], scales, &bias[0], &out[n, 0, 0, 0], scratch)
+                &coefficient_h[0], &coefficient_w[0], &bias[0], &out[n, 0, 0, 0], scratch)
         if tiling.stream:
             finish_streams()

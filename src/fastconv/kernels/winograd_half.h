@@ -1,90 +1,189 @@
-/* Winograd's products where weights come from far: microkernel.h includes this once for each element type.
+/* Winograd's form whose weights are transformed along the rows' axis only; microkernel.h includes this once for each
+ * element type.
  *
- * The weights of F(·, F(4, 3)) are transformed along one axis only, G_h g: three matrices for the six of G_h g G_wᵀ, so
- * half as many bytes for the same products. The other axis is transformed as they come. With points 0, ±a, ±2a, ∞ and
- * u₀ = g₀, u₁ = a g₁, u₂ = a² g₂ its rows are, but for a factor that the sums are multiplied with in the end,
- *     0: u₀,   ±a: u₀ + u₂ ± u₁,   ±2a: u₀ + 4 u₂ ± 2 u₁,   ∞: u₂:
- * six additions and one multiplication for the products with all tiles, which are summed at once. */
+ * G_h g, with points 0, ±a, ±2a, ∞, are half the bytes of G_h g G_wᵀ, and less. The other axis is transformed as they
+ * come, by additions, which cost nothing beside multiply–adds. At stride 1, with u₀ = g₀, u₁ = a g₁, u₂ = a² g₂, its
+ * rows are, but for a factor that sums are multiplied with in the end,
+ *     0: u₀,   ±a: u₀ + u₂ ± u₁,   ±2a: u₀ + 4 u₂ ± 2 u₁,   ∞: u₂.
+ * At stride 2 a kernel of three taps is one of two, for every other pixel, and one of a single tap for those between
+ * (winograd.pyx, blocks): with u₀ = g₀, u₁ = g₁, u₂ = a g₂
+ *     0: u₀,   ±a: u₀ ± u₂,   ±2a: u₀ ± 2 u₂,   ∞: u₂,   and u₁ at all of them but ∞.
+ *
+ * A tile of m outputs takes m + r − 1 of the points: 0 and ∞, and of a, −a, 2a, −2a the first ones. Weights stay the
+ * same where V of the others is taken off: without point β, row P_α of Bᵀ loses the factor (x − β), and that of G its
+ * divisor (α − β),
+ *     (α − β) P_α / (x − β) = P_α − P_β,   and P_β is the row of ∞.
+ * With those γ dropped before, whose divisors V has: V_α − V_β Π (α − γ) / (β − γ), and V_β / Π (β − γ). */
 
 #ifndef HALF_POINTS
 #define HALF_POINTS 6
 #define HALF_TAPS 3
-#define HALF_AHEAD 64 /* rows of weights that are asked for ahead of their use */
+#define HALF_CHANNELS 48 /* summed at a time: their weights, and the next ones, 18 KiB each, stay in the L1 cache */
+#define HALF_FETCHED 3   /* cache lines, or halves, of the next weights that are asked for with each channel */
 #if defined(__AVX512F__)
-#define HALF_TILES 4 /* at a time: 6 · 4 accumulators, three weights and what is made of them */
+#define HALF_VECTORS 2 /* at a time: 12 · 2 accumulators, and of the weights and sums of them up to six */
 #define HALF_HOLD(vector) HOLD(vector)
 #else
-#define HALF_TILES 2 /* 6 · 2 of 16 registers: weights are loaded again where they are used */
+#define HALF_VECTORS 1 /* 12 of 16 registers: weights are loaded again where they are used */
 #define HALF_HOLD(vector) (void)(vector)
 #endif
 #endif
 
-/* acc[t] += V[t] u for a point's weights u. */
-ALWAYS_INLINE void TYPED(winograd_half_point)(
-    const int tiles, const REAL *v, ptrdiff_t v_tile, vec u, vec acc[HALF_TILES])
+/* Whether a tile of so many points has this one. */
+ALWAYS_INLINE int TYPED(half_has)(const int points, const int point)
 {
-    HOLD(u);
-    _Pragma("GCC unroll 4") for (int t = 0; t < tiles; t++) acc[t] += TYPED(broadcast)(v[t * v_tile]) * u;
+    return points && (point == 0 || point == HALF_POINTS - 1 || point < points - 1);
+}
+
+/* acc[t][point] += V[t] u for both tiles, of which the second has `second` points. */
+ALWAYS_INLINE void TYPED(half_point)(
+    const int second, const int point, const REAL *v, const vec u[HALF_VECTORS],
+    vec acc[2][HALF_POINTS][HALF_VECTORS])
+{
+    _Pragma("GCC unroll 2") for (int t = 0; t < 2; t++)
+    {
+        if (t && !TYPED(half_has)(second, point))
+            continue;
+        const vec value = TYPED(broadcast)(v[(t * HALF_POINTS + point) * HALF_CHANNELS]);
+        _Pragma("GCC unroll 2") for (int s = 0; s < HALF_VECTORS; s++) acc[t][point][s] += value * u[s];
+    }
+}
+
+/* Points ±p of `even` ± `odd`. */
+ALWAYS_INLINE void TYPED(half_pair)(
+    const int second, const int point, const REAL *v, const vec even[HALF_VECTORS], const vec odd[HALF_VECTORS],
+    vec acc[2][HALF_POINTS][HALF_VECTORS])
+{
+    vec u[HALF_VECTORS];
+    _Pragma("GCC unroll 2") for (int s = 0; s < HALF_VECTORS; s++)
+    {
+        u[s] = even[s] + odd[s];
+        HOLD(u[s]);
+    }
+    TYPED(half_point)(second, point, v, u, acc);
+    _Pragma("GCC unroll 2") for (int s = 0; s < HALF_VECTORS; s++)
+    {
+        u[s] = even[s] - odd[s];
+        HOLD(u[s]);
+    }
+    TYPED(half_point)(second, point + 1, v, u, acc);
+}
+
+/* One channel, whose weights are u. */
+ALWAYS_INLINE void TYPED(half_channel)(
+    const int stride, const int second, const REAL *v, vec u[HALF_TAPS][HALF_VECTORS],
+    vec acc[2][HALF_POINTS][HALF_VECTORS])
+{
+    vec even[HALF_VECTORS], odd[HALF_VECTORS];
+    TYPED(half_point)(second, 0, v, u[0], acc);
+    TYPED(half_point)(second, HALF_POINTS - 1, v, u[2], acc);
+    _Pragma("GCC unroll 2") for (int s = 0; s < HALF_VECTORS; s++)
+    {
+        even[s] = stride == 1 ? u[0][s] + u[2][s] : u[0][s];
+        odd[s] = stride == 1 ? u[1][s] : u[2][s];
+        HALF_HOLD(even[s]);
+    }
+    TYPED(half_pair)(second, 1, v, even, odd, acc);
+    _Pragma("GCC unroll 2") for (int s = 0; s < HALF_VECTORS; s++)
+    {
+        const vec twice = u[2][s] + u[2][s];
+        even[s] = stride == 1 ? u[0][s] + (twice + twice) : u[0][s];
+        odd[s] += odd[s];
+        HALF_HOLD(even[s]);
+        HALF_HOLD(odd[s]);
+    }
+    TYPED(half_pair)(second, 3, v, even, odd, acc);
+    if (stride == 2)
+        _Pragma("GCC unroll 5") for (int j = 0; j < HALF_POINTS - 1; j++)
+            TYPED(half_point)(second, j, v + 2 * HALF_POINTS * HALF_CHANNELS, u[1], acc);
 }
 
 ALWAYS_INLINE void TYPED(winograd_half_sized)(
-    const int tiles, const REAL *v, ptrdiff_t v_position, ptrdiff_t v_tile, ptrdiff_t terms, const REAL *w,
-    const REAL *scale, REAL *m, ptrdiff_t m_position, ptrdiff_t m_tile, int start)
+    const int stride, const int second, const REAL *v, ptrdiff_t channels, const REAL *w, const REAL *ahead,
+    const REAL *scale, REAL *m, int first)
 {
-    vec acc[HALF_POINTS][HALF_TILES] = {{{0}}};
-    const REAL *base[HALF_POINTS];
-    _Pragma("GCC unroll 6") for (int i = 0; i < HALF_POINTS; i++)
-    {
-        base[i] = v + i * v_position;
-        __asm__("" : "+r"(base[i])); /* keeps GCC from an address for each position of each tile */
-    }
-    for (ptrdiff_t k = 0; k < terms; k++, w += HALF_TAPS * LANES) {
-        vec u[HALF_TAPS];
-        _Pragma("GCC unroll 3") for (int j = 0; j < HALF_TAPS; j++)
-        {
-            u[j] = TYPED(load)(w + j * LANES);
-            HALF_HOLD(u[j]);
-            __builtin_prefetch(w + (HALF_AHEAD * HALF_TAPS + j) * LANES);
+    const ptrdiff_t m_tile = HALF_POINTS * HALF_POINTS * 2 * LANES;
+    vec acc[2][HALF_POINTS][HALF_VECTORS] = {{{{0}}}};
+    for (ptrdiff_t k = 0; k < channels; k++, w += 2 * HALF_TAPS * LANES) {
+        vec u[HALF_TAPS][HALF_VECTORS];
+        if (ahead) {
+            _Pragma("GCC unroll 3") for (int i = 0; i < HALF_FETCHED; i++) __builtin_prefetch(ahead + i * LANES);
+            ahead += HALF_FETCHED * LANES;
         }
-        TYPED(winograd_half_point)(tiles, base[0] + k, v_tile, u[0], acc[0]);
-        TYPED(winograd_half_point)(tiles, base[5] + k, v_tile, u[2], acc[5]);
-        vec even = u[0] + u[2], odd = u[1];
-        HALF_HOLD(even);
-        TYPED(winograd_half_point)(tiles, base[1] + k, v_tile, even + odd, acc[1]);
-        TYPED(winograd_half_point)(tiles, base[2] + k, v_tile, even - odd, acc[2]);
-        even = u[0] + 4 * u[2];
-        odd += odd;
-        HALF_HOLD(even);
-        HALF_HOLD(odd);
-        TYPED(winograd_half_point)(tiles, base[3] + k, v_tile, even + odd, acc[3]);
-        TYPED(winograd_half_point)(tiles, base[4] + k, v_tile, even - odd, acc[4]);
+        _Pragma("GCC unroll 2") for (int s = 0; s < HALF_VECTORS; s++)
+            _Pragma("GCC unroll 3") for (int j = 0; j < HALF_TAPS; j++)
+            {
+                u[j][s] = TYPED(load)(w + (s * HALF_TAPS + j) * LANES);
+                HALF_HOLD(u[j][s]);
+            }
+        TYPED(half_channel)(stride, second, v + k, u, acc);
     }
-    _Pragma("GCC unroll 6") for (int i = 0; i < HALF_POINTS; i++)
-        _Pragma("GCC unroll 4") for (int t = 0; t < tiles; t++)
-        {
-            REAL *at = m + i * m_position + t * m_tile;
-            vec sum = acc[i][t] * scale[i];
-            HOLD(sum); /* else GCC fuses it with the addition, for some numbers of tiles and not for others */
-            TYPED(store)(at, start & START_OUTPUT ? TYPED(load)(at) + sum : sum);
-        }
+    _Pragma("GCC unroll 2") for (int t = 0; t < 2; t++)
+        _Pragma("GCC unroll 6") for (int j = 0; j < HALF_POINTS; j++)
+            _Pragma("GCC unroll 2") for (int s = 0; s < HALF_VECTORS; s++)
+            {
+                if (t && !TYPED(half_has)(second, j))
+                    continue;
+                REAL *at = m + t * m_tile + (j * 2 + s) * LANES;
+                vec sum = acc[t][j][s];
+                HOLD(sum);
+                if (!first)
+                    sum += TYPED(load)(at);
+                TYPED(store)(at, scale ? sum * scale[j] : sum);
+            }
 }
 
-/* M[i][t] = start + scale[i] Σ_k V[i][t][k] u_i[k] for tiles t < tiles ≤ HALF_TILES and a vector of output channels;
- * u_0, u_1 and u_2 of each k are the vectors at w. */
+/* M[t][j] = (M[t][j], unless `first`, + Σ_k V[t][j][k] u_j[k]) · scale[j], if any, for a line of points j of two tiles t,
+ * the first of which has all points, and a panel. V has tiles, points and HALF_CHANNELS, M tiles, both axes' points and a
+ * panel; w for each channel of two vectors the taps. `ahead`: the next weights, to ask for. */
 static void TYPED(winograd_half)(
-    ptrdiff_t tiles, const REAL *v, ptrdiff_t v_position, ptrdiff_t v_tile, ptrdiff_t terms, const REAL *w,
-    const REAL *scale, REAL *m, ptrdiff_t m_position, ptrdiff_t m_tile, int start)
+    int stride, int second, const REAL *v, ptrdiff_t channels, const REAL *w, const REAL *ahead,
+    const REAL *scale, REAL *m, int first)
 {
-#define CASE(count)                                                                                         \
-    case count:                                                                                             \
-        TYPED(winograd_half_sized)(count, v, v_position, v_tile, terms, w, scale, m, m_position, m_tile,   \
-                                   start);                                                                  \
+#define CASE(stride, second)                                                                                \
+    case stride * 8 + second:                                                                               \
+        for (int s = 0; s < 2; s += HALF_VECTORS)                                                           \
+            TYPED(winograd_half_sized)(stride, second, v, channels, w + s * HALF_TAPS * LANES,             \
+                                       s ? NULL : ahead, scale, m + s * LANES, first);                      \
         return;
-    switch (tiles) {
-        CASE(1) CASE(2)
-#if HALF_TILES > 2
-        CASE(3) CASE(4)
-#endif
+    switch (stride * 8 + second) {
+        CASE(1, 0) CASE(1, 3) CASE(1, 4) CASE(1, 5) CASE(1, 6)
+        CASE(2, 0) CASE(2, 2) CASE(2, 3) CASE(2, 4) CASE(2, 5) CASE(2, 6)
     }
 #undef CASE
+}
+
+/* A tile that has the first `points` of a line of them. `drop` has for each point dropped, the last one first, what V of
+ * it is multiplied with to be taken off the others, and for ∞. V at the points dropped becomes zero. */
+ALWAYS_INLINE void TYPED(half_drop)(
+    int points, ptrdiff_t lines, ptrdiff_t line, ptrdiff_t channels, REAL *v, ptrdiff_t step, const REAL *drop)
+{
+    for (int point = HALF_POINTS - 2; point >= points - 1; point--, drop += HALF_POINTS)
+        for (ptrdiff_t i = 0; i < lines; i++)
+            for (ptrdiff_t c = 0; c < channels; c += LANES) {
+                REAL *at = v + i * line + c;
+                const vec off = TYPED(load)(at + point * step);
+                for (int j = 0; j < point; j++)
+                    TYPED(store)(at + j * step, TYPED(load)(at + j * step) - drop[j] * off);
+                TYPED(store)(at + (HALF_POINTS - 1) * step, drop[HALF_POINTS - 1] * off);
+                TYPED(store)(at + point * step, (vec){0});
+            }
+}
+
+/* V of a tile's channels first … first + channels, whole vectors and at most HALF_CHANNELS, lines v_line apart; `pixel` as
+ * winograd_input has it. */
+static void TYPED(winograd_half_input)(
+    int points_h, int points_w, const REAL *const *pixel, ptrdiff_t first, ptrdiff_t channels, REAL *v,
+    ptrdiff_t v_line, const REAL *coefficient, const REAL *drop)
+{
+    const ptrdiff_t pitch = WINOGRAD_VECTORS * LANES;
+    REAL lines[HALF_POINTS * HALF_POINTS * WINOGRAD_VECTORS * LANES] __attribute__((aligned(VECTOR_BYTES)));
+    for (ptrdiff_t c = 0; c < channels; c += pitch) {
+        const ptrdiff_t vectors = (channels - c < pitch ? channels - c : pitch) / LANES;
+        TYPED(winograd_input_first)(2, HALF_POINTS, vectors, pixel, first + c, lines, HALF_POINTS * pitch, pitch,
+                                    coefficient);
+        TYPED(winograd_input_second)(2, HALF_POINTS, vectors, lines, v + c, v_line, HALF_CHANNELS, coefficient);
+    }
+    TYPED(half_drop)(points_w, HALF_POINTS, v_line, channels, v, HALF_CHANNELS, drop);
+    TYPED(half_drop)(points_h, HALF_POINTS, HALF_CHANNELS, channels, v, v_line, drop);
 }
