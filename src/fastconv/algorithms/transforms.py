@@ -32,6 +32,8 @@ _ERROR_SLACK = 1.5
 WEIGHT_TILES = 12
 # The same for its transforms: a tile's input, or output, takes as long as so many channels of its products.
 TRANSFORM_CHANNELS = 16
+# And for the transformation of the weights: one of them takes as long as its products with so many tiles.
+PACKING_TILES = 75
 
 
 class Transforms(NamedTuple):
@@ -71,10 +73,10 @@ def one_axis(outputs: int, taps: int) -> Transforms:
 
 
 class Half(NamedTuple):
-    """What kernels/winograd_half.h leaves of G: the rows' axis, the taps of the columns', and a factor for both.
+    """What kernels/winograd_half.h leaves of G: the rows' axis, the taps of the columns', a factor for both.
 
-    ``drop``: for each point that is left out, the last one first, what V there is multiplied with to be taken off the
-    others.
+    ``drop``: for each point that is left out, the last one first, what V there is multiplied with to be taken
+    off the others.
     """
 
     rows: np.ndarray
@@ -93,14 +95,17 @@ def half(stride: int) -> Half:
     finite = np.array([0, a, -a, 2 * a, -2 * a])
     taps = 4 - stride
     rows = np.vstack([np.vander(finite, taps, increasing=True), np.eye(taps)[-1]])
-    columns = (1.0, a, a**2) if stride == 1 else (1.0, 1.0, a)
     divided = np.append(evaluation(finite, taps)[:, 0], 1.0)
+    # What the kernel makes at 0, ±a, ±2a and ∞ of u, times these, is the value there.
+    columns, factor = (1.0, 1.0, a), [1, 1, 1, 1, 1, 1 / a]
+    if stride == 1:
+        columns, factor = (0.5, a, a**2), [2, 1, 1, 2, 2, 1 / a**2]
     drop = np.zeros((4, 6))
     for row, last in enumerate(range(4, 0, -1)):
         divisor = np.prod(finite[last] - finite[last + 1 :])
         drop[row, :last] = np.prod(np.subtract.outer(finite[:last], finite[last + 1 :]), axis=1) / divisor
         drop[row, -1] = 1 / divisor
-    return Half(rows, np.diag(columns), np.outer(divided, np.append(divided[:-1], 1 / columns[-1])), drop)
+    return Half(rows, np.diag(columns), np.outer(divided, divided * factor), drop)
 
 
 def depth(pairs: tuple[int, int]) -> int:

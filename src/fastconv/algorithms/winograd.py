@@ -52,8 +52,6 @@ _WIDEST, _SLOWNESS = 64, 1.6
 _START_CHANNELS = 2
 # Pixels an output stands for, and where the first of them lies; see kernels/winograd.pyx.
 _ONE_PIXEL = ((1, 1), (0, 0))
-# And for the transformation of the weights: one of them takes as long as its products with so many tiles.
-_PACKING_TILES = 75
 
 
 class Form(NamedTuple):
@@ -250,7 +248,7 @@ def _tiles_saving(geometry: ConvGeometry, calls: int | None, vector_bytes: int) 
     form = choose_form(geometry)
     cost = _cost(geometry, form, vector_bytes // geometry.dtype.itemsize, slowness)
     if calls is not None:
-        cost += form.products * _PACKING_TILES / (max(geometry.batch, 1) * calls)
+        cost += form.products * transforms.PACKING_TILES / (max(geometry.batch, 1) * calls)
     return direct / cost
 
 

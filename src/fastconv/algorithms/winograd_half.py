@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from functools import lru_cache
+from itertools import pairwise
 from types import ModuleType
 
 import numpy as np
@@ -14,10 +15,19 @@ from fastconv.geometry import ConvGeometry
 from fastconv.memory import aligned_empty, give_back
 
 _TAPS, _POINTS, _PAIRS = 3, 6, 2
+# Output channels of a panel of AVX-512, float32.
+_PANEL = 32
 # Channels summed at a time, as winograd_half.h has them.
-_CHANNELS = 48
+_CHANNELS = 64
 # Tiles transformed at a time: so often is a weight used that comes once.
 _BLOCK_TILES = 28
+# Tiles whose products take as long as their weights take to come, all of them in the order of use.
+_WEIGHT_TILES = 6
+# A product takes as long as so many of winograd.py's, by the stride: where all tiles are transformed at once,
+# and where they are not, so that weights come again.
+_PRODUCT = {1: (1.05, 1.1), 2: (0.95, 1.03)}
+# A tile without a second one takes as long as so many points at stride 1: additions bound it.
+_ALONE = 9
 
 
 def fits(geometry: ConvGeometry) -> bool:
@@ -36,21 +46,33 @@ def _sets(geometry: ConvGeometry) -> int:
     return _POINTS + _blocks(geometry) - 1
 
 
+def _lengths(size: int, most: int) -> list[int]:
+    """Outputs of the tiles of a row: of half of them as many as a tile has, of the others what is left."""
+    tiles = base.ceil_div(size, most)
+    first, second = base.ceil_div(tiles, 2), tiles // 2
+    left = size - first * most
+    if not second or left < second:
+        return [most] * (tiles - 1) + [size - most * (tiles - 1)]
+    return [most] * first + [left * (i + 1) // second - left * i // second for i in reversed(range(second))]
+
+
 @lru_cache(maxsize=1024)
 def _axes(geometry: ConvGeometry) -> tuple[np.ndarray, np.ndarray]:
-    """(2, tiles) of each axis: the output that a tile begins at, and its points; columns in pairs.
+    """(2, tiles) of each axis: the output that a tile begins at, and its points.
 
-    A dilated axis is as many interleaved ones, its phases; the last tile of each has the outputs that are left. A
-    pair's first tile has all points where there are enough of these.
+    Rows ascend; columns come in pairs, whose first tile has all points where there are enough of these. A
+    dilated axis is as many interleaved ones, its phases.
     """
     taps = 4 - _blocks(geometry)
-    outputs = _POINTS + 1 - taps
     axes = []
     for size, dilation in zip(geometry.output_size, geometry.dilation, strict=True):
-        phases = range(min(size, dilation))
-        origin = np.concatenate([np.arange(phase, size, dilation * outputs) for phase in phases])
-        left = -((origin - size) // dilation)
-        axes.append(np.array([origin, np.minimum(left, outputs) + taps - 1], np.intp))
+        tiles = []
+        for phase in range(min(size, dilation)):
+            at = phase
+            for outputs in _lengths(base.ceil_div(size - phase, dilation), _POINTS + 1 - taps):
+                tiles.append((at, outputs + taps - 1))
+                at += dilation * outputs
+        axes.append(np.array(tiles, np.intp).reshape(-1, 2).T)
     down, across = axes
     across = across[:, np.argsort(-across[1], kind="stable")]
     first = base.ceil_div(across.shape[1], 2)
@@ -59,15 +81,15 @@ def _axes(geometry: ConvGeometry) -> tuple[np.ndarray, np.ndarray]:
     return np.ascontiguousarray(down[:, np.argsort(down[0])]), pairs
 
 
-def _products(points: np.ndarray, blocks: int) -> int:
-    """Products along an axis: the block of one tap has none at ∞."""
-    return int((blocks * points[1] - (blocks - 1)).sum())
+def _positions(geometry: ConvGeometry) -> int:
+    """Products of an image, an input and an output channel: the block of one tap has none at ∞."""
+    blocks = _blocks(geometry)
+    return math.prod(int((blocks * points - (blocks - 1)).sum()) for _, points in _axes(geometry))
 
 
 def multiplications(geometry: ConvGeometry) -> int:
     """The products of the transformed tiles; the transforms themselves are left out, as is usual."""
-    pixels = math.prod(_products(axis, _blocks(geometry)) for axis in _axes(geometry))
-    return geometry.batch * pixels * geometry.in_channels * geometry.out_channels
+    return geometry.batch * _positions(geometry) * geometry.in_channels * geometry.out_channels
 
 
 def transformed_bytes(geometry: ConvGeometry) -> int:
@@ -83,17 +105,23 @@ def error_bound(geometry: ConvGeometry) -> float:
 
 def saving(geometry: ConvGeometry, calls: int | None, slowness: float) -> float:
     """How many times faster than direct convolution to expect this, by counting."""
-    down, across = _axes(geometry)
-    blocks = _blocks(geometry)
-    direct = _TAPS**2 * max(math.prod(geometry.output_size), transforms.WEIGHT_TILES)
-    own = math.prod(_products(axis, blocks) for axis in (down, across))
-    moved = transforms.TRANSFORM_CHANNELS / slowness * (1 / geometry.out_channels + 1 / geometry.in_channels / blocks**2)
-    own += down.shape[1] * across.shape[1] * _POINTS**2 * blocks**2 * moved
-    return direct / max(own, _sets(geometry) * _TAPS * transforms.WEIGHT_TILES)
+    blocks, (down, across) = _blocks(geometry), _axes(geometry)
+    tiles, inputs, outputs = down.shape[1] * across.shape[1], geometry.in_channels, geometry.out_channels
+    # The second vector of a panel is computed where it is not needed, too.
+    filled = base.round_up(outputs, _PANEL) / outputs * base.round_up(inputs, _PANEL // 2) / inputs
+    moved = transforms.TRANSFORM_CHANNELS / slowness * (1 / outputs + 1 / (inputs * blocks**2))
+    product = _PRODUCT[blocks][tiles > _BLOCK_TILES] * filled
+    own = _positions(geometry) * product + tiles * (blocks * _POINTS) ** 2 * moved
+    if blocks == 1 and across.shape[1] % 2:
+        own *= 1 + (_ALONE - _POINTS) / across[1].sum()
+    cost = max(own, _sets(geometry) * _TAPS * _WEIGHT_TILES)
+    if calls is not None:
+        cost += _sets(geometry) * _TAPS * transforms.PACKING_TILES / (max(geometry.batch, 1) * calls)
+    return _TAPS**2 * max(math.prod(geometry.output_size), transforms.WEIGHT_TILES) / cost
 
 
 @lru_cache(maxsize=1024)
-def _blocking(geometry: ConvGeometry, num_threads: int, kernels: ModuleType) -> tuple[int, int, int, int, int]:
+def _blocking(geometry: ConvGeometry, num_threads: int, kernels: ModuleType) -> tuple[int, ...]:
     """Bands, parts of panels, lines at a time, elements of a pixel, and of scratch memory of a thread."""
     itemsize, width = geometry.dtype.itemsize, base.panel_width(kernels, geometry.dtype)
     line, lanes = 64 // itemsize, kernels.vector_bytes() // itemsize
@@ -103,15 +131,16 @@ def _blocking(geometry: ConvGeometry, num_threads: int, kernels: ModuleType) -> 
     bands, panel_parts = transforms.shares(geometry, panels, lines, across.shape[1], num_threads)
     block = max(1, min(base.ceil_div(lines, bands), _BLOCK_TILES // across.shape[1]))
 
-    reach = [_POINTS * stride * dilation for stride, dilation in zip(geometry.stride, geometry.dilation, strict=True)]
+    reach = [_POINTS * blocks * dilation for dilation in geometry.dilation]
     ends = [lines * band // bands for band in range(bands + 1)]
-    rows = max(int(down[0, end - 1] - down[0, start]) for start, end in zip(ends, ends[1:], strict=False))
+    rows = max(int(down[0, end - 1] - down[0, start]) for start, end in pairwise(ends))
     copied = (rows * blocks + reach[0]) * (int(across[0].max()) * blocks + reach[1]) * pixel_pitch
     tiles = block * base.round_up(across.shape[1], 2)
     chunks = base.ceil_div(pixel_pitch, _CHANNELS)
     transformed = tiles * _POINTS**2 * (blocks**2 * chunks * _CHANNELS + width)
     stored = _POINTS * geometry.output_size[1] * width + base.scatter_slack(kernels, geometry.dtype, width)
-    return bands, panel_parts, block, pixel_pitch, base.round_up(copied + pixel_pitch + transformed + stored, line)
+    per_thread = base.round_up(copied + pixel_pitch + transformed + stored, line)
+    return bands, panel_parts, block, pixel_pitch, per_thread
 
 
 def workspace_bytes(geometry: ConvGeometry, num_threads: int, kernels: ModuleType) -> int:

@@ -2,9 +2,9 @@
  * element type.
  *
  * G_h g, with points 0, ±a, ±2a, ∞, are half the bytes of G_h g G_wᵀ, and less. The other axis is transformed as they
- * come, by additions, which cost nothing beside multiply–adds. At stride 1, with u₀ = g₀, u₁ = a g₁, u₂ = a² g₂, its
+ * come, by additions, which cost little beside multiply–adds. At stride 1, with u₀ = g₀ / 2, u₁ = a g₁, u₂ = a² g₂, its
  * rows are, but for a factor that sums are multiplied with in the end,
- *     0: u₀,   ±a: u₀ + u₂ ± u₁,   ±2a: u₀ + 4 u₂ ± 2 u₁,   ∞: u₂.
+ *     0: u₀,   ±a: 2 u₀ + u₂ ± u₁,   ±2a: u₀ + 2 u₂ ± u₁,   ∞: u₂.
  * At stride 2 a kernel of three taps is one of two, for every other pixel, and one of a single tap for those between
  * (winograd.pyx, blocks): with u₀ = g₀, u₁ = g₁, u₂ = a g₂
  *     0: u₀,   ±a: u₀ ± u₂,   ±2a: u₀ ± 2 u₂,   ∞: u₂,   and u₁ at all of them but ∞.
@@ -18,14 +18,12 @@
 #ifndef HALF_POINTS
 #define HALF_POINTS 6
 #define HALF_TAPS 3
-#define HALF_CHANNELS 48 /* summed at a time: their weights, and the next ones, 18 KiB each, stay in the L1 cache */
-#define HALF_FETCHED 3   /* cache lines, or halves, of the next weights that are asked for with each channel */
+#define HALF_CHANNELS 64 /* summed at a time: their weights, and the next ones, 24 KiB each, mostly stay in the L1 cache */
+#define HALF_FETCHED 3   /* vectors of the next weights, at most, that are asked for with each channel */
 #if defined(__AVX512F__)
 #define HALF_VECTORS 2 /* at a time: 12 · 2 accumulators, and of the weights and sums of them up to six */
-#define HALF_HOLD(vector) HOLD(vector)
 #else
 #define HALF_VECTORS 1 /* 12 of 16 registers: weights are loaded again where they are used */
-#define HALF_HOLD(vector) (void)(vector)
 #endif
 #endif
 
@@ -44,7 +42,8 @@ ALWAYS_INLINE void TYPED(half_point)(
     {
         if (t && !TYPED(half_has)(second, point))
             continue;
-        const vec value = TYPED(broadcast)(v[(t * HALF_POINTS + point) * HALF_CHANNELS]);
+        vec value = TYPED(broadcast)(v[(t * HALF_POINTS + point) * HALF_CHANNELS]);
+        HOLD(value);
         _Pragma("GCC unroll 2") for (int s = 0; s < HALF_VECTORS; s++) acc[t][point][s] += value * u[s];
     }
 }
@@ -75,46 +74,40 @@ ALWAYS_INLINE void TYPED(half_channel)(
     vec acc[2][HALF_POINTS][HALF_VECTORS])
 {
     vec even[HALF_VECTORS], odd[HALF_VECTORS];
+    if (stride == 2)
+        _Pragma("GCC unroll 5") for (int j = 0; j < HALF_POINTS - 1; j++)
+            TYPED(half_point)(second, j, v + 2 * HALF_POINTS * HALF_CHANNELS, u[1], acc);
     TYPED(half_point)(second, 0, v, u[0], acc);
     TYPED(half_point)(second, HALF_POINTS - 1, v, u[2], acc);
     _Pragma("GCC unroll 2") for (int s = 0; s < HALF_VECTORS; s++)
     {
-        even[s] = stride == 1 ? u[0][s] + u[2][s] : u[0][s];
+        even[s] = stride == 1 ? u[0][s] + u[0][s] + u[2][s] : u[0][s];
         odd[s] = stride == 1 ? u[1][s] : u[2][s];
-        HALF_HOLD(even[s]);
     }
     TYPED(half_pair)(second, 1, v, even, odd, acc);
     _Pragma("GCC unroll 2") for (int s = 0; s < HALF_VECTORS; s++)
     {
         const vec twice = u[2][s] + u[2][s];
-        even[s] = stride == 1 ? u[0][s] + (twice + twice) : u[0][s];
-        odd[s] += odd[s];
-        HALF_HOLD(even[s]);
-        HALF_HOLD(odd[s]);
+        even[s] = stride == 1 ? u[0][s] + twice : u[0][s];
+        odd[s] = stride == 1 ? u[1][s] : twice;
     }
     TYPED(half_pair)(second, 3, v, even, odd, acc);
-    if (stride == 2)
-        _Pragma("GCC unroll 5") for (int j = 0; j < HALF_POINTS - 1; j++)
-            TYPED(half_point)(second, j, v + 2 * HALF_POINTS * HALF_CHANNELS, u[1], acc);
 }
 
 ALWAYS_INLINE void TYPED(winograd_half_sized)(
     const int stride, const int second, const REAL *v, ptrdiff_t channels, const REAL *w, const REAL *ahead,
-    const REAL *scale, REAL *m, int first)
+    int fetched, const REAL *scale, REAL *m)
 {
     const ptrdiff_t m_tile = HALF_POINTS * HALF_POINTS * 2 * LANES;
     vec acc[2][HALF_POINTS][HALF_VECTORS] = {{{{0}}}};
     for (ptrdiff_t k = 0; k < channels; k++, w += 2 * HALF_TAPS * LANES) {
         vec u[HALF_TAPS][HALF_VECTORS];
-        if (ahead) {
-            _Pragma("GCC unroll 3") for (int i = 0; i < HALF_FETCHED; i++) __builtin_prefetch(ahead + i * LANES);
-            ahead += HALF_FETCHED * LANES;
-        }
+        _Pragma("GCC unroll 3") for (int i = 0; i < HALF_FETCHED && i < fetched; i++, ahead += LANES)
+            __builtin_prefetch(ahead);
         _Pragma("GCC unroll 2") for (int s = 0; s < HALF_VECTORS; s++)
             _Pragma("GCC unroll 3") for (int j = 0; j < HALF_TAPS; j++)
             {
                 u[j][s] = TYPED(load)(w + (s * HALF_TAPS + j) * LANES);
-                HALF_HOLD(u[j][s]);
             }
         TYPED(half_channel)(stride, second, v + k, u, acc);
     }
@@ -125,26 +118,24 @@ ALWAYS_INLINE void TYPED(winograd_half_sized)(
                 if (t && !TYPED(half_has)(second, j))
                     continue;
                 REAL *at = m + t * m_tile + (j * 2 + s) * LANES;
-                vec sum = acc[t][j][s];
-                HOLD(sum);
-                if (!first)
-                    sum += TYPED(load)(at);
-                TYPED(store)(at, scale ? sum * scale[j] : sum);
+                vec sum = acc[t][j][s] * scale[j];
+                HOLD(sum); /* else GCC fuses it with the addition, in some of these functions and not in others */
+                TYPED(store)(at, TYPED(load)(at) + sum);
             }
 }
 
-/* M[t][j] = (M[t][j], unless `first`, + Σ_k V[t][j][k] u_j[k]) · scale[j], if any, for a line of points j of two tiles t,
- * the first of which has all points, and a panel. V has tiles, points and HALF_CHANNELS, M tiles, both axes' points and a
- * panel; w for each channel of two vectors the taps. `ahead`: the next weights, to ask for. */
+/* M[t][j] += scale[j] Σ_k V[t][j][k] u_j[k] for a line of points j of two tiles t, the first of which has all points, and a
+ * panel. V has tiles, points and HALF_CHANNELS, M tiles, both axes' points and a panel; w for each channel of two vectors
+ * the taps. `fetched` vectors a channel of the next weights are asked for, `ahead` the first of them. */
 static void TYPED(winograd_half)(
     int stride, int second, const REAL *v, ptrdiff_t channels, const REAL *w, const REAL *ahead,
-    const REAL *scale, REAL *m, int first)
+    int fetched, const REAL *scale, REAL *m)
 {
 #define CASE(stride, second)                                                                                \
     case stride * 8 + second:                                                                               \
         for (int s = 0; s < 2; s += HALF_VECTORS)                                                           \
             TYPED(winograd_half_sized)(stride, second, v, channels, w + s * HALF_TAPS * LANES,             \
-                                       s ? NULL : ahead, scale, m + s * LANES, first);                      \
+                                       ahead, s ? 0 : fetched, scale, m + s * LANES);                      \
         return;
     switch (stride * 8 + second) {
         CASE(1, 0) CASE(1, 3) CASE(1, 4) CASE(1, 5) CASE(1, 6)

@@ -10,13 +10,13 @@
 from cython.parallel cimport prange, threadid
 
 cdef extern from "microkernel.h" nogil:
-    const int HALF_POINTS, HALF_TAPS, HALF_CHANNELS
+    const int HALF_POINTS, HALF_TAPS, HALF_CHANNELS, HALF_FETCHED
     void winograd_half_f32(
         int stride, int second, const float *v, Py_ssize_t channels, const float *w, const float *ahead,
-        const float *scale, float *m, bint first) noexcept
+        int fetched, const float *scale, float *m) noexcept
     void winograd_half_f64(
         int stride, int second, const double *v, Py_ssize_t channels, const double *w, const double *ahead,
-        const double *scale, double *m, bint first) noexcept
+        int fetched, const double *scale, double *m) noexcept
     void winograd_half_input_f32(
         int points_h, int points_w, const float *const *pixel, Py_ssize_t first, Py_ssize_t channels,
         float *v, Py_ssize_t v_line, const float *coefficient, const float *drop) noexcept
@@ -34,13 +34,13 @@ cdef struct HalfLines:
 
 
 cdef inline void half_product(
-    int stride, int second, const real *v, Py_ssize_t channels, const real *w, const real *ahead,
-    const real *scale, real *m, bint first
+    int stride, int second, const real *v, Py_ssize_t channels, const real *w, const real *ahead, int fetched,
+    const real *scale, real *m
 ) noexcept nogil:
     if real is float:
-        winograd_half_f32(stride, second, v, channels, w, ahead, scale, m, first)
+        winograd_half_f32(stride, second, v, channels, w, ahead, fetched, scale, m)
     else:
-        winograd_half_f64(stride, second, v, channels, w, ahead, scale, m, first)
+        winograd_half_f64(stride, second, v, channels, w, ahead, fetched, scale, m)
 
 
 cdef inline void half_input(
@@ -91,10 +91,10 @@ cdef void half_set(
     cdef bint shared = stride == 2 and index == 0
     cdef Py_ssize_t point = index if stride == 1 else index - 1
     cdef Py_ssize_t lowest = 0 if shared else point, highest = HALF_POINTS - 2 if shared else point
-    cdef int second
+    cdef int second, fetched = <int>min(
+        <Py_ssize_t>HALF_FETCHED, (2 * HALF_TAPS + part.lines * part.pairs - 1) // (part.lines * part.pairs))
     cdef const real *weight
     cdef const real *ahead
-    cdef const real *factor
     if shared:
         v = v + HALF_POINTS * part.point_size
     for c in range(part.chunks):
@@ -103,20 +103,19 @@ cdef void half_set(
         weight = w + begin * HALF_TAPS * width
         at = 0
         for i from lowest <= i <= highest:
-            factor = scale + i * HALF_POINTS if c == part.chunks - 1 and not shared else NULL
             for l in range(part.lines):
                 if i < HALF_POINTS - 1 and i and i >= part.line_points[part.first + l] - 1:
                     continue
                 for q in range(part.pairs):
                     second = <int>part.across_points[2 * q + 1] if 2 * q + 1 < part.across else 0
-                    # The first two products ask for a half of the next weights each.
-                    ahead = weight + (end - begin) * (2 + at) * HALF_TAPS * lanes if at < 2 else NULL
+                    # All products ask for a part of the next weights, the first ones where there are enough.
+                    ahead = weight + (end - begin) * (2 * HALF_TAPS + at * fetched) * lanes
                     half_product(
                         stride, second,
                         v + i * part.point_size + c * part.chunk_size + l * part.line_size + q * part.pair_size,
-                        end - begin, weight, ahead, factor,
-                        m + ((l * part.pairs + q) * tile + i) * HALF_POINTS * width,
-                        c == 0 and (stride == 1 or shared or i == HALF_POINTS - 1))
+                        end - begin, weight, ahead, fetched if at * fetched < 2 * HALF_TAPS else 0,
+                        scale + i * HALF_POINTS,
+                        m + ((l * part.pairs + q) * tile + i) * HALF_POINTS * width)
                     at += 1
 
 
@@ -162,9 +161,9 @@ cdef void half_lines(
     cdef real *m = v + tiling.stride_h * HALF_POINTS * part.point_size
     cdef Py_ssize_t m_size = part.lines * part.pairs * 2 * HALF_POINTS * HALF_POINTS * width
     half_inputs(tiling, part, view, image, <const real *>scratch, v, coefficient, drop)
-    memset(m, 0, m_size * sizeof(real))  # points that a tile does not have are never written
     for p in range(first_panel, last_panel):
         count = min(width, out_channels - p * width)
+        memset(m, 0, m_size * sizeof(real))
         for s in range(sets):
             half_set(part, <int>tiling.stride_h, s, channels, <const real *>v,
                      packed + (p * sets + s) * HALF_TAPS * channels * width, scale, m)
