@@ -198,7 +198,10 @@ class Plan(Remade):
 
     @property
     def multiplications(self) -> int:
-        return sum(self._algorithm.multiplications(part.geometry) for part in self._passes)
+        return sum(
+            self._algorithm.multiplications(part.geometry, self._kernels.vector_bytes())
+            for part in self._passes
+        )
 
     @property
     def error_bound(self) -> float:
@@ -258,7 +261,7 @@ class Plan(Remade):
         """Whether this plan can ``shuffle`` into an image of so many channels."""
         whole = channels % panel_width(self._kernels, self.geometry.dtype) == 0
         planar = self.geometry.spatial_rank < 3 and len(self._passes) == 1
-        return whole and planar and self._algorithm.merges(self._planar)
+        return whole and planar and self._algorithm.merges(self._planar, self._kernels.vector_bytes())
 
     def shuffle(
         self, x: np.ndarray, image: np.ndarray, merged: tuple[int, ...], skip: tuple[int, ...],

@@ -61,7 +61,7 @@ def select(
     if algorithm == "auto" or (algorithm == "fastest" and geometry.batch == 0):
         return _chosen(geometry, limits, level.vector_bytes())
     if algorithm == "fastest":
-        names = allowed(geometry, ALGORITHMS, limits.rtol, limits.weight_budget)
+        names = allowed(geometry, ALGORITHMS, limits.rtol, limits.weight_budget, level.vector_bytes())
         return measurement.fastest(geometry, names, num_threads, level), "measured the fastest here"
     reason = ALGORITHMS[algorithm].unsupported(geometry)
     if reason is not None:
@@ -71,7 +71,7 @@ def select(
         raise ValueError(
             f"rtol must be at least {error:.1e} for algorithm {algorithm!r} here, got {limits.rtol!r}"
         )
-    transformed = ALGORITHMS[algorithm].transformed_bytes(geometry)
+    transformed = ALGORITHMS[algorithm].transformed_bytes(geometry, level.vector_bytes())
     if limits.weight_budget is not None and transformed > limits.weight_budget:
         raise ValueError(
             f"weight_budget must be at least {transformed} for algorithm {algorithm!r} here,"

@@ -23,6 +23,8 @@ DEPTH = 256
 _NEAR_BYTES = 2 << 20
 # Images of more are not in cache when the next layer reads them, and are written past it.
 _FAR_BYTES = 8 << 20
+# Bytes of a vector of AVX-512: forms may depend on what a level has.
+WIDEST = 64
 # Pixels whose products with the weights take as long as the weights take to come from the L3 cache.
 _WEIGHT_PIXELS = 12
 
@@ -99,15 +101,15 @@ class Algorithm(ABC):
             return f"it has two spatial axes only, the problem has {geometry.spatial_rank}"
         return None
 
-    def multiplications(self, geometry: ConvGeometry) -> int:
-        """Multiplications this algorithm does for the problem."""
+    def multiplications(self, geometry: ConvGeometry, vector_bytes: int = WIDEST) -> int:
+        """Multiplications this algorithm does for the problem, on a level of such vectors."""
         return geometry.multiplications
 
     @abstractmethod
     def workspace_bytes(self, geometry: ConvGeometry, num_threads: int, kernels: ModuleType) -> int:
         """Bytes of scratch memory a call needs."""
 
-    def transformed_bytes(self, geometry: ConvGeometry) -> int:
+    def transformed_bytes(self, geometry: ConvGeometry, vector_bytes: int = WIDEST) -> int:
         """Bytes of weights in a form larger than they are given; 0 where packing only reorders them."""
         return 0
 
@@ -115,7 +117,7 @@ class Algorithm(ABC):
     def error_bound(self, geometry: ConvGeometry) -> float:
         """The largest max|error| / max|result| to expect for zero-mean random data."""
 
-    def merges(self, geometry: ConvGeometry) -> bool:
+    def merges(self, geometry: ConvGeometry, vector_bytes: int = WIDEST) -> bool:
         """Whether an output's channels may be those of several pixels, each stored to its own place."""
         return False
 

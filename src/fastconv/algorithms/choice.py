@@ -19,7 +19,11 @@ _MIN_FFT_TAPS = 49
 
 
 def allowed(
-    geometry: ConvGeometry, algorithms: dict[str, Algorithm], rtol: float | None, weight_budget: int | None
+    geometry: ConvGeometry,
+    algorithms: dict[str, Algorithm],
+    rtol: float | None,
+    weight_budget: int | None,
+    vector_bytes: int,
 ) -> dict[str, Algorithm]:
     """The algorithms that can compute the problem within the caller's bounds.
 
@@ -32,7 +36,7 @@ def allowed(
         name: algorithm.error_bound(geometry)
         for name, algorithm in algorithms.items()
         if algorithm.unsupported(geometry) is None
-        and (weight_budget is None or algorithm.transformed_bytes(geometry) <= weight_budget)
+        and (weight_budget is None or algorithm.transformed_bytes(geometry, vector_bytes) <= weight_budget)
     }
     usable = {name: algorithms[name] for name, error in errors.items() if rtol is None or error <= rtol}
     if not usable:
@@ -74,12 +78,12 @@ def choose(
     ValueError
         If no algorithm is within the budgets.
     """
-    usable = allowed(geometry, algorithms, rtol, weight_budget)
+    usable = allowed(geometry, algorithms, rtol, weight_budget, vector_bytes)
     kernel = "×".join(map(str, geometry.kernel_size))
     taps = math.prod(geometry.kernel_size)
     least = _MIN_WINOGRAD_SAVING if taps > 1 else strassen.MIN_SAVING
     if "winograd" in usable and winograd.saving(geometry, calls, vector_bytes) >= least:
-        fewer = geometry.multiplications / max(1, usable["winograd"].multiplications(geometry))
+        fewer = geometry.multiplications / max(1, usable["winograd"].multiplications(geometry, vector_bytes))
         form = f"tiles of a {kernel} kernel" if taps > 1 else "Strassen's product of halves"
         return "winograd", f"{form}: {fewer:.1f}× fewer multiplications"
     if taps >= _MIN_FFT_TAPS and "fft" in usable and fft.cost(geometry, calls) < _direct_cost(geometry):

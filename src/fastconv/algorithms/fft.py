@@ -281,7 +281,7 @@ class Fft(Algorithm):
     quantizable = False
     cuts_images = True
 
-    def multiplications(self, geometry: ConvGeometry) -> int:
+    def multiplications(self, geometry: ConvGeometry, vector_bytes: int = base.WIDEST) -> int:
         """Real multiplications of the complex products; the transforms themselves are left out."""
         tiling = _tiling(geometry)
         channels = geometry.in_channels // geometry.groups * geometry.out_channels
@@ -291,7 +291,7 @@ class Fft(Algorithm):
         """The spectra of a chunk of tiles, and for each thread a block of planes on their way there."""
         return _layout(geometry, kernels).total(num_threads) * geometry.dtype.itemsize
 
-    def transformed_bytes(self, geometry: ConvGeometry) -> int:
+    def transformed_bytes(self, geometry: ConvGeometry, vector_bytes: int = base.WIDEST) -> int:
         return _weight_bytes(geometry, _tiling(geometry))
 
     def error_bound(self, geometry: ConvGeometry) -> float:

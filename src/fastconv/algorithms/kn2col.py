@@ -56,7 +56,7 @@ class Kn2col(Algorithm):
 
     name = "kn2col"
 
-    def multiplications(self, geometry: ConvGeometry) -> int:
+    def multiplications(self, geometry: ConvGeometry, vector_bytes: int = base.WIDEST) -> int:
         """Those whose input lies inside the image."""
         inside = (_reached(geometry, axis) for axis in range(geometry.spatial_rank))
         channels = geometry.in_channels // geometry.groups * geometry.out_channels

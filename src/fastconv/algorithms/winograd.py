@@ -45,9 +45,8 @@ _BLOCK_TILES = 28
 _L2_BYTES = 1 << 20
 # Bytes of transformed input and products a thread keeps at most.
 _BLOCK_BYTES = 4 << 20
-# Bytes of the vectors these are measured with. With shorter ones products take so many times as long beside
-# what is moved.
-_WIDEST, _SLOWNESS = 64, 1.6
+# With shorter vectors than AVX-512's products take so many times as long beside what is moved.
+_SLOWNESS = 1.6
 # And beginning with a block's channels, as long as so many of them: first layers have three.
 _START_CHANNELS = 2
 # Pixels an output stands for, and where the first of them lies; see kernels/winograd.pyx.
@@ -219,15 +218,27 @@ def forms(geometry: ConvGeometry) -> tuple[Form, ...]:
 
 
 @lru_cache(maxsize=1024)
-def special_form(geometry: ConvGeometry) -> ModuleType | None:
-    """The module of the form that the problem takes, if not tiles of both axes."""
+def special_form(geometry: ConvGeometry, vector_bytes: int = base.WIDEST) -> ModuleType | None:
+    """The module of the form that the problem takes, if not tiles with weights transformed along both axes.
+
+    Where it is along one, that depends on the length of vectors: short ones take more loads.
+    """
     for module in (strassen, winograd_depthwise, winograd_narrow):
         if module.fits(geometry):
             return module
-    by_tiles = _tiles_saving(geometry, None, _WIDEST) if forms(geometry) else 0.0
-    fitting = [module for module in (winograd_rows, winograd_half) if module.fits(geometry)]
-    best = max(fitting, key=lambda module: module.saving(geometry, None, 1.0), default=None)
-    return best if best is not None and best.saving(geometry, None, 1.0) >= by_tiles else None
+    by_tiles = _tiles_saving(geometry, None, base.WIDEST) if forms(geometry) else 0.0
+    if winograd_rows.fits(geometry) and winograd_rows.saving(geometry, None, 1.0) >= by_tiles:
+        return winograd_rows
+    if winograd_half.fits(geometry):
+        by_half = winograd_half.saving(geometry, None, _slowness(vector_bytes))
+        if by_half > _tiles_saving(geometry, None, vector_bytes):
+            return winograd_half
+    return None
+
+
+def _slowness(vector_bytes: int) -> float:
+    """How many times as long products take beside what is moved, as with AVX-512."""
+    return 1.0 if vector_bytes >= base.WIDEST else _SLOWNESS
 
 
 def saving(geometry: ConvGeometry, calls: int | None, vector_bytes: int) -> float:
@@ -236,17 +247,15 @@ def saving(geometry: ConvGeometry, calls: int | None, vector_bytes: int) -> floa
     The weights are transformed once for so many calls; None: for so many that it costs nothing. The shorter
     a vector, the less is transformed in vain for an image of three channels, and the less moving counts.
     """
-    slowness = 1.0 if vector_bytes >= _WIDEST else _SLOWNESS
-    if (module := special_form(geometry)) is not None:
-        return module.saving(geometry, calls, slowness)
+    if (module := special_form(geometry, vector_bytes)) is not None:
+        return module.saving(geometry, calls, _slowness(vector_bytes))
     return _tiles_saving(geometry, calls, vector_bytes)
 
 
 def _tiles_saving(geometry: ConvGeometry, calls: int | None, vector_bytes: int) -> float:
-    slowness = 1.0 if vector_bytes >= _WIDEST else _SLOWNESS
     direct = math.prod(geometry.kernel_size) * max(math.prod(geometry.output_size), transforms.WEIGHT_TILES)
     form = choose_form(geometry)
-    cost = _cost(geometry, form, vector_bytes // geometry.dtype.itemsize, slowness)
+    cost = _cost(geometry, form, vector_bytes // geometry.dtype.itemsize, _slowness(vector_bytes))
     if calls is not None:
         cost += form.products * transforms.PACKING_TILES / (max(geometry.batch, 1) * calls)
     return direct / cost
@@ -369,24 +378,24 @@ class Winograd(Algorithm):
                 reason = f"it takes {_MAX_BLOCKS} blocks of taps, {down}×{across} has {fewest}"
         return reason
 
-    def multiplications(self, geometry: ConvGeometry) -> int:
+    def multiplications(self, geometry: ConvGeometry, vector_bytes: int = base.WIDEST) -> int:
         """The products of the transformed tiles; the transforms themselves are left out, as is usual."""
-        if (module := special_form(geometry)) is not None:
+        if (module := special_form(geometry, vector_bytes)) is not None:
             return module.multiplications(geometry)
         form = choose_form(geometry)
         channels = geometry.in_channels // geometry.groups * geometry.out_channels
         return geometry.batch * tiles(geometry, form) * form.products * channels
 
     def workspace_bytes(self, geometry: ConvGeometry, num_threads: int, kernels: ModuleType) -> int:
-        if (module := special_form(geometry)) is not None:
+        if (module := special_form(geometry, kernels.vector_bytes())) is not None:
             return module.workspace_bytes(geometry, num_threads, kernels)
         return _blocking(geometry, num_threads, kernels).per_thread * num_threads * geometry.dtype.itemsize
 
-    def transformed_bytes(self, geometry: ConvGeometry) -> int:
-        if (module := special_form(geometry)) is not None:
+    def transformed_bytes(self, geometry: ConvGeometry, vector_bytes: int = base.WIDEST) -> int:
+        if (module := special_form(geometry, vector_bytes)) is not None:
             return module.transformed_bytes(geometry)
         channels = geometry.in_channels // geometry.groups * geometry.out_channels
-        return choose_form(geometry).matrices * channels * geometry.dtype.itemsize
+        return choose_form(geometry).products * channels * geometry.dtype.itemsize
 
     def error_bound(self, geometry: ConvGeometry) -> float:
         if (module := special_form(geometry)) is not None:
@@ -395,17 +404,17 @@ class Winograd(Algorithm):
         terms = geometry.in_channels // geometry.groups * math.prod(map(len, form.blocks))
         return transforms.error_bound(form.pairs, terms, geometry.dtype)
 
-    def merges(self, geometry: ConvGeometry) -> bool:
-        return special_form(geometry) is None
+    def merges(self, geometry: ConvGeometry, vector_bytes: int = base.WIDEST) -> bool:
+        return special_form(geometry, vector_bytes) is None
 
     def packing(self, geometry: ConvGeometry, kernels: ModuleType) -> Form | None:
-        module = special_form(geometry)
+        module = special_form(geometry, kernels.vector_bytes())
         return choose_form(geometry) if module is None else module.__name__
 
     def pack(
         self, weight, bias, geometry: ConvGeometry, kernels: ModuleType, num_threads: int, into=None
     ) -> Packed:
-        if (module := special_form(geometry)) is not None:
+        if (module := special_form(geometry, kernels.vector_bytes())) is not None:
             return module.pack(weight, bias, geometry, kernels, num_threads, into)
         form = choose_form(geometry)
         groups, channels = geometry.groups, geometry.in_channels // geometry.groups
@@ -428,7 +437,7 @@ class Winograd(Algorithm):
     ) -> Call:  # fmt: skip
         """As ``Algorithm.bind``; where it ``merges``, an output's channels may be those of several pixels."""
         geometry = packed.geometry
-        if (module := special_form(geometry)) is not None:
+        if (module := special_form(geometry, packed.kernels.vector_bytes())) is not None:
             return module.bind(packed, out, epilogue, num_threads)
         blocking = _blocking(geometry, num_threads, packed.kernels)
         before = (

@@ -26,6 +26,8 @@ _WEIGHT_TILES = 6
 # A product takes as long as so many of winograd.py's, by the stride: where all tiles are transformed at once,
 # and where they are not, so that weights come again.
 _PRODUCT = {1: (1.05, 1.1), 2: (0.95, 1.03)}
+# The same with shorter vectors, which take a load for almost every product, beside those.
+_SHORT = {1: 1.4, 2: 1.16}
 # A tile without a second one takes as long as so many points at stride 1: additions bound it.
 _ALONE = 9
 
@@ -110,7 +112,7 @@ def saving(geometry: ConvGeometry, calls: int | None, slowness: float) -> float:
     # The second vector of a panel is computed where it is not needed, too.
     filled = base.round_up(outputs, _PANEL) / outputs * base.round_up(inputs, _PANEL // 2) / inputs
     moved = transforms.TRANSFORM_CHANNELS / slowness * (1 / outputs + 1 / (inputs * blocks**2))
-    product = _PRODUCT[blocks][tiles > _BLOCK_TILES] * filled
+    product = _PRODUCT[blocks][tiles > _BLOCK_TILES] * filled * (_SHORT[blocks] if slowness > 1 else 1)
     own = _positions(geometry) * product + tiles * (blocks * _POINTS) ** 2 * moved
     if blocks == 1 and across.shape[1] % 2:
         own *= 1 + (_ALONE - _POINTS) / across[1].sum()

@@ -69,10 +69,11 @@ cdef void half_inputs(
             wide = <int>part.across_points[t]
             for i in range(blocks):
                 for j in range(blocks):
+                    # The second block has a tap, and so a pixel, less.
                     tile_pixels(tiling, view, image, zeros,
                                 tiling.line_origin[part.first + l] * tiling.stride_h + i * tiling.dilation_h,
                                 tiling.across_origin[t] * tiling.stride_w + j * tiling.dilation_w,
-                                high, wide, pixel)
+                                high - i, wide - j, pixel)
                     at = (v + i * HALF_POINTS * part.point_size + l * part.line_size + t // 2 * part.pair_size
                           + (2 * j + t % 2) * HALF_POINTS * HALF_CHANNELS)
                     for c in range(part.chunks):
