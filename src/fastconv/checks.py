@@ -207,6 +207,16 @@ def kernel_ready(array: np.ndarray, dtype: np.dtype) -> np.ndarray:
     return array.astype(dtype, order="K")
 
 
+def kernel_array(name: str, value: object) -> np.ndarray:
+    """``value`` as an array of floats, refused where it is none, that a kernel takes."""
+    if type(value) is np.ndarray and value.dtype in _NATIVE:
+        flags = value.flags
+        if flags.c_contiguous and flags.aligned:
+            return value  # as nearly always
+    array = float_array(name, value)
+    return kernel_ready(array, float_dtype(name, array.dtype))
+
+
 @lru_cache(maxsize=1024)
 def _of_whole_elements(strides: tuple[int, ...], itemsize: int) -> bool:
     return all(stride % itemsize == 0 for stride in strides)
