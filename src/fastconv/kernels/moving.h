@@ -107,19 +107,20 @@ static int TYPED(pad_ends)(
 }
 
 /* A row of a padded image by `ends`; outputs `begin` to `end` lie as in x, and all between those two vectors do. */
-ALWAYS_INLINE void TYPED(pad_row_by_ends)(
+static __attribute__((noinline)) void TYPED(pad_row_by_ends)(
     const REAL *x, const void *ends, ptrdiff_t width, ptrdiff_t columns, ptrdiff_t begin, ptrdiff_t end,
     ptrdiff_t first, REAL value, REAL *y)
 {
-    vec_mask table[4];
-    memcpy(table, ends, sizeof table);
+    const REAL *table = ends, *from = x + first - begin;
+    const vec_mask left = (vec_mask)TYPED(load)(table), right = (vec_mask)TYPED(load)(table + LANES);
+    const vec_mask left_constant = (vec_mask)TYPED(load)(table + 2 * LANES);
+    const vec_mask right_constant = (vec_mask)TYPED(load)(table + 3 * LANES);
     const vec a = TYPED(load)(x), b = TYPED(load)(x + width - LANES), constant = TYPED(broadcast)(value);
-    const REAL *from = x + first - begin;
     ptrdiff_t k = LANES;
-    TYPED(store)(y, TYPED(select)(table[2], constant, __builtin_shuffle(a, b, table[0])));
+    TYPED(store)(y, TYPED(select)(left_constant, constant, __builtin_shuffle(a, b, left)));
     for (; k + LANES <= end; k += LANES) TYPED(store)(y + k, TYPED(load)(from + k));
     if (k < columns - LANES) TYPED(store)(y + end - LANES, TYPED(load)(from + end - LANES));
-    TYPED(store)(y + columns - LANES, TYPED(select)(table[3], constant, __builtin_shuffle(a, b, table[1])));
+    TYPED(store)(y + columns - LANES, TYPED(select)(right_constant, constant, __builtin_shuffle(a, b, right)));
 }
 
 /* A row of a padded image of `width` pixels: border pixels from the positions `source`, constant where that is
