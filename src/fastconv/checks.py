@@ -161,6 +161,9 @@ def float_dtype(name: str, dtype: object) -> np.dtype:
 def common_dtype(arrays: Sequence[np.ndarray | None], dtype: object = None) -> np.dtype:
     """The dtype to compute in: the widest of the arrays' (None where one is left out) and ``dtype``."""
     given = [array.dtype for array in arrays if array is not None]
+    for native in _NATIVE:
+        if dtype is None and given and given.count(native) == len(given):
+            return native  # as nearly always
     if dtype is not None:
         given.append(float_dtype("dtype", dtype))
     return np.result_type(np.float32, *given)

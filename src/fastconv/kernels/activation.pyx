@@ -1,6 +1,7 @@
 # Activations and their gradients, element by element, whatever the memory format:
 #
 #     out = f(x)          out = grad · f'(x)
+from cpython.buffer cimport PyBUF_WRITABLE
 from cython.parallel cimport prange
 
 cdef extern from "microkernel.h" nogil:
@@ -35,8 +36,8 @@ activations = {
 }
 
 
-# The arrays of these functions are C-contiguous, of any shape, all float or all double: the memoryviews of short ones
-# would take longer than the elements.
+# The arrays of these functions are C-contiguous, of any shape, all float or all double: the memoryviews of
+# short ones would take longer than the elements.
 
 cdef void activate_all(
     int kind, double a, double b, const void *grad, const void *x, void *out, Py_ssize_t itemsize,
@@ -47,7 +48,8 @@ cdef void activate_all(
         first = part * ACTIVATION_PART
         size = min(ACTIVATION_PART, count - first)
         if itemsize == sizeof(float):
-            activate_f32(kind, <float>a, <float>b, <const float *>grad, <const float *>x, <float *>out, first, size)
+            activate_f32(
+                kind, <float>a, <float>b, <const float *>grad, <const float *>x, <float *>out, first, size)
         else:
             activate_f64(kind, a, b, <const double *>grad, <const double *>x, <double *>out, first, size)
 
@@ -63,8 +65,9 @@ def activate(
     cdef const void *g = NULL if grad is None else flat(grad).buf
     cdef int number = activations[kind]
     with nogil:
-        activate_all(number, a, b, g, x_flat.buf, out_flat.buf, x_flat.itemsize, x_flat.len // x_flat.itemsize,
-                     num_threads)
+        activate_all(
+            number, a, b, g, x_flat.buf, out_flat.buf, x_flat.itemsize, x_flat.len // x_flat.itemsize,
+            num_threads)
 
 
 cdef void prelu_part(
@@ -93,8 +96,8 @@ cdef void prelu_all(
         first = task // pieces * length + share(length, pieces, task % pieces)
         last = min(task // pieces * length + share(length, pieces, task % pieces + 1), count)
         prelu_part(
-            &slopes[0 if run == 1 else task // pieces % channels], run > 1, grad + first if grad != NULL else NULL,
-            x + first, out + first, last - first)
+            &slopes[0 if run == 1 else task // pieces % channels], run > 1,
+            grad + first if grad != NULL else NULL, x + first, out + first, last - first)
 
 
 def prelu(
@@ -110,11 +113,13 @@ def prelu(
     cdef Py_ssize_t size = x_flat.itemsize, count = x_flat.len // size, channels = slopes_flat.len // size
     with nogil:
         if size == sizeof(float):
-            prelu_all(<const float *>x_flat.buf, <const float *>g, <const float *>slopes_flat.buf, channels, run,
-                      <float *>out_flat.buf, count, num_threads)
+            prelu_all(
+                <const float *>x_flat.buf, <const float *>g, <const float *>slopes_flat.buf, channels, run,
+                <float *>out_flat.buf, count, num_threads)
         else:
-            prelu_all(<const double *>x_flat.buf, <const double *>g, <const double *>slopes_flat.buf, channels, run,
-                      <double *>out_flat.buf, count, num_threads)
+            prelu_all(
+                <const double *>x_flat.buf, <const double *>g, <const double *>slopes_flat.buf, channels, run,
+                <double *>out_flat.buf, count, num_threads)
 
 
 cdef inline void softmax_part(

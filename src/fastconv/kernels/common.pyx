@@ -4,7 +4,7 @@
 # count elements, not bytes. Weights are packed in panels, (groups, panels, K, PANEL), zero beyond the
 # last column; `bias` holds panels · PANEL values a group. `workspace` holds `per_thread` elements for
 # each thread. What is only read is const; the last array argument before `workspace` is written.
-from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from libc.stdint cimport int32_t, int64_t
 
 ctypedef fused real:

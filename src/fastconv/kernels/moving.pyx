@@ -44,8 +44,8 @@ cdef inline bint row_ends(
 
 cdef void pad_rows(
     const real *x, real *out, const int64_t **source, const void *ends, const Py_ssize_t *read,
-    const Py_ssize_t *written, Py_ssize_t begin, Py_ssize_t first, Py_ssize_t count, double value, Py_ssize_t row,
-    Py_ssize_t last
+    const Py_ssize_t *written, Py_ssize_t begin, Py_ssize_t first, Py_ssize_t count, double value,
+    Py_ssize_t row, Py_ssize_t last
 ) noexcept nogil:
     """Rows `row` to `last` of the padded images; `read` and `written` are (D, H, W, C)."""
     cdef Py_ssize_t pitch = written[2] * written[3], i, j, at, down = row % written[1]
