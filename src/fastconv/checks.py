@@ -11,6 +11,7 @@ from numbers import Real
 
 import numpy as np
 
+_REALS = (float, int)  # of which bool is none
 _FLOAT32, _FLOAT64 = _NATIVE = np.dtype(np.float32), np.dtype(np.float64)
 
 
@@ -33,8 +34,9 @@ def number(
     name: str, value: object, low: float | None = None, high: float = 0.0, expected: str = "a number"
 ) -> float:
     """``value`` as a float, of the closed interval where ``low`` is given; ``expected`` says so in words."""
-    plain = frozen(value)
-    if not isinstance(plain, Real) or isinstance(plain, bool) or not (low is None or low <= plain <= high):
+    plain = value if type(value) in _REALS else frozen(value)
+    is_real = type(plain) in _REALS or (isinstance(plain, Real) and not isinstance(plain, bool))
+    if not is_real or not (low is None or low <= plain <= high):
         raise ValueError(f"{name} must be {expected}, got {value!r}")
     return float(plain)
 

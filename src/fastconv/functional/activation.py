@@ -18,6 +18,8 @@ from fastconv.memory import fresh_like
 _SELU_ALPHA = 1.6732632423543772848170429916717
 _SELU_SCALE = 1.0507009873554804934193349852946
 GELU_FORMS = ("none", "tanh")
+# These take the time of reading and writing: so many elements of them are worth as much as one of the others.
+_CHEAP, _CHEAPER = frozenset({"relu", "relu6", "leaky_relu", "hardsigmoid", "hardswish"}), 4
 
 
 def _pair(grad_output: object, name: str, value: object) -> tuple[np.ndarray, np.ndarray]:
@@ -52,7 +54,8 @@ def _each(
     kind: str, first: float, second: float, grad: np.ndarray | None, x: np.ndarray, num_threads: int | None
 ) -> np.ndarray:
     """An activation of all elements, or its gradient, in the order in which those of ``x`` lie."""
-    count, axes = threads.for_elements(num_threads, x.size), _memory_order(x)
+    work = x.size // _CHEAPER if kind in _CHEAP else x.size
+    count, axes = threads.for_elements(num_threads, work), _memory_order(x)
     if axes is not None:
         x = _laid_out(x, axes)
     result = fresh_like(x)
@@ -138,7 +141,7 @@ def leaky_relu_grad(grad_output, x, negative_slope=0.01, *, num_threads=None):
 
 
 # Elements in a row with one slope from which on the kernel takes it so, and with many slopes.
-_SHORTEST_RUN, _SHORTEST_ROW = 64, 512
+_SHORTEST_RUN, _SHORTEST_ROW = 16, 512
 
 
 def _slopes(x: np.ndarray, weight: object) -> np.ndarray:
@@ -156,7 +159,7 @@ def _by_slopes(
     """:func:`prelu` of ``x``, or the gradient by its input; in the memory format of ``x``."""
     if len(slopes) == 1:
         return _each("leaky_relu", slopes.item(), 0.0, grad, x, num_threads)
-    count, axes = threads.for_elements(num_threads, x.size), _memory_order(x)
+    count, axes = threads.for_elements(num_threads, x.size // _CHEAPER), _memory_order(x)
     x, grad = _laid_out(x, axes), None if grad is None else _laid_out(grad, axes)
     run = math.prod(x.shape[(1 if axes is None else axes.index(1)) + 1 :])
     if run < _SHORTEST_RUN:
