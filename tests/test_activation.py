@@ -5,7 +5,6 @@ import math
 import numpy as np
 import pytest
 
-import fastconv as fc
 from fastconv import functional, kernels
 from support import LEVELS, assert_same_bits
 
@@ -62,35 +61,42 @@ def test_slopes_of_activations_are_differences_of_their_definitions(name, dtype,
 def test_activations_of_any_memory_format_length_and_team(name, level):
     """The same bits, element by element, in an array that lies as the input does."""
     function, gradient = getattr(functional, name), getattr(functional, f"{name}_grad")
-    flat = RNG.standard_normal(2 * 5 * 67 * 61).astype(np.float32)
-    threads_before = fc.get_num_threads()
+    flat = RNG.standard_normal(2 * 5 * 131 * 67).astype(np.float32)
     with kernels.use(level):
-        fc.set_num_threads(1)
-        expected, slopes = function(flat), gradient(flat[::-1], flat)
-        try:
-            fc.set_num_threads(2)
-            images = flat.reshape(2, 5, 67, 61)
-            last = np.ascontiguousarray(images.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
-            for x in (images, last, images.astype(">f4"), np.repeat(images, 2, axis=3)[..., ::2]):
-                kept = x.copy()
-                y = function(x)
-                assert_same_bits(np.ascontiguousarray(y), expected.reshape(images.shape))
-                assert_same_bits(
-                    np.ascontiguousarray(gradient(flat[::-1].reshape(images.shape), x)),
-                    slopes.reshape(images.shape),
-                )
-                assert np.argsort(y.strides).tolist() == np.argsort(x.strides).tolist()
-                assert_same_bits(x, kept)
-        finally:
-            fc.set_num_threads(threads_before)
+        expected, slopes = function(flat, num_threads=1), gradient(flat[::-1], flat, num_threads=1)
+        images = flat.reshape(2, 5, 131, 67)
+        last = np.ascontiguousarray(images.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
+        for x in (images, last, images.astype(">f4"), np.repeat(images, 2, axis=3)[..., ::2]):
+            kept = x.copy()
+            y = function(x, num_threads=2)
+            assert_same_bits(np.ascontiguousarray(y), expected.reshape(images.shape))
+            assert_same_bits(
+                np.ascontiguousarray(gradient(flat[::-1].reshape(images.shape), x, num_threads=2)),
+                slopes.reshape(images.shape),
+            )
+            assert np.argsort(y.strides).tolist() == np.argsort(x.strides).tolist()
+            assert_same_bits(x, kept)
         for count in range(40):
             assert_same_bits(function(flat[:count]), expected[:count])
+            assert_same_bits(gradient(flat[::-1][:count], flat[:count]), slopes[:count])
+            assert_same_bits(function(flat[3:][:count]), expected[3:][:count])
         assert function(flat[:0].reshape(3, 0)).shape == (3, 0)
         assert function(flat[0].reshape(())).shape == ()
         assert_same_bits(function(flat[:40][::-1]), expected[:40][::-1])
         reversed_both = flat[:1830].reshape(30, 61)[::-1, ::-1]
         assert_same_bits(np.ascontiguousarray(function(reversed_both)), expected[:1830][::-1].reshape(30, 61))
         assert_same_bits(function(np.broadcast_to(flat[:7], (3, 7))), np.tile(expected[:7], (3, 1)))
+
+
+@pytest.mark.parametrize("name", [*ACTIVATIONS, "softmax", "log_softmax", "prelu"])
+def test_a_wrong_number_of_threads_is_refused(name):
+    weight = (np.ones(3, np.float32),) if name == "prelu" else ()
+    for x in (np.zeros((2, 3), np.float32), np.zeros((0, 3), np.float32)):
+        for wrong, error in ((0, ValueError), ("2", TypeError), (True, ValueError)):
+            with pytest.raises(error, match="^num_threads must be"):
+                getattr(functional, name)(x, *weight, num_threads=wrong)
+            with pytest.raises(error, match="^num_threads must be"):
+                getattr(functional, f"{name}_grad")(x, x, *weight, num_threads=wrong)
 
 
 @pytest.mark.parametrize("level", LEVELS)
@@ -107,17 +113,16 @@ def test_prelu_with_a_slope_a_channel(shape, dtype, level):
     axes = tuple(axis for axis in range(len(shape)) if axis != 1)
     sums = np.where(x > 0, 0, grad.astype(float) * x).sum(axis=axes)
     last = np.ascontiguousarray(np.moveaxis(x, 1, -1)) if len(shape) > 1 else x
-    before = fc.get_num_threads()
     with kernels.use(level):
         for form in (x, np.moveaxis(last, -1, 1) if len(shape) > 1 else x, x[::-1]):
             turn = slice(None, None, -1 if form.strides[0] < 0 and x.size else None)
-            results = []
-            for count in (1, 2):
-                fc.set_num_threads(count)
-                results.append(
-                    (functional.prelu(form, slopes), *functional.prelu_grad(grad[turn], form, slopes))
+            results = [
+                (
+                    functional.prelu(form, slopes, num_threads=count),
+                    *functional.prelu_grad(grad[turn], form, slopes, num_threads=count),
                 )
-            fc.set_num_threads(before)
+                for count in (1, 2)
+            ]
             for one, other in zip(*results, strict=True):
                 assert_same_bits(one, other)
             y, by_input, by_slope = results[0]
@@ -142,7 +147,16 @@ def test_tanh_is_within_one_and_odd(dtype, level):
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("dim", [0, 1, 2, -1])
 @pytest.mark.parametrize(
-    "shape", [(3, 5, 4, 7), (2, 70, 3, 40), (1, 3, 2, 1500), (33, 2, 1, 1), (2, 0, 3, 3)]
+    "shape",
+    [
+        (3, 5, 4, 7),
+        (2, 70, 3, 40),
+        (1, 3, 2, 1500),
+        (2, 36, 5, 17),
+        (3, 4, 1, 67),
+        (33, 2, 1, 1),
+        (2, 0, 3, 3),
+    ],
 )
 def test_softmax_along_every_axis(shape, dim, dtype, level):
     x = (RNG.standard_normal(shape) * 20).astype(dtype)
@@ -161,12 +175,7 @@ def test_softmax_along_every_axis(shape, dim, dtype, level):
 
 @pytest.mark.parametrize("level", LEVELS)
 def test_softmax_is_the_same_for_any_team(level):
-    before = fc.get_num_threads()
     with kernels.use(level):
         for shape, dim in (((300, 257), 1), ((2, 33, 999), 1)):
-            x, results = RNG.standard_normal(shape).astype(np.float32), []
-            for count in (1, 2):
-                fc.set_num_threads(count)
-                results.append(functional.softmax(x, dim))
-            fc.set_num_threads(before)
-            assert_same_bits(*results)
+            x = RNG.standard_normal(shape).astype(np.float32)
+            assert_same_bits(*(functional.softmax(x, dim, num_threads=count) for count in (1, 2)))

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from fastconv import nn
+from fastconv import nn, threads
 from support import assert_same_bits, check_gradients
 
 RANKS = (1, 2, 3)
@@ -175,6 +175,20 @@ def test_like_torch(entry):
             np.testing.assert_allclose(grads[parameter], value.grad, rtol=1e-8, atol=1e-11)
         for buffer, value in other.named_buffers():
             np.testing.assert_allclose(layer.buffers[buffer], value, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("entry", LAYERS + OURS, ids=named)
+def test_layers_hand_the_number_of_threads_on(entry, monkeypatch):
+    rank, *definition = entry
+    layer, seen, resolve = make(*definition, dtype=np.float32), [], threads.resolve
+    monkeypatch.setattr(threads, "resolve", lambda count: seen.append(count) or resolve(count))
+    x = np.random.default_rng(2).standard_normal(shape_of(rank)).astype(np.float32)
+    y, cache = layer.forward(x, mode=nn.Mode(num_threads=2))
+    forward = len(seen)
+    layer.backward(np.ones_like(y), cache, mode=nn.Mode(num_threads=2))
+    if definition[0] != "LocalResponseNorm":  # NumPy's alone
+        assert 0 < forward < len(seen)
+    assert None not in seen
 
 
 @pytest.mark.parametrize("entry", LAYERS + OURS, ids=named)

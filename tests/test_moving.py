@@ -4,6 +4,8 @@ import itertools
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import fastconv as fc
 from fastconv import functional, kernels
@@ -43,24 +45,49 @@ def test_padding_is_numpys(shape, pairs, mode, dtype, level):
     options = {"constant_values": -1.5} if mode == "constant" else {}
     expected = np.pad(x, pairs, NUMPYS[mode], **options)
     amounts = [amount for pair in reversed(pairs) for amount in pair]
-    before = fc.get_num_threads()
     with kernels.use(level):
         for form, count in itertools.product(formats(x), (1, 2)):
-            fc.set_num_threads(count)
-            y = functional.pad(form, amounts, mode, -1.5 if mode == "constant" else 0)
+            y = functional.pad(form, amounts, mode, -1.5 if mode == "constant" else 0, num_threads=count)
             assert_same_bits(np.ascontiguousarray(y), expected)
             assert y.dtype == dtype
-    fc.set_num_threads(before)
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("dtype", DTYPES)
+@settings(max_examples=60, deadline=None)
+@given(data=st.data(), mode=st.sampled_from([*NUMPYS]), width=st.integers(1, 70))
+def test_rows_of_any_width_and_border_are_numpys(data, mode, width, dtype, level):
+    """Whole vectors at a row's ends are shuffled where they can be."""
+    most = {"reflect": width - 1, "circular": width}.get(mode, 40)
+    low, high = (data.draw(st.integers(0, min(most, 40)), name) for name in ("low", "high"))
+    x = RNG.standard_normal((3, 2, width)).astype(dtype)
+    x[1] = np.nan
+    pad, expected = (low, high, 1, 0), np.pad(x, ((0, 0), (1, 0), (low, high)), NUMPYS[mode])
+    if mode == "reflect":
+        pad, expected = (low, high), np.pad(x, ((0, 0), (0, 0), (low, high)), "reflect")
+    with kernels.use(level):
+        assert_same_bits(functional.pad(x, pad, mode), expected)
+        if mode == "constant":
+            cut = data.draw(st.integers(0, width - 1), "cut")
+            assert_same_bits(functional.pad(x, (low, -cut)), functional.pad(x[..., : width - cut], (low, 0)))
+            assert_same_bits(functional.pad(x, (-cut, high)), functional.pad(x[..., cut:], (0, high)))
 
 
 def test_large_images_are_padded_by_all_threads():
     x = RNG.standard_normal((2, 8, 61, 67)).astype(np.float32)
-    before = fc.get_num_threads()
     for mode, count in itertools.product(NUMPYS, (1, 2)):
-        fc.set_num_threads(count)
         expected = np.pad(x, ((0, 0), (0, 0), (2, 1), (3, 4)), NUMPYS[mode])
-        assert_same_bits(functional.pad(x, (3, 4, 2, 1), mode), expected)
-    fc.set_num_threads(before)
+        assert_same_bits(functional.pad(x, (3, 4, 2, 1), mode, num_threads=count), expected)
+
+
+@pytest.mark.parametrize("size", [2, 1000])
+def test_a_wrong_number_of_threads_is_refused(size):
+    x = np.zeros((size, size), np.float32)
+    for pad in ((1, 1), (0, 0)):
+        with pytest.raises(ValueError, match="^num_threads must be"):
+            functional.pad(x, pad, num_threads=0)
+        with pytest.raises(ValueError, match="^num_threads must be"):
+            functional.pad_grad(functional.pad(x, pad), x.shape, pad, num_threads=0)
 
 
 @pytest.mark.parametrize("pad", [(-1, 3), (-2, -2), (4, -5), (-3, -3, 0, 2), (0, 0, -6, 6), (2, 2, -3, -3)])

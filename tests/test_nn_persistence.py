@@ -2,6 +2,8 @@
 
 import contextlib
 import json
+import subprocess
+import sys
 import threading
 
 import numpy as np
@@ -235,3 +237,66 @@ def test_two_threads_may_save_to_one_path(tmp_path):
         thread.join()
     assert not failed
     assert list(tmp_path.iterdir()) == [path]
+
+
+WRITER = """
+import sys
+from fastconv import nn
+from fastconv.nn import archive
+savez = archive.np.savez
+def half(file, **arrays):
+    file.write(b"half")
+    file.flush()
+    print("half", flush=True)
+    sys.stdin.readline()
+    file.seek(0)
+    savez(file, **arrays)
+archive.np.savez = half
+model = nn.load(sys.argv[1])
+model.save(sys.argv[1])
+print("saved", flush=True)
+"""
+
+
+@contextlib.contextmanager
+def writer_at_half(path):
+    """Another process that has written half of a file."""
+    command = [sys.executable, "-c", WRITER, str(path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "half\n"
+        yield process
+        process.kill()
+
+
+def test_what_a_killed_save_leaves_goes_with_the_next(tmp_path):
+    path, other = tmp_path / "m.npz", tmp_path / "other.npz"
+    model = small_network()
+    for name in (path, other):
+        model.save(name)
+    before = path.read_bytes()
+    for name in (path, path, other):
+        with writer_at_half(name) as process:
+            process.kill()
+            process.wait()
+    assert path.read_bytes() == before
+    left = {entry.name for entry in tmp_path.iterdir()} - {"m.npz", "other.npz"}
+    assert {name.split(".npz")[0] for name in left} == {".m", ".other"}
+    model.save(path)
+    assert path.read_bytes() == before
+    left = {entry.name for entry in tmp_path.iterdir()} - {"m.npz", "other.npz"}
+    assert {name.split(".npz")[0] for name in left} == {".other"}
+
+
+def test_a_save_leaves_those_of_other_processes_alone(tmp_path):
+    path = tmp_path / "m.npz"
+    model = small_network()
+    model.save(path)
+    with writer_at_half(path) as process:
+        model.save(path)
+        assert len(list(tmp_path.iterdir())) == 2
+        nn.load(path)
+        process.stdin.write("\n")
+        process.stdin.flush()
+        assert process.stdout.readline() == "saved\n"
+    assert list(tmp_path.iterdir()) == [path]
+    assert list(nn.load(path).state) == list(model.state)

@@ -11,6 +11,7 @@ from numbers import Real
 
 import numpy as np
 
+_REALS = (float, int)  # of which bool is none
 _FLOAT32, _FLOAT64 = _NATIVE = np.dtype(np.float32), np.dtype(np.float64)
 
 
@@ -33,8 +34,9 @@ def number(
     name: str, value: object, low: float | None = None, high: float = 0.0, expected: str = "a number"
 ) -> float:
     """``value`` as a float, of the closed interval where ``low`` is given; ``expected`` says so in words."""
-    plain = frozen(value)
-    if not isinstance(plain, Real) or isinstance(plain, bool) or not (low is None or low <= plain <= high):
+    plain = value if type(value) in _REALS else frozen(value)
+    is_real = type(plain) in _REALS or (isinstance(plain, Real) and not isinstance(plain, bool))
+    if not is_real or not (low is None or low <= plain <= high):
         raise ValueError(f"{name} must be {expected}, got {value!r}")
     return float(plain)
 
@@ -161,6 +163,9 @@ def float_dtype(name: str, dtype: object) -> np.dtype:
 def common_dtype(arrays: Sequence[np.ndarray | None], dtype: object = None) -> np.dtype:
     """The dtype to compute in: the widest of the arrays' (None where one is left out) and ``dtype``."""
     given = [array.dtype for array in arrays if array is not None]
+    for native in _NATIVE:
+        if dtype is None and given and given.count(native) == len(given):
+            return native  # as nearly always
     if dtype is not None:
         given.append(float_dtype("dtype", dtype))
     return np.result_type(np.float32, *given)
@@ -205,6 +210,16 @@ def kernel_ready(array: np.ndarray, dtype: np.dtype) -> np.ndarray:
     if array.dtype == dtype and array.flags.aligned and _of_whole_elements(array.strides, dtype.itemsize):
         return array
     return array.astype(dtype, order="K")
+
+
+def kernel_array(name: str, value: object) -> np.ndarray:
+    """``value`` as an array of floats, refused where it is none, that a kernel takes."""
+    if type(value) is np.ndarray and value.dtype in _NATIVE:
+        flags = value.flags
+        if flags.c_contiguous and flags.aligned:
+            return value  # as nearly always
+    array = float_array(name, value)
+    return kernel_ready(array, float_dtype(name, array.dtype))
 
 
 @lru_cache(maxsize=1024)

@@ -142,7 +142,7 @@ def _store(path: str, key: str) -> None:
     import fcntl
     import json
 
-    temporary = f"{path}.{os.getpid()}.tmp"
+    temporary = f"{path}.tmp"
     # The lock is a file of its own, because the other one is replaced; a killed process releases it.
     with open(f"{path}.lock", "a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

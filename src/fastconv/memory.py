@@ -49,10 +49,13 @@ def aligned_empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     for outputs of 3 MB that cost 5–20 % of a layer.
     """
     size = math.prod(shape) * dtype.itemsize + _LINE
-    memory = _kept_memory(size) if _kept and size >= _SMALLEST else None
-    if memory is None:
-        memory = _Memory(size, np.uint8)
-    block = memory.view(_Block) if size >= _SMALLEST else memory
+    if size < _SMALLEST:
+        memory = block = np.empty(size, _BYTES)
+    else:
+        memory = _kept_memory(size) if _kept else None
+        if memory is None:
+            memory = _Memory(size, _BYTES)
+        block = memory.view(_Block)
     return np.ndarray(shape, dtype, block, _LINE - past_cache_line(memory))
 
 
@@ -60,6 +63,11 @@ def fresh(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     """An uninitialised array for a result: from a cache line on, where it is large enough for that to pay."""
     short = math.prod(shape) * dtype.itemsize < _SHORT
     return np.empty(shape, dtype) if short else aligned_empty(shape, dtype)
+
+
+def fresh_like(x: np.ndarray) -> np.ndarray:
+    """An uninitialised array like a C-contiguous one, for kernels whose stores keep to cache lines."""
+    return np.empty_like(x) if x.nbytes < _SMALLEST else aligned_empty(x.shape, x.dtype)
 
 
 def allocator(shape: tuple[int, ...], dtype: np.dtype) -> Callable[[], np.ndarray]:

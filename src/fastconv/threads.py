@@ -76,19 +76,20 @@ def get_num_threads() -> int:
 
 def resolve(num_threads: int | None) -> int:
     """The number of threads for one call; the results never depend on it."""
-    if num_threads is not None:
-        num_threads = _positive("num_threads", num_threads)
-    else:
+    if num_threads is None:
         global _default
         if _default is None:
             _default = _from_environment()
         num_threads = _default
-    return min(num_threads, _limit)
+    elif type(num_threads) is not int or not 1 <= num_threads <= _MAX_THREADS:
+        num_threads = _positive("num_threads", num_threads)
+    return num_threads if num_threads < _limit else _limit
 
 
 def team(num_threads: int | None, most: int = _MAX_THREADS) -> int:
     """The number of threads for one call, and those threads apart from each other, ready to be called."""
-    count = min(resolve(num_threads), most)
+    count = resolve(num_threads)
+    count = count if count < most else most
     if count > 1:
         kernels.spread_threads(count)
     return count

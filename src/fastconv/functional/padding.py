@@ -57,7 +57,7 @@ def _memory_order(x: np.ndarray) -> list[int]:
     return sorted(range(x.ndim), key=lambda axis: -abs(x.strides[axis]))
 
 
-def pad(x, pad, mode="constant", value=0.0):
+def pad(x, pad, mode="constant", value=0.0, *, num_threads=None):
     """Add a border. As ``torch.nn.functional.pad``, for any number of axes in every mode.
 
     Parameters
@@ -69,6 +69,8 @@ def pad(x, pad, mode="constant", value=0.0):
     mode : {"constant", "reflect", "replicate", "circular"}, default "constant"
         The border is ``value``; the image mirrored at its outermost pixels; copies of these; the image again.
     value : float, default 0
+    num_threads : int, optional
+        The result does not depend on it.
 
     Returns
     -------
@@ -81,12 +83,13 @@ def pad(x, pad, mode="constant", value=0.0):
         If an argument is of the wrong type, or out of range: a reflected border is smaller than the image, a
         circular one at most as large.
     """
-    return call(_padding, x, None, (pad, mode, value))
+    return call(_padding, x, num_threads, (pad, mode, value))
 
 
 def _padding(x: np.ndarray, num_threads: int | None, pad, mode, value) -> Callable:
     """How to pad arrays like ``x``."""
     pairs, value = checked_pad(pad, x.shape, mode), checks.number("value", value)
+    num_threads = threads.resolve(num_threads)
     order = _memory_order(x)
     shape, back = [x.shape[axis] for axis in order], np.argsort(order).tolist()
     is_ordered = order == sorted(order) and x.flags.c_contiguous
@@ -151,7 +154,7 @@ def _sources(size: int, pair: tuple[int, int], mode: str) -> np.ndarray:
     return sources
 
 
-def pad_grad(grad_output, input_shape, pad, mode="constant"):
+def pad_grad(grad_output, input_shape, pad, mode="constant", *, num_threads=None):
     """The gradient of :func:`pad` by its input: every copy's is added to its pixel's.
 
     Parameters
@@ -160,6 +163,8 @@ def pad_grad(grad_output, input_shape, pad, mode="constant"):
     input_shape : sequence of int
     pad, mode
         As they were given to :func:`pad`.
+    num_threads : int, optional
+        The result does not depend on it.
 
     Returns
     -------
@@ -177,6 +182,7 @@ def pad_grad(grad_output, input_shape, pad, mode="constant"):
     if grad.shape != expected:
         raise ValueError(f"grad_output must have the shape of the output, {expected}, got {grad.shape}")
     grad = grad.astype(checks.float_dtype("grad_output", grad.dtype), copy=False)
+    threads.resolve(num_threads)  # NumPy has one
     for axis, pair in enumerate(pairs):
         if pair != (0, 0):
             grad = _unpad(grad, axis, shape[axis], pair, MODES[mode])

@@ -92,6 +92,7 @@ class TransposedPlan(PreparedPlan):
         self.activation = activation
         self._depthwise = self._depthwise_of(weight, bias)
         self._parts = () if self._depthwise else tuple(self._plan_parts(weight, bias, calls))
+        self._unreached = any(part.plan is None for part in self._parts)
         # Where no tap reaches most pixels, the others are computed apart, and then all are written at once.
         reached = len(self.plans) == 1 < len(self._parts)
         planar = geometry.spatial_rank == 2 and not self._is_merged
@@ -347,7 +348,7 @@ class TransposedPlan(PreparedPlan):
 
     def _fill_edges(self, target: np.ndarray) -> None:
         """Write the outputs that no tap reaches, and where there are any all others with them, in one run."""
-        if any(part.plan is None for part in self._parts):
+        if self._unreached:
             target[...] = self._edge if self._edge.any() else 0
 
     def _run_staged(self, x: np.ndarray, target: np.ndarray, num_threads: int) -> None:

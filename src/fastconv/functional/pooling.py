@@ -400,12 +400,14 @@ def adaptive_max_pool3d(x, output_size, return_indices=False, *, num_threads=Non
     return call(_adaptive_max_pooling, x, num_threads, (3, output_size, return_indices))
 
 
-def global_avg_pool2d(x):
+def global_avg_pool2d(x, *, num_threads=None):
     """The mean of each channel over the whole image.
 
     Parameters
     ----------
     x : array of float32, float64 or float16 (computed as float32), shape (N, C, H, W)
+    num_threads : int, optional
+        The result does not depend on it.
 
     Returns
     -------
@@ -421,8 +423,7 @@ def global_avg_pool2d(x):
         raise ValueError(f"x must have at least one pixel, got shape {x.shape}")
     dtype = checks.float_dtype("x", x.dtype)
     if not is_planar(x, dtype):
-        return adaptive_avg_pool2d(x, 1)
-    mean = np.empty((*x.shape[:2], 1, 1), dtype)
-    planes = x.reshape(mean.size, -1)
-    kernels.active().run_means(planes, mean.reshape(-1), threads.for_elements(None, x.size))
+        return adaptive_avg_pool2d(x, 1, num_threads=num_threads)
+    count, mean = threads.for_elements(num_threads, x.size), np.empty((*x.shape[:2], 1, 1), dtype)
+    kernels.active().run_means(x.reshape(mean.size, -1), mean.reshape(-1), count)
     return mean

@@ -6,6 +6,8 @@ Neural Network", CVPR 2016.
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 
 from fastconv import checks, kernels, threads
@@ -68,10 +70,10 @@ def _moved(
     straight = given is not None and given.flags.c_contiguous
     result = given if straight else fresh(shape, view.dtype)
     if result.size:
-        in_memory = sorted(range(view.ndim), key=lambda axis: -view.strides[axis])
+        in_memory, steps = _steps(view.shape, view.strides, view.itemsize)
         flat = view.transpose(in_memory).reshape(-1)
         count = threads.for_elements(num_threads, result.size)
-        kernels.active().move_axes(flat, _steps(view), result.reshape(-1), count)
+        kernels.active().move_axes(flat, steps, result.reshape(-1), count)
     result = moved_first(result) if last else result
     if out is None:
         return result
@@ -80,14 +82,14 @@ def _moved(
     return out
 
 
-def _steps(view: np.ndarray) -> np.ndarray:
-    """Of each axis its size, its step in ``view`` and that in a copy of it.
+@lru_cache(maxsize=256)
+def _steps(shape: tuple[int, ...], strides: tuple[int, ...], itemsize: int) -> tuple[list[int], np.ndarray]:
+    """A view's axes as they lie in memory; and of each its size, its step there and that in a copy.
 
-    After five of them the one with step 1 in ``view``, and that with step 1 in the copy, if it is another.
+    After five of them the one with step 1 in the view, and that with step 1 in the copy, if it is another.
     """
-    written = np.cumprod((1, *view.shape[:0:-1]))[::-1]
-    read = [stride // view.itemsize for stride in view.strides]
-    axes = list(zip(view.shape, read, written, strict=True))
+    written = np.cumprod((1, *shape[:0:-1]))[::-1]
+    axes = [(size, step // itemsize, to) for size, step, to in zip(shape, strides, written, strict=True)]
     column = next((axis for axis in axes if axis[0] > 1 and axis[1] == 1), axes[-1])
     row, missing = axes[-1], (1, 0, 0)
     axes.remove(column)
@@ -95,7 +97,8 @@ def _steps(view: np.ndarray) -> np.ndarray:
         row = missing
     else:
         axes = [*axes[:-1], missing]
-    return np.array([*axes, column, row], np.int64)
+    in_memory = sorted(range(len(shape)), key=lambda axis: -strides[axis])
+    return in_memory, np.array([*axes, column, row], np.int64)
 
 
 def pixel_shuffle(x, upscale_factor, *, mode="CRD", num_threads=None):

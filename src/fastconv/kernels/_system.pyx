@@ -1,6 +1,7 @@
 """What this machine and this build have: CPU features, compiler, OpenMP and its threads. Compiled for the
 baseline CPU."""
 
+from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.ref cimport PyObject
 from cython.parallel cimport parallel, threadid
 from libc.stdint cimport uintptr_t
@@ -117,9 +118,12 @@ def compiler():
     return FASTCONV_COMPILER.decode()
 
 
-def past_cache_line(const unsigned char[::1] memory):
+def past_cache_line(memory):
     """How many bytes a buffer begins past the start of a cache line."""
-    return <uintptr_t>&memory[0] % 64
+    cdef Py_buffer view
+    PyObject_GetBuffer(memory, &view, PyBUF_SIMPLE)
+    PyBuffer_Release(&view)
+    return <uintptr_t>view.buf % 64
 
 
 def openmp_version():

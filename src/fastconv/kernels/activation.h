@@ -70,6 +70,16 @@ ALWAYS_INLINE vec TYPED(clamp)(vec x, vec low, vec high)
     return TYPED(select)(x < low, low, TYPED(select)(x > high, high, x));
 }
 
+/* The larger of two, the second where they cannot be compared. */
+ALWAYS_INLINE vec TYPED(maximum)(vec v, vec w)
+{
+#if defined(__AVX512F__)
+    return SINGLE ? (vec)_mm512_max_ps((__m512)v, (__m512)w) : (vec)_mm512_max_pd((__m512d)v, (__m512d)w);
+#else
+    return TYPED(select)(v > w, v, w);
+#endif
+}
+
 /* |tanh(x)| = −e / (e + 2), e = exp(−2 |x|) − 1. */
 ALWAYS_INLINE vec TYPED(hyperbolic_tangent)(vec x)
 {
@@ -148,6 +158,21 @@ ALWAYS_INLINE vec TYPED(activation_grad)(const int kind, vec g, vec x, vec a, ve
 /* Vectors of a sum that are added up before the sum is added to others, for its error's sake. */
 #define SOFTMAX_BLOCK 32
 
+/* For each vector from `first` to `end` the statement, which knows where its `i` is and how many are `left`: whole
+ * ones in a loop of their own, as GCC keeps what may be a part of a vector in memory. */
+#define VECTORS(first, end, statement)                  \
+    do {                                                \
+        ptrdiff_t i = first;                            \
+        for (; i + LANES <= (end); i += LANES) {        \
+            const ptrdiff_t left = LANES;               \
+            statement;                                  \
+        }                                               \
+        if (i < (end)) {                                \
+            const ptrdiff_t left = (end) - i;           \
+            statement;                                  \
+        }                                               \
+    } while (0)
+
 /* Softmax of a row of x, or its logarithm:
  *
  *     y = exp(x − m) / s,   m = max x,   s = Σ exp(x − m);   log y = (x − m) − log s */
@@ -155,66 +180,89 @@ static void TYPED(softmax_row)(const REAL *x, REAL *y, ptrdiff_t count, int loga
 {
     const vec lowest = ALL(-INFINITY);
     vec high = lowest;
-    for (ptrdiff_t i = 0; i < count; i += LANES) {
-        const vec v = TYPED(load_part)(x + i, count - i, lowest);
-        high = TYPED(select)(v > high, v, high);
-    }
+    VECTORS(0, count, high = TYPED(maximum)(TYPED(load_part)(x + i, left, lowest), high));
     REAL most = high[0];
     for (int k = 1; k < LANES; k++) most = high[k] > most ? high[k] : most;
     double total = 0;
     for (ptrdiff_t first = 0; first < count; first += SOFTMAX_BLOCK * LANES) {
+        const ptrdiff_t end = count - first < SOFTMAX_BLOCK * LANES ? count : first + SOFTMAX_BLOCK * LANES;
         vec sum = ALL(0);
-        for (ptrdiff_t i = first; i < count && i < first + SOFTMAX_BLOCK * LANES; i += LANES) {
-            const vec e = TYPED(exponential)(TYPED(load_part)(x + i, count - i, lowest) - ALL(most));
-            if (!logarithm) TYPED(store_part)(y + i, count - i, e);
+        VECTORS(first, end, {
+            const vec e = TYPED(exponential)(TYPED(load_part)(x + i, left, lowest) - ALL(most));
+            if (!logarithm) TYPED(store_part)(y + i, left, e);
             sum += e;
-        }
+        });
         for (int k = 0; k < LANES; k++) total += sum[k];
     }
     const vec scale = ALL(1 / total), shift = ALL(log(total));
-    for (ptrdiff_t i = 0; i < count; i += LANES) {
-        const vec v = TYPED(load_part)((logarithm ? x : y) + i, count - i, lowest);
-        TYPED(store_part)(y + i, count - i, logarithm ? v - ALL(most) - shift : v * scale);
-    }
+    if (logarithm)
+        VECTORS(0, count, TYPED(store_part)(y + i, left, TYPED(load_part)(x + i, left, lowest) - ALL(most) - shift));
+    else
+        VECTORS(0, count, TYPED(store_part)(y + i, left, TYPED(load_part)(y + i, left, lowest) * scale));
 }
 
-/* The same of at most a vector of columns, whose `count` elements are `stride` apart. */
+/* The same of `vectors` of columns, whose `count` elements are `stride` apart; of the last vector only `left`. */
+ALWAYS_INLINE void TYPED(softmax_columns_of)(
+    const int vectors, const REAL *x, REAL *y, ptrdiff_t left, ptrdiff_t count, ptrdiff_t stride, const int logarithm)
+{
+    vec most[2], total[2] = {ALL(0), ALL(0)};
+    for (int j = 0; j < vectors; j++) most[j] = ALL(-INFINITY);
+    for (ptrdiff_t i = 0; i < count; i++)
+        for (int j = 0; j < vectors; j++)
+            most[j] = TYPED(maximum)(TYPED(load_part)(x + i * stride + j * LANES, left, ALL(0)), most[j]);
+    for (ptrdiff_t first = 0; first < count; first += SOFTMAX_BLOCK) {
+        vec sum[2] = {ALL(0), ALL(0)};
+        for (ptrdiff_t i = first; i < count && i < first + SOFTMAX_BLOCK; i++)
+            for (int j = 0; j < vectors; j++) {
+                const vec v = TYPED(load_part)(x + i * stride + j * LANES, left, ALL(0));
+                const vec e = TYPED(exponential)(v - most[j]);
+                if (!logarithm) TYPED(store_part)(y + i * stride + j * LANES, left, e);
+                sum[j] += e;
+            }
+        for (int j = 0; j < vectors; j++) total[j] += sum[j];
+    }
+    for (int j = 0; j < vectors; j++)
+        for (int k = 0; k < LANES; k++) total[j][k] = logarithm ? (REAL)log(total[j][k]) : 1 / total[j][k];
+    for (ptrdiff_t i = 0; i < count; i++)
+        for (int j = 0; j < vectors; j++) {
+            const ptrdiff_t at = i * stride + j * LANES;
+            const vec v = TYPED(load_part)((logarithm ? x : y) + at, left, ALL(0));
+            TYPED(store_part)(y + at, left, logarithm ? v - most[j] - total[j] : v * total[j]);
+        }
+}
+
+/* At most two vectors of columns: two whole ones beside each other, as a maximum and a sum wait for themselves. */
 static void TYPED(softmax_columns)(
     const REAL *x, REAL *y, ptrdiff_t columns, ptrdiff_t count, ptrdiff_t stride, int logarithm)
 {
-    vec most = ALL(-INFINITY), total = ALL(0), shift;
-    for (ptrdiff_t i = 0; i < count; i++) {
-        const vec v = TYPED(load_part)(x + i * stride, columns, ALL(0));
-        most = TYPED(select)(v > most, v, most);
-    }
-    for (ptrdiff_t first = 0; first < count; first += SOFTMAX_BLOCK) {
-        vec sum = ALL(0);
-        for (ptrdiff_t i = first; i < count && i < first + SOFTMAX_BLOCK; i++) {
-            const vec e = TYPED(exponential)(TYPED(load_part)(x + i * stride, columns, ALL(0)) - most);
-            if (!logarithm) TYPED(store_part)(y + i * stride, columns, e);
-            sum += e;
-        }
-        total += sum;
-    }
-    for (int k = 0; k < LANES; k++) shift[k] = logarithm ? (REAL)log(total[k]) : 0;
-    for (ptrdiff_t i = 0; i < count; i++) {
-        const vec v = TYPED(load_part)((logarithm ? x : y) + i * stride, columns, ALL(0));
-        TYPED(store_part)(y + i * stride, columns, logarithm ? v - most - shift : v / total);
-    }
+    if (columns == 2 * LANES && logarithm)
+        TYPED(softmax_columns_of)(2, x, y, LANES, count, stride, 1);
+    else if (columns == 2 * LANES)
+        TYPED(softmax_columns_of)(2, x, y, LANES, count, stride, 0);
+    else
+        VECTORS(0, columns, TYPED(softmax_columns_of)(1, x + i, y + i, left, count, stride, logarithm));
 }
 
-/* An expression of v and u, a vector of x and of g where there is one, for each vector of y. */
-#define ONE_VECTOR(left, expression)                                                 \
-    do {                                                                             \
-        const vec v = TYPED(load_part)(x + i, left, ALL(0));                         \
-        const vec u = g ? TYPED(load_part)(g + i, left, ALL(0)) : ALL(0);            \
-        (void)u;                                                                     \
-        TYPED(store_part)(y + i, left, expression);                                  \
+/* An expression of v and u, a vector of x and of g where there is one, for each vector of y, which lies apart from
+ * both: whole vectors, all but the first of them on the lines of the cache, overlap their neighbours at both ends. */
+#define ONE_VECTOR(first, left, expression)                              \
+    do {                                                                 \
+        const ptrdiff_t i = first;                                       \
+        vec v = TYPED(load_part)(x + i, left, ALL(0)), u = ALL(0);       \
+        if (g) u = TYPED(load_part)(g + i, left, u);                     \
+        HOLD(v);                                                         \
+        HOLD(u);                                                         \
+        TYPED(store_part)(y + i, left, expression);                      \
     } while (0)
-#define EACH_VECTOR(expression)                                                      \
-    ptrdiff_t i = 0;                                                                 \
-    for (; i + LANES <= count; i += LANES) ONE_VECTOR(LANES, expression);            \
-    if (i < count) ONE_VECTOR(count - i, expression)
+#define EACH_VECTOR(expression)                                                              \
+    if (count < LANES) {                                                                     \
+        ONE_VECTOR(0, count, expression);                                                    \
+    } else {                                                                                 \
+        ptrdiff_t next = LANES - (ptrdiff_t)((uintptr_t)y % sizeof(vec) / sizeof(REAL));     \
+        ONE_VECTOR(0, LANES, expression);                                                    \
+        for (; next + LANES <= count; next += LANES) ONE_VECTOR(next, LANES, expression);    \
+        if (next < count) ONE_VECTOR(count - LANES, LANES, expression);                      \
+    }
 
 #define EACH_KIND(DO) \
     DO(RELU) DO(RELU6) DO(LEAKY_RELU) DO(ELU) DO(SIGMOID) DO(TANH) DO(SILU) DO(GELU) DO(GELU_TANH) DO(SOFTPLUS) \
@@ -254,4 +302,5 @@ static void TYPED(prelu)(const REAL *alpha, const REAL *g, const REAL *x, REAL *
 #undef EACH_VECTOR
 #undef ONE_VECTOR
 #undef SOFTMAX_BLOCK
+#undef VECTORS
 #undef EACH_KIND

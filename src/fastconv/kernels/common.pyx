@@ -4,6 +4,7 @@
 # count elements, not bytes. Weights are packed in panels, (groups, panels, K, PANEL), zero beyond the
 # last column; `bias` holds panels · PANEL values a group. `workspace` holds `per_thread` elements for
 # each thread. What is only read is const; the last array argument before `workspace` is written.
+from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from libc.stdint cimport int32_t, int64_t
 
 ctypedef fused real:
@@ -134,6 +135,14 @@ cdef Problem problem_of(geometry):
     """The integers of a ConvGeometry with two spatial axes; only its attributes are known here."""
     cdef const char *integers = geometry.kernel_arguments
     return (<const Problem *>integers)[0]
+
+
+cdef Py_buffer flat(object array, int flags=PyBUF_SIMPLE) except *:
+    """Where the elements of a C-contiguous array lie, which its owner keeps meanwhile."""
+    cdef Py_buffer view
+    PyObject_GetBuffer(array, &view, flags)
+    PyBuffer_Release(&view)
+    return view
 
 
 cdef inline Py_ssize_t panel_width(const real *unused) noexcept nogil:

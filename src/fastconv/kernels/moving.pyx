@@ -6,12 +6,20 @@ from libc.stdint cimport int64_t
 cdef extern from "microkernel.h" nogil:
     void fill_run_f32(float *y, Py_ssize_t count, float value) noexcept
     void fill_run_f64(double *y, Py_ssize_t count, double value) noexcept
+    bint pad_ends_f32(
+        const int64_t *source, Py_ssize_t columns, Py_ssize_t begin, Py_ssize_t count, Py_ssize_t width,
+        void *ends) noexcept
     void pad_row_f32(
-        const float *x, const int64_t *source, Py_ssize_t columns, Py_ssize_t begin, Py_ssize_t first,
-        Py_ssize_t count, Py_ssize_t channels, float value, float *y) noexcept
+        const float *x, const int64_t *source, const void *ends, Py_ssize_t width, Py_ssize_t columns,
+        Py_ssize_t begin, Py_ssize_t first, Py_ssize_t count, Py_ssize_t channels, float value,
+        float *y) noexcept
+    bint pad_ends_f64(
+        const int64_t *source, Py_ssize_t columns, Py_ssize_t begin, Py_ssize_t count, Py_ssize_t width,
+        void *ends) noexcept
     void pad_row_f64(
-        const double *x, const int64_t *source, Py_ssize_t columns, Py_ssize_t begin, Py_ssize_t first,
-        Py_ssize_t count, Py_ssize_t channels, double value, double *y) noexcept
+        const double *x, const int64_t *source, const void *ends, Py_ssize_t width, Py_ssize_t columns,
+        Py_ssize_t begin, Py_ssize_t first, Py_ssize_t count, Py_ssize_t channels, double value,
+        double *y) noexcept
     void exchange_f32(
         const float *x, Py_ssize_t x_pitch, Py_ssize_t rows, Py_ssize_t columns, float *y,
         Py_ssize_t y_pitch) noexcept
@@ -20,9 +28,24 @@ cdef extern from "microkernel.h" nogil:
         Py_ssize_t y_pitch) noexcept
 
 
+cdef enum:
+    MOST_VECTOR_BYTES = 64
+
+
+cdef inline bint row_ends(
+    const real *unused, const int64_t *source, Py_ssize_t columns, Py_ssize_t begin, Py_ssize_t count,
+    Py_ssize_t width, void *ends
+) noexcept nogil:
+    if real is float:
+        return pad_ends_f32(source, columns, begin, count, width, ends)
+    else:
+        return pad_ends_f64(source, columns, begin, count, width, ends)
+
+
 cdef void pad_rows(
-    const real *x, real *out, const int64_t **source, const Py_ssize_t *read, const Py_ssize_t *written,
-    Py_ssize_t begin, Py_ssize_t first, Py_ssize_t count, double value, Py_ssize_t row, Py_ssize_t last
+    const real *x, real *out, const int64_t **source, const void *ends, const Py_ssize_t *read,
+    const Py_ssize_t *written, Py_ssize_t begin, Py_ssize_t first, Py_ssize_t count, double value,
+    Py_ssize_t row, Py_ssize_t last
 ) noexcept nogil:
     """Rows `row` to `last` of the padded images; `read` and `written` are (D, H, W, C)."""
     cdef Py_ssize_t pitch = written[2] * written[3], i, j, at, down = row % written[1]
@@ -36,11 +59,11 @@ cdef void pad_rows(
             else:
                 fill_run_f64(out + at * pitch, pitch, value)
         elif real is float:
-            pad_row_f32(x + (i * read[1] + j) * read[2] * read[3], source[2], written[2], begin, first, count,
-                        read[3], <float>value, out + at * pitch)
+            pad_row_f32(x + (i * read[1] + j) * read[2] * read[3], source[2], ends, read[2], written[2],
+                        begin, first, count, read[3], <float>value, out + at * pitch)
         else:
-            pad_row_f64(x + (i * read[1] + j) * read[2] * read[3], source[2], written[2], begin, first, count,
-                        read[3], value, out + at * pitch)
+            pad_row_f64(x + (i * read[1] + j) * read[2] * read[3], source[2], ends, read[2], written[2],
+                        begin, first, count, read[3], value, out + at * pitch)
         down += 1
         if down == written[1]:
             down, deep = 0, deep + 1
@@ -61,13 +84,17 @@ def pad(
     cdef Py_ssize_t read[4]
     cdef Py_ssize_t written[4]
     cdef const real *from_ = NULL
+    cdef char table[4 * MOST_VECTOR_BYTES]
+    cdef const void *ends = NULL
     source[0], source[1], source[2] = &d[0], &h[0], &w[0]
     for t in range(4):
         read[t], written[t] = x.shape[t + 1], out.shape[t + 1]
     if x.shape[0] * x.shape[1] * x.shape[2] * x.shape[3] > 0:
         from_ = &x[0, 0, 0, 0, 0]
+    if read[3] == 1 and row_ends(from_, source[2], written[2], begin, count, read[2], table):
+        ends = table
     for t in prange(num_threads, nogil=True, schedule="static", num_threads=num_threads):
-        pad_rows(from_, &out[0, 0, 0, 0, 0], source, read, written, begin, first, count, value,
+        pad_rows(from_, &out[0, 0, 0, 0, 0], source, ends, read, written, begin, first, count, value,
                  share(rows, num_threads, t), share(rows, num_threads, t + 1))
 
 

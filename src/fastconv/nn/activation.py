@@ -27,12 +27,12 @@ class _Activation(Layer):
 
     def forward(self, x, mode=EVALUATION):
         self.output_shape(x.shape)
-        y = getattr(functional, self.function)(x, **self.config())
+        y = getattr(functional, self.function)(x, **self.config(), num_threads=mode.num_threads)
         return y, y if self.from_output else x
 
     def backward(self, grad_output, cache, mode=EVALUATION):
         gradient = getattr(functional, f"{self.function}_grad")
-        return (gradient(grad_output, cache, **self.config()),), {}
+        return (gradient(grad_output, cache, **self.config(), num_threads=mode.num_threads),), {}
 
 
 @register
@@ -111,10 +111,12 @@ class PReLU(Layer):
 
     def forward(self, x, mode=EVALUATION):
         self.output_shape(x.shape)
-        return functional.prelu(x, self.weight), x
+        return functional.prelu(x, self.weight, num_threads=mode.num_threads), x
 
     def backward(self, grad_output, x, mode=EVALUATION):
-        grad_input, grad_weight = functional.prelu_grad(grad_output, x, self.weight)
+        grad_input, grad_weight = functional.prelu_grad(
+            grad_output, x, self.weight, num_threads=mode.num_threads
+        )
         return (grad_input,), {"weight": grad_weight}
 
 

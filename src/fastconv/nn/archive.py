@@ -7,8 +7,10 @@ importing fastconv takes.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
@@ -30,16 +32,52 @@ def write(path: str | os.PathLike, architecture: dict[str, Any], arrays: dict[st
     from threading import get_ident
 
     path = Path(os.path.realpath(checks.path("path", path)))  # the file that a link leads to
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{get_ident()}.tmp")
     text = np.array(json.dumps(architecture))
+    _remove_abandoned(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{get_ident()}.tmp")
     try:
-        with open(temporary, "wb") as file:
+        with _held(temporary) as file:
             np.savez(file, allow_pickle=False, **{_ARCHITECTURE: text}, **arrays)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+            os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def _held(temporary: Path) -> Iterator[IO[bytes]]:
+    """A new file, locked until it is closed: of a process that was killed nobody holds it any more."""
+    import fcntl
+
+    while True:
+        with open(temporary, "wb") as file:
+            with suppress(OSError):  # where there are no locks, no file counts as abandoned either
+                fcntl.flock(file, fcntl.LOCK_EX)
+            if _is_at(file, temporary):
+                yield file
+                return
+        # Another one took it for abandoned before it was locked.
+
+
+def _is_at(file: IO[bytes], path: Path) -> bool:
+    """Whether it is this open file that lies there."""
+    with suppress(FileNotFoundError):
+        return os.path.samestat(os.fstat(file.fileno()), os.stat(path))
+    return False
+
+
+def _remove_abandoned(path: Path) -> None:
+    """Remove the temporary files of writers of ``path`` that were killed."""
+    import fcntl
+
+    with suppress(OSError):
+        names = [n for n in os.listdir(path.parent) if n.startswith(f".{path.name}.") and n.endswith(".tmp")]
+        for temporary in map(path.with_name, names):
+            with suppress(OSError), open(temporary, "rb") as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if _is_at(file, temporary):
+                    temporary.unlink()
 
 
 def read(path: str | os.PathLike) -> tuple[dict[str, Any], dict[str, np.ndarray]]:

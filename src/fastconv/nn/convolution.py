@@ -96,9 +96,11 @@ class Convolution(KernelLayer):
             return self._gradients(grad_output, x, self.padding, mode)
         padding = self._geometry(x.shape).padding
         amounts = [amount for pair in reversed(padding) for amount in pair]
-        padded = pad(x, amounts, self.padding_mode)
+        padded = pad(x, amounts, self.padding_mode, num_threads=mode.num_threads)
         (grad,), grads = self._gradients(grad_output, padded, 0, mode)
-        return (None if grad is None else pad_grad(grad, x.shape, amounts, self.padding_mode),), grads
+        if grad is not None:
+            grad = pad_grad(grad, x.shape, amounts, self.padding_mode, num_threads=mode.num_threads)
+        return (grad,), grads
 
     def _gradients(self, grad_output, x, padding, mode):
         options = {

@@ -197,14 +197,14 @@ class DeformableConv2d(DeformConv2d):
         )
         if not self.modulated:
             return super().forward(x, predicted, mode=mode)
-        mask = sigmoid(predicted[:, self._offsets :])
+        mask = sigmoid(predicted[:, self._offsets :], num_threads=mode.num_threads)
         return super().forward(x, predicted[:, : self._offsets], mask, mode=mode)
 
     def backward(self, grad_output, inputs, mode=EVALUATION):
         needed = dataclasses.replace(mode, input_grad=True)
         (grad_input, *grad_predicted), grads = super().backward(grad_output, inputs, needed)
         if self.modulated:
-            grad_predicted[1] = sigmoid_grad(grad_predicted[1], inputs[2])
+            grad_predicted[1] = sigmoid_grad(grad_predicted[1], inputs[2], num_threads=mode.num_threads)
         grad_predicted = np.concatenate(grad_predicted, axis=1)
         options = {"num_threads": mode.num_threads, **self._place()}
         x, weight = inputs[0], self.offset_weight

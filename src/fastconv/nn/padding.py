@@ -39,10 +39,10 @@ class _Pad(Layer):
 
     def forward(self, x, mode=EVALUATION):
         self.output_shape(x.shape)
-        return pad(x, self.padding, self.mode, self.value), x.shape
+        return pad(x, self.padding, self.mode, self.value, num_threads=mode.num_threads), x.shape
 
     def backward(self, grad_output, shape, mode=EVALUATION):
-        return (pad_grad(grad_output, shape, self.padding, self.mode),), {}
+        return (pad_grad(grad_output, shape, self.padding, self.mode, num_threads=mode.num_threads),), {}
 
 
 class _ConstantPad(_Pad):

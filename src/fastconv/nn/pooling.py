@@ -289,7 +289,7 @@ class GlobalAvgPool2d(Layer):
         return None
 
     def forward(self, x, mode=EVALUATION):
-        return global_avg_pool2d(x), x.shape
+        return global_avg_pool2d(x, num_threads=mode.num_threads), x.shape
 
     def backward(self, grad_output, shape, mode=EVALUATION):
         pixels = math.prod(shape[2:])
