@@ -89,23 +89,35 @@ def workspace_bytes(geometry: ConvGeometry, num_threads: int, kernels: ModuleTyp
     return _blocking(geometry, num_threads, kernels)[1] * num_threads * geometry.dtype.itemsize
 
 
+def _in_order(weight: np.ndarray, group: int) -> np.ndarray:
+    """The input channels of each output channel in the order in which its lane meets them."""
+    lane, step = np.ogrid[:group, :group]
+    order = (lane // 4 ^ step // 4) * 4 + (lane + step) % 4
+    return weight.reshape(-1, group, group, _TAPS * _TAPS)[:, lane, order]
+
+
 def pack(
     weight, bias, geometry: ConvGeometry, kernels: ModuleType, num_threads: int, into: Packed | None
 ) -> Packed:
     """The transformed weights as panels (panels, 6, C/groups · 3, PANEL)."""
     channels, width = geometry.out_channels, base.panel_width(kernels, geometry.dtype)
-    terms = _TAPS * geometry.in_channels // geometry.groups
+    group = geometry.in_channels // geometry.groups
+    terms = _TAPS * group
     if into is None:
         panels = aligned_empty((base.ceil_div(channels, width), _POINTS, terms, width), geometry.dtype)
         into = Packed(kernels, geometry, panels, np.zeros(channels, geometry.dtype))
+    fits_a_vector = group * geometry.dtype.itemsize <= kernels.vector_bytes()
+    ordered = _in_order(weight, group) if fits_a_vector else np.ascontiguousarray(weight)
     workspace = aligned_empty((num_threads, terms * _TAPS, width), geometry.dtype)
     kernels.pack_winograd(
-        np.ascontiguousarray(weight).reshape(1, channels, terms, _TAPS), np.ones((1, 1)),
+        ordered.reshape(1, channels, terms, _TAPS), np.ones((1, 1)),
         transforms.one_axis(_OUTPUTS, _TAPS).weight, np.arange(_POINTS)[:, None], False, into.weight[None],
         workspace, num_threads,
     )  # fmt: skip
     give_back(workspace)
     into.bias[:] = 0 if bias is None else bias
+    # Products with rows of padding are left out, which would make NaN of such a weight: every output meets it.
+    into.bias[~np.isfinite(weight).all(axis=(1, 2, 3))] = np.nan
     return into
 
 
