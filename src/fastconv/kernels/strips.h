@@ -137,10 +137,11 @@ ALWAYS_INLINE void TYPED(strip)(
 /* The same for vectors v ≤ u < end_v abreast: row by row, so that their lines, which lie side by side, are read and
  * written at about the same time. The sums of rows that are not yet complete wait in memory. */
 ALWAYS_INLINE void TYPED(strips_abreast)(
-    const int pixels, const int step, const struct narrow *s, ptrdiff_t v, ptrdiff_t end_v, ptrdiff_t rows,
+    const int pixels, const int step, const struct narrow *shared, ptrdiff_t v, ptrdiff_t end_v, ptrdiff_t rows,
     ptrdiff_t top, ptrdiff_t begin, ptrdiff_t end, const REAL *a, const REAL *w, const REAL *bias, REAL *y)
 {
     const int slots = (2 + step) / step;
+    const struct narrow own = *shared, *s = &own; /* GCC would load it again after each store */
     const ptrdiff_t lead = s->lead, most = s->out_channels - LANES;
     vec waiting[NARROW_ABREAST][2][NARROW_PIXELS];
     memset(waiting, 0, (end_v - v) * sizeof waiting[0]);

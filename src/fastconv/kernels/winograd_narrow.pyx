@@ -76,7 +76,8 @@ def winograd_narrow(
     x : (N, H, W, C), IN
         C whole vectors, in groups of 4 or 8.
     packed : (panels, 6, C/groups · 3, PANEL), IN
-        The weights transformed, for each input channel the three rows of the kernel.
+        The weights transformed, for each input channel the three rows of the kernel; where a group fits into
+        a vector, its channels in the order of narrow_channel in winograd_narrow.h.
     bias : (C), IN
     coefficient : IN
         The constants of the transforms, as winograd.h lists them.
