@@ -145,8 +145,9 @@ class Rows:
         """Σ grad and Σ grad · (x − mean) of each channel, (1, C), or of each image's, (N, C)."""
         totals, products = np.empty((2, self._shape[0], self._blocks, self._shape[1]))
         (center,) = self._cast(mean)
+        wide = np.ascontiguousarray(np.broadcast_to(mean, self._shape))
         kernels.active().channel_products(
-            self._as_rows(grad), self._rows, center, totals, products, self._block, self._threads
+            self._as_rows(grad), self._rows, wide, totals, products, self._block, self._threads
         )
         return _about_mean(totals.sum(axis=1), products.sum(axis=1), center, mean)
 
