@@ -15,6 +15,7 @@
 
 #define SUM_ROWS 32
 #define FEW_ROWS 8
+#define SUMS_APART (32768 / (int)sizeof(REAL))
 #define SUM_VALUES 0
 #define SUM_SQUARES 1
 #define SUM_PRODUCTS 2
@@ -31,6 +32,7 @@ ALWAYS_INLINE void TYPED(add_strip)(
         for (int r = 0; r < (rows < FEW_ROWS ? rows : FEW_ROWS); r++, g += channels, x += channels)
             _Pragma("GCC unroll 4") for (int v = 0; v < vectors; v++)
             {
+                if (what == SUM_SQUARES) __builtin_prefetch(x + v * LANES + SUMS_APART, 0, 2);
                 const vec value = TYPED(load)(x + v * LANES);
                 const vec factor = what == SUM_VALUES    ? value
                                    : what == SUM_SQUARES ? value - center[v]
@@ -325,6 +327,7 @@ static void TYPED(combine_run)(
 #undef WEIGHTEDS
 #undef WEIGHTED_PRODUCT
 #undef WEIGHTED_PRODUCTS
+#undef SUMS_APART
 #undef SUM_VALUES
 #undef SUM_SQUARES
 #undef SUM_PRODUCTS
