@@ -84,21 +84,6 @@ cdef void combine_block(
         combine_rows_f64(rows, grad, x, factor, mean, slope, shift, out, channels)
 
 
-def channel_moments(
-    const real[:, :, ::1] x,    # IN   (N, M, C)
-    double[:, :, ::1] mean,     # OUT  (N, blocks, C): of the rows of each block
-    double[:, :, ::1] squares,  # OUT  (N, blocks, C): Σ (x − mean)² of the block
-    Py_ssize_t block, int num_threads,
-):
-    """Moments of blocks of `block` rows, the last of what is left."""
-    cdef Py_ssize_t task, n, i, blocks = mean.shape[1]
-    for task in prange(x.shape[0] * blocks, nogil=True, schedule="static", num_threads=num_threads):
-        n, i = task // blocks, task % blocks
-        block_moments(
-            &x[n, i * block, 0], min(block, x.shape[1] - i * block), x.shape[2], &mean[n, i, 0],
-            &squares[n, i, 0])
-
-
 def channel_products(
     const real[:, :, ::1] grad,     # IN   (N, M, C)
     const real[:, :, ::1] x,        # IN   (N, M, C)
