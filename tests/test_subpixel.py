@@ -53,6 +53,18 @@ def test_it_is_a_shuffled_convolution(channels, factor, options, dtype, level):
             assert (y.strides[1] == y.itemsize) == (form is last)
 
 
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("inputs", [1, 3, 8])
+def test_forms_of_few_channels_write_their_own_images(inputs, level):
+    x = RNG.standard_normal((2, inputs, 64, 60)).astype(np.float32)
+    weight = RNG.standard_normal((128, inputs, 3, 3)).astype(np.float32)
+    with kernels.use(level):
+        for form in (x, np.ascontiguousarray(x.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)):
+            y = functional.subpixel_conv2d(form, weight, upscale_factor=2, padding=1)
+            expected = functional.pixel_shuffle(fc.conv2d(form, weight, padding=1), 2)
+            assert np.abs(y - expected).max() < 1e-4
+
+
 def test_it_writes_straight_where_it_can():
     x, weight, bias = problem(32, 2, size=(28, 28))
     plan = functional.plan_subpixel_conv2d(x.shape, weight, bias, upscale_factor=2, padding=1)

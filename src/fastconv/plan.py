@@ -258,7 +258,7 @@ class Plan(Remade):
         """Whether this plan can ``shuffle`` into an image of so many channels."""
         whole = channels % panel_width(self._kernels, self.geometry.dtype) == 0
         planar = self.geometry.spatial_rank < 3 and len(self._passes) == 1
-        return self.algorithm == "winograd" and whole and planar
+        return whole and planar and self._algorithm.merges(self._planar)
 
     def shuffle(
         self, x: np.ndarray, image: np.ndarray, merged: tuple[int, ...], skip: tuple[int, ...],

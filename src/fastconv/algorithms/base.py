@@ -115,6 +115,10 @@ class Algorithm(ABC):
     def error_bound(self, geometry: ConvGeometry) -> float:
         """The largest max|error| / max|result| to expect for zero-mean random data."""
 
+    def merges(self, geometry: ConvGeometry) -> bool:
+        """Whether an output's channels may be those of several pixels, each stored to its own place."""
+        return False
+
     def packing(self, geometry: ConvGeometry, kernels: ModuleType) -> Hashable:
         """Which of this algorithm's forms of packed weights the problem takes."""
         return None

@@ -427,6 +427,9 @@ class Winograd(Algorithm):
         terms = geometry.in_channels // geometry.groups * math.prod(map(len, form.blocks))
         return transforms.error_bound(form.pairs, terms, geometry.dtype)
 
+    def merges(self, geometry: ConvGeometry) -> bool:
+        return special_form(geometry) is None
+
     def packing(self, geometry: ConvGeometry, kernels: ModuleType) -> Form | None:
         module = special_form(geometry)
         return choose_form(geometry) if module is None else module.__name__
@@ -456,7 +459,7 @@ class Winograd(Algorithm):
     def bind(
         self, packed: Packed, x, out, epilogue: Epilogue, num_threads: int, merged=_ONE_PIXEL
     ) -> Call:  # fmt: skip
-        """As ``Algorithm.bind``; an output's channels may be those of several ``merged`` pixels."""
+        """As ``Algorithm.bind``; where it ``merges``, an output's channels may be those of several pixels."""
         geometry = packed.geometry
         if (module := special_form(geometry)) is not None:
             return module.bind(packed, out, epilogue, num_threads)
