@@ -9,13 +9,16 @@
  *   combine_rows  out[r][c] = g[r][c] · factor[c] + ((x[r][c] − mean[c]) · slope[c] + shift[c])
  *
  * SUM_ROWS rows are summed in the elements' type, in registers, eight and eight, and then added to the double:
- * conversions cost as much as the sums of eight rows. The maps go by strips of eight rows and four vectors, whose
- * constants stay in registers: four loads of constants a vector are as many as the elements' own where those lie
- * across lines, and eight rows of one vector are read and written at eight places. */
+ * conversions cost as much as the sums of eight rows. The maps go by strips of MAP_ROWS rows and four vectors,
+ * whose constants stay in registers: four loads of constants a vector are as many as the elements' own where those
+ * lie across lines. What GCC keeps on the stack from strip to strip waits behind the stores, so pixels that are one
+ * strip wide are one in all. */
 
 #define SUM_ROWS 32
 #define FEW_ROWS 8
-#define SUMS_APART (32768 / (int)sizeof(REAL))
+#define MAP_ROWS 32
+/* Squares find their block, of normalization.pyx, in the L1 cache, and ask for the next one meanwhile. */
+#define BLOCK_AHEAD (32768 / (int)sizeof(REAL))
 #define SUM_VALUES 0
 #define SUM_SQUARES 1
 #define SUM_PRODUCTS 2
@@ -32,7 +35,7 @@ ALWAYS_INLINE void TYPED(add_strip)(
         for (int r = 0; r < (rows < FEW_ROWS ? rows : FEW_ROWS); r++, g += channels, x += channels)
             _Pragma("GCC unroll 4") for (int v = 0; v < vectors; v++)
             {
-                if (what == SUM_SQUARES) __builtin_prefetch(x + v * LANES + SUMS_APART, 0, 2);
+                if (what == SUM_SQUARES) __builtin_prefetch(x + v * LANES + BLOCK_AHEAD, 0, 2);
                 const vec value = TYPED(load)(x + v * LANES);
                 const vec factor = what == SUM_VALUES    ? value
                                    : what == SUM_SQUARES ? value - center[v]
@@ -155,12 +158,12 @@ static void TYPED(add_products)(
 #undef ADVANCE
 }
 
-/* `call` of FEW_ROWS rows at a time and of those of strips of four vectors, or one, of channels from c on; `rest`
+/* `call` of MAP_ROWS rows at a time, or all, and of those of strips of four vectors, or one, of channels from c on; `rest`
  * where the channels do not fill a vector. The last strip may overlap the one before: its values are stored twice. */
 #define IN_STRIPS(call, rest, advance)                                                                      \
-    const ptrdiff_t step = channels > 4 * LANES ? FEW_ROWS : rows;  \
-    for (; rows > 0; rows -= step, advance(step * channels)) {                                      \
-        const ptrdiff_t few = rows < step ? rows : step;                                            \
+    const ptrdiff_t most = channels == LANES || channels == 4 * LANES ? rows : MAP_ROWS;                    \
+    for (; rows > 0; rows -= most, advance(most * channels)) {                                              \
+        const ptrdiff_t few = rows < most ? rows : most;                                                    \
         ptrdiff_t c = 0;                                                                                    \
         for (; c + 4 * LANES <= channels; c += 4 * LANES) call(4);                                          \
         for (; c + LANES <= channels; c += LANES) call(1);                                                  \
@@ -327,7 +330,8 @@ static void TYPED(combine_run)(
 #undef WEIGHTEDS
 #undef WEIGHTED_PRODUCT
 #undef WEIGHTED_PRODUCTS
-#undef SUMS_APART
+#undef MAP_ROWS
+#undef BLOCK_AHEAD
 #undef SUM_VALUES
 #undef SUM_SQUARES
 #undef SUM_PRODUCTS
