@@ -158,8 +158,8 @@ static void TYPED(add_products)(
 #undef ADVANCE
 }
 
-/* `call` of MAP_ROWS rows at a time, or all, and of those of strips of four vectors, or one, of channels from c on; `rest`
- * where the channels do not fill a vector. The last strip may overlap the one before: its values are stored twice. */
+/* `call` of MAP_ROWS rows at a time, or all, and of those of strips of four vectors, or one, of channels from c on;
+ * `rest` where the channels do not fill a vector. The last strip may overlap the one before: its values are stored twice. */
 #define IN_STRIPS(call, rest, advance)                                                                      \
     const ptrdiff_t most = channels == LANES || channels == 4 * LANES ? rows : MAP_ROWS;                    \
     for (; rows > 0; rows -= most, advance(most * channels)) {                                              \
