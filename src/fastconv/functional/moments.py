@@ -136,17 +136,17 @@ class Rows:
 
     def moments(self) -> tuple[np.ndarray, np.ndarray]:
         """Mean and biased variance of each channel, (C,), without ``images``."""
-        means, squares = np.empty((2, 1, self._blocks, self._shape[1]))
-        kernels.active().channel_moments(self._rows, means, squares, self._block, self._threads)
-        sizes = np.minimum(self._pixels - self._block * np.arange(self._blocks), self._block)
-        return joined(means[0], squares[0], sizes)
+        moments, parts = np.empty((2, self._shape[1])), np.empty((self._blocks, 2, self._shape[1]))
+        kernels.active().channel_moments(self._rows[0], moments, parts, self._block, self._threads)
+        return moments[0], moments[1] / self._pixels
 
     def products(self, grad: np.ndarray, mean: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Σ grad and Σ grad · (x − mean) of each channel, (1, C), or of each image's, (N, C)."""
         totals, products = np.empty((2, self._shape[0], self._blocks, self._shape[1]))
         (center,) = self._cast(mean)
+        wide = np.ascontiguousarray(np.broadcast_to(mean, self._shape))
         kernels.active().channel_products(
-            self._as_rows(grad), self._rows, center, totals, products, self._block, self._threads
+            self._as_rows(grad), self._rows, wide, totals, products, self._block, self._threads
         )
         return _about_mean(totals.sum(axis=1), products.sum(axis=1), center, mean)
 

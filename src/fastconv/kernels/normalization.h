@@ -9,12 +9,72 @@
  *   combine_rows  out[r][c] = g[r][c] · factor[c] + ((x[r][c] − mean[c]) · slope[c] + shift[c])
  *
  * SUM_ROWS rows are summed in the elements' type, in registers, eight and eight, and then added to the double:
- * conversions cost as much as the sums of eight rows. The maps go by strips of eight rows and four vectors, whose
- * constants stay in registers: four loads of constants a vector are as many as the elements' own where those lie
- * across lines, and eight rows of one vector are read and written at eight places. */
+ * conversions cost as much as the sums of eight rows. The maps go by strips of MAP_ROWS rows and four vectors,
+ * whose constants stay in registers: four loads of constants a vector are as many as the elements' own where those
+ * lie across lines. What GCC keeps on the stack from strip to strip waits behind the stores, so pixels that are one
+ * strip wide are one in all. */
 
 #define SUM_ROWS 32
 #define FEW_ROWS 8
+#define MAP_ROWS 32
+/* Squares find their block, of normalization.pyx, in the L1 cache, and ask for the next one meanwhile. */
+#define BLOCK_AHEAD (32768 / (int)sizeof(REAL))
+#define SUM_VALUES 0
+#define SUM_SQUARES 1
+#define SUM_PRODUCTS 2
+
+/* The sums of `rows` rows and of `vectors` vectors of channels side by side, in the order of memory: of `what`
+ * SUM_VALUES Σ x, SUM_SQUARES Σ (x − center)², SUM_PRODUCTS Σ g and Σ g · (x − center). */
+ALWAYS_INLINE void TYPED(add_strip)(
+    const int what, const int rows, const int vectors, const REAL *g, const REAL *x, const vec *center,
+    ptrdiff_t channels, double *total, double *products)
+{
+    vec sum[4] = {0}, product[4] = {0};
+    for (int first = 0; first < rows; first += FEW_ROWS) {
+        vec few[4] = {0}, few_products[4] = {0};
+        for (int r = 0; r < (rows < FEW_ROWS ? rows : FEW_ROWS); r++, g += channels, x += channels)
+            _Pragma("GCC unroll 4") for (int v = 0; v < vectors; v++)
+            {
+                if (what == SUM_SQUARES) __builtin_prefetch(x + v * LANES + BLOCK_AHEAD, 0, 2);
+                const vec value = TYPED(load)(x + v * LANES);
+                const vec factor = what == SUM_VALUES    ? value
+                                   : what == SUM_SQUARES ? value - center[v]
+                                                         : TYPED(load)(g + v * LANES);
+                if (what != SUM_SQUARES) few[v] += factor;
+                if (what != SUM_VALUES) few_products[v] += factor * (value - center[v]);
+            }
+        _Pragma("GCC unroll 4") for (int v = 0; v < vectors; v++) sum[v] += few[v], product[v] += few_products[v];
+    }
+    const REAL *sums = (const REAL *)sum, *of_products = (const REAL *)product;
+    if (what != SUM_SQUARES)
+        for (int i = 0; i < vectors * LANES; i++) total[i] += sums[i];
+    if (what != SUM_VALUES)
+        for (int i = 0; i < vectors * LANES; i++) products[i] += of_products[i];
+}
+
+/* Those of all whole vectors; the first channel that is left. */
+ALWAYS_INLINE ptrdiff_t TYPED(add_strips)(
+    const int what, const int rows, const REAL *g, const REAL *x, const double *mean, ptrdiff_t channels,
+    double *total, double *products)
+{
+    ptrdiff_t c = 0;
+    vec center[4] = {0};
+    REAL rounded[4 * LANES];
+#define CALL(vectors)                                                                                       \
+    do {                                                                                                    \
+        if (what != SUM_VALUES) {                                                                           \
+            for (int i = 0; i < vectors * LANES; i++) rounded[i] = (REAL)mean[c + i];                       \
+            _Pragma("GCC unroll 4") for (int v = 0; v < vectors; v++)                                       \
+                center[v] = TYPED(load)(rounded + v * LANES);                                               \
+        }                                                                                                   \
+        TYPED(add_strip)(what, rows, vectors, g + c, x + c, center, channels, total + c, products + c);     \
+        c += vectors * LANES;                                                                               \
+    } while (0)
+    while (c + 4 * LANES <= channels) CALL(4);
+    while (c + LANES <= channels) CALL(1);
+#undef CALL
+    return c;
+}
 
 /* to[c] += Σ TERM(r · channels + c), for `rows` rows. */
 #define ADD_FEW_ROWS(TERM, to)                                                                                  \
@@ -33,14 +93,16 @@
 #define VALUE(i) x[i]
 ALWAYS_INLINE void TYPED(add_few_rows)(const int rows, const REAL *x, ptrdiff_t channels, double *total)
 {
-    _Pragma("GCC ivdep") for (ptrdiff_t c = 0; c < channels; c++) ADD_FEW_ROWS(VALUE, total);
+    ptrdiff_t c = TYPED(add_strips)(SUM_VALUES, rows, x, x, total, channels, total, total);
+    _Pragma("GCC ivdep") for (; c < channels; c++) ADD_FEW_ROWS(VALUE, total);
 }
 
 #define SQUARE(i) ((x[i] - center) * (x[i] - center))
 ALWAYS_INLINE void TYPED(add_few_squares)(
     const int rows, const REAL *x, const double *mean, ptrdiff_t channels, double *total)
 {
-    _Pragma("GCC ivdep") for (ptrdiff_t c = 0; c < channels; c++)
+    ptrdiff_t c = TYPED(add_strips)(SUM_SQUARES, rows, x, x, mean, channels, total, total);
+    _Pragma("GCC ivdep") for (; c < channels; c++)
     {
         const REAL center = (REAL)mean[c];
         ADD_FEW_ROWS(SQUARE, total);
@@ -50,12 +112,13 @@ ALWAYS_INLINE void TYPED(add_few_squares)(
 #define GRADIENT(i) g[i]
 #define PRODUCT(i) (g[i] * (x[i] - center))
 ALWAYS_INLINE void TYPED(add_few_products)(
-    const int rows, const REAL *g, const REAL *x, const REAL *mean, ptrdiff_t channels, double *total,
+    const int rows, const REAL *g, const REAL *x, const double *mean, ptrdiff_t channels, double *total,
     double *products)
 {
-    _Pragma("GCC ivdep") for (ptrdiff_t c = 0; c < channels; c++)
+    ptrdiff_t c = TYPED(add_strips)(SUM_PRODUCTS, rows, g, x, mean, channels, total, products);
+    _Pragma("GCC ivdep") for (; c < channels; c++)
     {
-        const REAL center = mean[c];
+        const REAL center = (REAL)mean[c];
         ADD_FEW_ROWS(GRADIENT, total);
         ADD_FEW_ROWS(PRODUCT, products);
     }
@@ -85,7 +148,7 @@ static void TYPED(add_squares)(
 }
 
 static void TYPED(add_products)(
-    ptrdiff_t rows, const REAL *g, const REAL *x, const REAL *mean, ptrdiff_t channels, double *total,
+    ptrdiff_t rows, const REAL *g, const REAL *x, const double *mean, ptrdiff_t channels, double *total,
     double *products)
 {
 #define CALL(count) TYPED(add_few_products)(count, g, x, mean, channels, total, products)
@@ -95,11 +158,12 @@ static void TYPED(add_products)(
 #undef ADVANCE
 }
 
-/* `call` of FEW_ROWS rows at a time and of those of strips of four vectors, or one, of channels from c on; `rest`
- * where the channels do not fill a vector. The last strip may overlap the one before: its values are stored twice. */
+/* `call` of MAP_ROWS rows at a time, or all, and of those of strips of four vectors, or one, of channels from c on;
+ * `rest` where the channels do not fill a vector. The last strip may overlap the one before: its values are stored twice. */
 #define IN_STRIPS(call, rest, advance)                                                                      \
-    for (; rows > 0; rows -= FEW_ROWS, advance(FEW_ROWS * channels)) {                                      \
-        const ptrdiff_t few = rows < FEW_ROWS ? rows : FEW_ROWS;                                            \
+    const ptrdiff_t most = channels == LANES || channels == 4 * LANES ? rows : MAP_ROWS;                    \
+    for (; rows > 0; rows -= most, advance(most * channels)) {                                              \
+        const ptrdiff_t few = rows < most ? rows : most;                                                    \
         ptrdiff_t c = 0;                                                                                    \
         for (; c + 4 * LANES <= channels; c += 4 * LANES) call(4);                                          \
         for (; c + LANES <= channels; c += LANES) call(1);                                                  \
@@ -266,5 +330,10 @@ static void TYPED(combine_run)(
 #undef WEIGHTEDS
 #undef WEIGHTED_PRODUCT
 #undef WEIGHTED_PRODUCTS
+#undef MAP_ROWS
+#undef BLOCK_AHEAD
+#undef SUM_VALUES
+#undef SUM_SQUARES
+#undef SUM_PRODUCTS
 #undef SUM_ROWS
 #undef FEW_ROWS

@@ -11,7 +11,7 @@ cdef extern from "microkernel.h" nogil:
     void add_rows_f32(Py_ssize_t rows, const float *x, Py_ssize_t channels, double *total) noexcept
     void add_rows_f64(Py_ssize_t rows, const double *x, Py_ssize_t channels, double *total) noexcept
     void add_products_f32(
-        Py_ssize_t rows, const float *g, const float *x, const float *mean, Py_ssize_t channels,
+        Py_ssize_t rows, const float *g, const float *x, const double *mean, Py_ssize_t channels,
         double *total, double *products) noexcept
     void add_products_f64(
         Py_ssize_t rows, const double *g, const double *x, const double *mean, Py_ssize_t channels,
@@ -53,7 +53,7 @@ cdef void block_moments(
 
 
 cdef void block_products(
-    const real *grad, const real *x, const real *mean, Py_ssize_t rows, Py_ssize_t channels,
+    const real *grad, const real *x, const double *mean, Py_ssize_t rows, Py_ssize_t channels,
     double *total, double *products
 ) noexcept nogil:
     memset(total, 0, channels * sizeof(double))
@@ -84,25 +84,10 @@ cdef void combine_block(
         combine_rows_f64(rows, grad, x, factor, mean, slope, shift, out, channels)
 
 
-def channel_moments(
-    const real[:, :, ::1] x,    # IN   (N, M, C)
-    double[:, :, ::1] mean,     # OUT  (N, blocks, C): of the rows of each block
-    double[:, :, ::1] squares,  # OUT  (N, blocks, C): Σ (x − mean)² of the block
-    Py_ssize_t block, int num_threads,
-):
-    """Moments of blocks of `block` rows, the last of what is left."""
-    cdef Py_ssize_t task, n, i, blocks = mean.shape[1]
-    for task in prange(x.shape[0] * blocks, nogil=True, schedule="static", num_threads=num_threads):
-        n, i = task // blocks, task % blocks
-        block_moments(
-            &x[n, i * block, 0], min(block, x.shape[1] - i * block), x.shape[2], &mean[n, i, 0],
-            &squares[n, i, 0])
-
-
 def channel_products(
     const real[:, :, ::1] grad,     # IN   (N, M, C)
     const real[:, :, ::1] x,        # IN   (N, M, C)
-    const real[:, ::1] mean,        # IN   (N, C)
+    const double[:, ::1] mean,      # IN   (N, C)
     double[:, :, ::1] total,        # OUT  (N, blocks, C): Σ grad of each block
     double[:, :, ::1] products,     # OUT  (N, blocks, C): Σ grad · (x − mean)
     Py_ssize_t block, int num_threads,

@@ -47,6 +47,20 @@ cdef void join_blocks(
             squares[c] += part[s.channels + c] + count * apart * apart
 
 
+def channel_moments(
+    const real[:, ::1] x,       # IN   (M, C)
+    double[:, ::1] moments,     # OUT  (2, C): mean and Σ (x − mean)²
+    double[:, :, ::1] parts,    # scratch: (blocks, 2, C)
+    Py_ssize_t block, int num_threads,
+):
+    cdef GroupedImage s = GroupedImage(x.shape[0], x.shape[1], 1, block, parts.shape[0], 0)
+    cdef Py_ssize_t i
+    for i in prange(s.blocks, nogil=True, schedule="static", num_threads=num_threads):
+        image_moments(&x[0, 0], &s, i, i + 1, &parts[0, 0, 0])
+    with nogil:
+        join_blocks(&parts[0, 0, 0], &s, &moments[0, 0], &moments[1, 0])
+
+
 cdef void image_constants(
     double *parts,          # IN   (blocks, 2, C); scratch behind them, (2, C)
     const GroupedImage *s, const real *weight,
