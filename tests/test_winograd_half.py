@@ -53,7 +53,7 @@ def test_small_images_take_it():
 
 
 def test_a_tile_takes_no_more_points_than_outputs_need():
-    """7 outputs are 4 + 3, of 6 and 5 points; of stride 2 they are 5 + 2, of 6 and 3, and in one block of 5 and 2."""
+    """7 outputs are 4 + 3, of 6 and 5 points; of stride 2 5 + 2, of 6 and 3, and in one block of 5 and 2."""
     algorithm = fc.algorithms.ALGORITHMS["winograd"]
     for stride, products in (1, 11), (2, 11 + 5):
         problem = geometry(layer(256, 7 * stride, stride=stride), np.float32)
@@ -120,8 +120,11 @@ def test_pixels_beyond_the_last_output_do_not_count():
     assert np.abs(plan(x.astype(np.float32)) - expected).max() < 1e-5 * np.abs(expected).max()
 
 
-@pytest.mark.parametrize(("size", "stride"), [(4, 1), (7, 1), (8, 1), (14, 2), (10, 2)])
-@pytest.mark.parametrize("channels", [64, 512])
+@pytest.mark.parametrize(
+    ("channels", "size", "stride"),
+    [(64, 4, 1), (512, 4, 1), (64, 7, 1), (512, 7, 1), (64, 8, 1), (512, 8, 1), (512, 14, 1), (128, 14, 2),
+     (512, 14, 2), (512, 10, 2), (128, 28, 2)],
+)  # fmt: skip
 def test_sums_are_accurate(channels, size, stride):
     case = layer(channels, size, batch=2, stride=stride)
     assert takes_half(case)

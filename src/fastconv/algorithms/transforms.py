@@ -27,6 +27,8 @@ _ERROR_GROWTH = {0: 1.0, 1: 1.25, 2: 2.25, 3: 5.0, 4: 10.0}
 # Of some 3,000 small random problems the worst came to 1.05 times that growth; what is stated lies above it.
 _ERROR_SLACK = 1.5
 
+# Bytes of transformed input and products a thread keeps at most.
+BLOCK_BYTES = 4 << 20
 # Tiles whose products take as long as their weights take to come: a row of a panel, 128 bytes, is fetched
 # from the L3 cache in the time of 10 to 14 tiles, while those before it are multiplied.
 WEIGHT_TILES = 12

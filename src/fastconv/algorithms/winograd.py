@@ -43,8 +43,6 @@ _MAX_BLOCKS = 16
 # channels on), to read weights less.
 _BLOCK_TILES = 28
 _L2_BYTES = 1 << 20
-# Bytes of transformed input and products a thread keeps at most.
-_BLOCK_BYTES = 4 << 20
 # With shorter vectors than AVX-512's products take so many times as long beside what is moved.
 _SLOWNESS = 1.6
 # And beginning with a block's channels, as long as so many of them: first layers have three.
@@ -330,7 +328,7 @@ def _blocking(geometry: ConvGeometry, num_threads: int, kernels: ModuleType) -> 
     tile_bytes = form.positions * (tile_pitch + width) * itemsize
     small = _L2_BYTES // 5 <= _BLOCK_TILES * tile_bytes <= _L2_BYTES
     block = _BLOCK_TILES if small else 2 * _BLOCK_TILES
-    block = max(1, min(block, _BLOCK_BYTES // tile_bytes))
+    block = max(1, min(block, transforms.BLOCK_BYTES // tile_bytes))
 
     bands, panel_parts = transforms.shares(geometry, panels, lines, len(across), num_threads)
     # A band feeds a whole block, and more of them while it stays in cache.

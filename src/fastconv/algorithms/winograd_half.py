@@ -33,9 +33,10 @@ _ALONE = 9
 
 
 def fits(geometry: ConvGeometry) -> bool:
-    """Whether the problem has 3×3 kernels of stride 1 or 2, in one group."""
+    """Whether the problem has 3×3 kernels of stride 1 or 2, in one group, and a line of tiles is not too large."""
     square = geometry.kernel_size == (_TAPS, _TAPS) and geometry.stride in ((1, 1), (2, 2))
-    return geometry.spatial_rank == 2 and geometry.groups == 1 and square
+    fitting = geometry.spatial_rank == 2 and geometry.groups == 1 and square
+    return fitting and _line_bytes(geometry) <= transforms.BLOCK_BYTES
 
 
 def _blocks(geometry: ConvGeometry) -> int:
@@ -89,6 +90,13 @@ def _positions(geometry: ConvGeometry) -> int:
     return math.prod(int((blocks * points - (blocks - 1)).sum()) for _, points in _axes(geometry))
 
 
+def _line_bytes(geometry: ConvGeometry) -> int:
+    """Bytes of a line of transformed tiles, and of their products with a panel."""
+    tiles = base.round_up(_axes(geometry)[1].shape[1], 2)
+    channels = _blocks(geometry) ** 2 * base.round_up(geometry.in_channels, _CHANNELS)
+    return tiles * _POINTS**2 * (channels + _PANEL) * geometry.dtype.itemsize
+
+
 def multiplications(geometry: ConvGeometry) -> int:
     """The products of the transformed tiles; the transforms themselves are left out, as is usual."""
     return geometry.batch * _positions(geometry) * geometry.in_channels * geometry.out_channels
@@ -131,7 +139,8 @@ def _blocking(geometry: ConvGeometry, num_threads: int, kernels: ModuleType) -> 
     (down, across), blocks = _axes(geometry), _blocks(geometry)
     lines, pixel_pitch = down.shape[1], base.round_up(geometry.in_channels, lanes)
     bands, panel_parts = transforms.shares(geometry, panels, lines, across.shape[1], num_threads)
-    block = max(1, min(base.ceil_div(lines, bands), _BLOCK_TILES // across.shape[1]))
+    most = min(_BLOCK_TILES // across.shape[1], transforms.BLOCK_BYTES // _line_bytes(geometry))
+    block = max(1, min(base.ceil_div(lines, bands), most))
 
     reach = [_POINTS * blocks * dilation for dilation in geometry.dilation]
     ends = [lines * band // bands for band in range(bands + 1)]

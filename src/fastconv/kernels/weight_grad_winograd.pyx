@@ -56,7 +56,8 @@ cdef void transform_unit(
                     left - problem.pad_w, rows, columns, band, row, s.in_pitch)
         x, view = band, View(top, left, rows, columns, row, s.in_pitch)
     for t in range(first, last):
-        tile_pixels(tiling, &view, x, zeros, top, tiling.across_origin[t], tiling.points_h, tiling.points_w, pixel)
+        tile_pixels(tiling, &view, x, zeros, top, tiling.across_origin[t], tiling.points_h,
+                    tiling.points_w, pixel)
         transform_input(tiling, 1, pixel, s.in_pitch, v + (t - first) * s.in_pitch, s.in_position, s.in_pitch,
                         coefficient_h, coefficient_w)
     columns = right - left + (tiling.outputs_w - 1) * tiling.dilation_w + 1

@@ -86,8 +86,8 @@ cdef inline void tile_pixels(
     const Tiling *tiling, const View *view, const real *image, const real *zeros, Py_ssize_t y, Py_ssize_t x,
     Py_ssize_t high, Py_ssize_t wide, const real **pixel
 ) noexcept nogil:
-    """The addresses of a tile's pixels, zeros beyond high × wide of them; its window begins at pixel (y, x) of
-    the padded input."""
+    """The addresses of a tile's pixels, zeros beyond high × wide; its window begins at pixel (y, x) of the
+    padded input."""
     cdef const real *row
     cdef Py_ssize_t i, j, line, column, at = 0
     for i in range(tiling.points_h):

@@ -1,12 +1,13 @@
-# Winograd convolution F(4×4, 3×3), or F(5×5, 2×2) of the blocks of a 3×3 kernel of stride 2 (winograd.pyx), whose
-# weights are transformed along the rows' axis only, by winograd_half.h: for images whose tiles are too few to hide what
-# the weights take to come.
+# Winograd convolution F(4×4, 3×3), or F(5×5, 2×2) of the blocks of a 3×3 kernel of stride 2 (winograd.pyx),
+# whose weights are transformed along the rows' axis only, by winograd_half.h: for images whose tiles are too
+# few to hide what the weights take to come.
 #
-# A tile that has fewer outputs left takes fewer points, along each axis by itself. A line's tiles are multiplied in
-# pairs, of which the first one has all points, or zeros in their place. A panel is set after set of weights, of each
-# for every input channel two vectors of output channels, with a vector for each tap of the columns' axis: in the order
-# in which they are used. At stride 1 a set is for a point of the rows' axis; at stride 2 the first one is what the block
-# of one tap has at all points but ∞, and the others are the points' of the block of two.
+# A tile that has fewer outputs left takes fewer points, along each axis by itself. A line's tiles are
+# multiplied in pairs, of which the first one has all points, or zeros in their place. A panel is set after
+# set of weights, of each for every input channel two vectors of output channels, with a vector for each tap
+# of the columns' axis: in the order in which they are used. At stride 1 a set is for a point of the rows'
+# axis; at stride 2 the first one is what the block of one tap has at all points but ∞, and the others are
+# the points' of the block of two.
 from cython.parallel cimport prange, threadid
 
 cdef extern from "microkernel.h" nogil:
@@ -25,8 +26,8 @@ cdef extern from "microkernel.h" nogil:
         double *v, Py_ssize_t v_line, const double *coefficient, const double *drop) noexcept
 
 
-# Some lines of tiles, of which V has (block of rows, point of rows, chunk of channels, line, pair, block of columns,
-# tile, point of columns, HALF_CHANNELS), and M (line, pair, tile, points, PANEL).
+# Some lines of tiles, of which V has (block of rows, point of rows, chunk of channels, line, pair, block of
+# columns, tile, point of columns, HALF_CHANNELS), and M (line, pair, tile, points, PANEL).
 cdef struct HalfLines:
     Py_ssize_t first, lines, across, pairs, chunks, vectors, pair_size, line_size, chunk_size, point_size
     const Py_ssize_t *line_points
@@ -59,23 +60,24 @@ cdef void half_inputs(
 ) noexcept nogil:
     """V of all tiles of some lines."""
     cdef const real *pixel[MAX_POSITIONS]
-    cdef Py_ssize_t lanes = VECTOR_BYTES // <Py_ssize_t>sizeof(real), l, t, i, j, c, first
+    cdef Py_ssize_t lanes = VECTOR_BYTES // <Py_ssize_t>sizeof(real), row, t, i, j, c, top, first
     cdef Py_ssize_t blocks = tiling.stride_h
     cdef int high, wide
     cdef real *at
-    for l in range(part.lines):
-        high = <int>part.line_points[part.first + l]
+    for row in range(part.lines):
+        high = <int>part.line_points[part.first + row]
+        top = tiling.line_origin[part.first + row] * tiling.stride_h
         for t in range(part.across):
             wide = <int>part.across_points[t]
             for i in range(blocks):
                 for j in range(blocks):
                     # The second block has a tap, and so a pixel, less.
                     tile_pixels(tiling, view, image, zeros,
-                                tiling.line_origin[part.first + l] * tiling.stride_h + i * tiling.dilation_h,
+                                top + i * tiling.dilation_h,
                                 tiling.across_origin[t] * tiling.stride_w + j * tiling.dilation_w,
                                 high - i, wide - j, pixel)
-                    at = (v + i * HALF_POINTS * part.point_size + l * part.line_size + t // 2 * part.pair_size
-                          + (2 * j + t % 2) * HALF_POINTS * HALF_CHANNELS)
+                    at = (v + i * HALF_POINTS * part.point_size + row * part.line_size
+                          + t // 2 * part.pair_size + (2 * j + t % 2) * HALF_POINTS * HALF_CHANNELS)
                     for c in range(part.chunks):
                         first = share(part.vectors, part.chunks, c) * lanes
                         half_input(high, wide, pixel, first,
@@ -88,7 +90,8 @@ cdef void half_set(
     const real *scale, real *m
 ) noexcept nogil:
     """What the index-th set of a panel's weights adds to M."""
-    cdef Py_ssize_t width = panel_width(v), lanes = width // 2, c, i, l, q, at, begin, end, tile = 2 * HALF_POINTS
+    cdef Py_ssize_t width = panel_width(v), lanes = width // 2, line_tiles = part.pairs * 2, line_points
+    cdef Py_ssize_t c, i, row, q, at, begin, end
     cdef bint shared = stride == 2 and index == 0
     cdef Py_ssize_t point = index if stride == 1 else index - 1
     cdef Py_ssize_t lowest = 0 if shared else point, highest = HALF_POINTS - 2 if shared else point
@@ -104,8 +107,9 @@ cdef void half_set(
         weight = w + begin * HALF_TAPS * width
         at = 0
         for i from lowest <= i <= highest:
-            for l in range(part.lines):
-                if i < HALF_POINTS - 1 and i and i >= part.line_points[part.first + l] - 1:
+            for row in range(part.lines):
+                line_points = part.line_points[part.first + row]
+                if 0 < line_points - 1 <= i < HALF_POINTS - 1:
                     continue
                 for q in range(part.pairs):
                     second = <int>part.across_points[2 * q + 1] if 2 * q + 1 < part.across else 0
@@ -113,10 +117,11 @@ cdef void half_set(
                     ahead = weight + (end - begin) * (2 * HALF_TAPS + at * fetched) * lanes
                     half_product(
                         stride, second,
-                        v + i * part.point_size + c * part.chunk_size + l * part.line_size + q * part.pair_size,
+                        v + i * part.point_size + c * part.chunk_size + row * part.line_size
+                        + q * part.pair_size,
                         end - begin, weight, ahead, fetched if at * fetched < 2 * HALF_TAPS else 0,
                         scale + i * HALF_POINTS,
-                        m + ((l * part.pairs + q) * tile + i) * HALF_POINTS * width)
+                        m + ((row * line_tiles + 2 * q) * HALF_POINTS + i) * HALF_POINTS * width)
                     at += 1
 
 
@@ -125,26 +130,28 @@ cdef void half_outputs(
     const real *bias, real *out, real *block
 ) noexcept nogil:
     """Transform all tiles of one panel back. Lines that cannot be written in place are made in `block`."""
-    cdef Py_ssize_t width = panel_width(m), whole = width // 2 if channels <= width // 2 else width, l, t, high
+    cdef Py_ssize_t width = panel_width(m), whole = width // 2 if channels <= width // 2 else width
+    cdef Py_ssize_t row, t, high, points = HALF_POINTS * HALF_POINTS
     cdef Py_ssize_t taps = HALF_TAPS if tiling.stride_h == 1 else HALF_TAPS - 1
-    cdef Py_ssize_t[3] stride = [tiling.out_stride[0] * tiling.dilation_h, tiling.out_stride[1], tiling.out_stride[2]]
+    cdef Py_ssize_t[3] stride = [
+        tiling.out_stride[0] * tiling.dilation_h, tiling.out_stride[1], tiling.out_stride[2]]
     cdef bint in_place = stride[2] == 1 and channels == whole
     cdef Py_ssize_t row_pitch = stride[0] if in_place else tiling.out_columns * whole
     cdef Py_ssize_t pixel_pitch = stride[1] if in_place else whole
     cdef Tiling tile = tiling[0]
     cdef real *line
     cdef real *target
-    for l in range(part.lines):
-        high = part.line_points[part.first + l] + 1 - taps
-        line = out + tiling.line_origin[part.first + l] * tiling.out_stride[0]
+    for row in range(part.lines):
+        high = part.line_points[part.first + row] + 1 - taps
+        line = out + tiling.line_origin[part.first + row] * tiling.out_stride[0]
         target = line if in_place else block
         if tiling.accumulate and not in_place:
             gather_band(<const real *>line, stride, high, tiling.out_columns, channels, 0, 0, high,
                         tiling.out_columns, block, row_pitch, pixel_pitch)
         for t in range(part.across):
             tile.outputs_h, tile.outputs_w = <int>high, <int>(part.across_points[t] + 1 - taps)
-            transform_output(&tile, 1, m + (2 * l * part.pairs + t) * HALF_POINTS * HALF_POINTS * width, width,
-                             whole, target + tiling.across_origin[t] * pixel_pitch, row_pitch,
+            transform_output(&tile, 1, m + (2 * row * part.pairs + t) * points * width, width, whole,
+                             target + tiling.across_origin[t] * pixel_pitch, row_pitch,
                              tiling.dilation_w * pixel_pitch, coefficient, coefficient, bias, False)
         if not in_place:
             scatter_rows(block, row_pitch, pixel_pitch, high, tiling.out_columns, channels, line, stride)
@@ -174,9 +181,9 @@ cdef void half_lines(
 
 def winograd_half(
     const real[:, :, :, :] x, const real[:, :, :, :, ::1] packed, const real[::1] bias, geometry,
-    const real[::1] coefficient, const real[:, ::1] drop, const real[:, ::1] scale, const Py_ssize_t[:, ::1] lines,
-    const Py_ssize_t[:, ::1] across, Py_ssize_t bands, Py_ssize_t panel_parts, Py_ssize_t block,
-    Py_ssize_t pixel_pitch, bint rectified, bint accumulate, real[:, :, :, :] out, real[::1] workspace,
+    const real[::1] coefficient, const real[:, ::1] drop, const real[:, ::1] scale,
+    const Py_ssize_t[:, ::1] lines, const Py_ssize_t[:, ::1] across, Py_ssize_t bands, Py_ssize_t panel_parts,
+    Py_ssize_t block, Py_ssize_t pixel_pitch, bint rectified, bint accumulate, real[:, :, :, :] out, real[::1] workspace,
     Py_ssize_t per_thread, int num_threads
 ):
     """Winograd convolution of 3×3 kernels of stride 1 or 2, by weights transformed along one axis.
@@ -212,8 +219,8 @@ def winograd_half(
     tiling.across, tiling.panels, tiling.rectified = across.shape[1], packed.shape[1], rectified
     tiling.line_origin, tiling.across_origin = &lines[0, 0], &across[0, 0]
     set_outputs(&tiling, out, problem.group_out, accumulate, False, False)
-    cdef Py_ssize_t item, items = x.shape[0] * bands * panel_parts, panels, n, first, last, top, in_rows, parts
-    cdef Py_ssize_t i, begin, size = sizeof(real), reach = HALF_POINTS * problem.stride_h
+    cdef Py_ssize_t item, items = x.shape[0] * bands * panel_parts, panels, band, n, first, last, top, in_rows
+    cdef Py_ssize_t parts, i, begin, size = sizeof(real), reach = HALF_POINTS * problem.stride_h
     cdef Py_ssize_t in_columns = farthest(across[0]) * problem.stride_w + reach * problem.dilation_w
     cdef Py_ssize_t[3] x_stride = [x.strides[1] // size, x.strides[2] // size, x.strides[3] // size]
     cdef bint in_place = x_stride[2] == 1 and x.shape[3] == pixel_pitch
@@ -221,8 +228,8 @@ def winograd_half(
     cdef const real *image
     for item in prange(items, nogil=True, num_threads=num_threads, schedule="static"):
         # All bands of some panels one after the other: a thread reads a part of the weights.
-        panels, n = item // (items // panel_parts), item // bands % x.shape[0]
-        first, last = share(lines.shape[1], bands, item % bands), share(lines.shape[1], bands, item % bands + 1)
+        panels, n, band = item // (items // panel_parts), item // bands % x.shape[0], item % bands
+        first, last = share(lines.shape[1], bands, band), share(lines.shape[1], bands, band + 1)
         scratch, image = &workspace[threadid() * per_thread], &x[n, 0, 0, 0]
         view = View(problem.pad_h, problem.pad_w, x.shape[1], x.shape[2], x_stride[0], x_stride[1])
         if not in_place:
@@ -245,8 +252,8 @@ def winograd_half(
             half_lines(
                 &tiling, &part, &view, image, pixel_pitch, problem.group_in, problem.group_out,
                 &packed[0, 0, 0, 0, 0], share(tiling.panels, panel_parts, panels),
-                share(tiling.panels, panel_parts, panels + 1), &coefficient[0], &drop[0, 0], &scale[0, 0], &bias[0],
-                &out[n, 0, 0, 0], scratch)
+                share(tiling.panels, panel_parts, panels + 1), &coefficient[0], &drop[0, 0], &scale[0, 0],
+                &bias[0], &out[n, 0, 0, 0], scratch)
 
 
 cdef inline HalfLines half_part(
