@@ -33,7 +33,7 @@ _ALONE = 9
 
 
 def fits(geometry: ConvGeometry) -> bool:
-    """Whether the problem has 3×3 kernels of stride 1 or 2, in one group, and a line of tiles is not too large."""
+    """Whether the problem has 3×3 kernels of stride 1 or 2, in one group, and lines of tiles of some size."""
     square = geometry.kernel_size == (_TAPS, _TAPS) and geometry.stride in ((1, 1), (2, 2))
     fitting = geometry.spatial_rank == 2 and geometry.groups == 1 and square
     return fitting and _line_bytes(geometry) <= transforms.BLOCK_BYTES

@@ -18,7 +18,7 @@
 #ifndef HALF_POINTS
 #define HALF_POINTS 6
 #define HALF_TAPS 3
-#define HALF_CHANNELS 64 /* summed at a time: their weights, and the next ones, 24 KiB each, mostly stay in the L1 cache */
+#define HALF_CHANNELS 64 /* summed at a time: their weights, 24 KiB, stay in the L1 cache */
 #define HALF_FETCHED 3   /* vectors of the next weights, at most, that are asked for with each channel */
 #if defined(__AVX512F__)
 #define HALF_VECTORS 2 /* at a time: 12 · 2 accumulators, and of the weights and sums of them up to six */
@@ -68,7 +68,7 @@ ALWAYS_INLINE void TYPED(half_pair)(
     TYPED(half_point)(second, point + 1, v, u, acc);
 }
 
-/* One channel, whose weights are u. */
+/* One channel, whose weights are u. With the other block last GCC would spill sums. */
 ALWAYS_INLINE void TYPED(half_channel)(
     const int stride, const int second, const REAL *v, vec u[HALF_TAPS][HALF_VECTORS],
     vec acc[2][HALF_POINTS][HALF_VECTORS])
@@ -106,9 +106,7 @@ ALWAYS_INLINE void TYPED(winograd_half_sized)(
             __builtin_prefetch(ahead);
         _Pragma("GCC unroll 2") for (int s = 0; s < HALF_VECTORS; s++)
             _Pragma("GCC unroll 3") for (int j = 0; j < HALF_TAPS; j++)
-            {
                 u[j][s] = TYPED(load)(w + (s * HALF_TAPS + j) * LANES);
-            }
         TYPED(half_channel)(stride, second, v + k, u, acc);
     }
     _Pragma("GCC unroll 2") for (int t = 0; t < 2; t++)

@@ -183,8 +183,8 @@ def winograd_half(
     const real[:, :, :, :] x, const real[:, :, :, :, ::1] packed, const real[::1] bias, geometry,
     const real[::1] coefficient, const real[:, ::1] drop, const real[:, ::1] scale,
     const Py_ssize_t[:, ::1] lines, const Py_ssize_t[:, ::1] across, Py_ssize_t bands, Py_ssize_t panel_parts,
-    Py_ssize_t block, Py_ssize_t pixel_pitch, bint rectified, bint accumulate, real[:, :, :, :] out, real[::1] workspace,
-    Py_ssize_t per_thread, int num_threads
+    Py_ssize_t block, Py_ssize_t pixel_pitch, bint rectified, bint accumulate, real[:, :, :, :] out,
+    real[::1] workspace, Py_ssize_t per_thread, int num_threads
 ):
     """Winograd convolution of 3×3 kernels of stride 1 or 2, by weights transformed along one axis.
 
