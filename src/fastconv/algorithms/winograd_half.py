@@ -138,14 +138,20 @@ def _blocking(geometry: ConvGeometry, num_threads: int, kernels: ModuleType) -> 
     panels = base.ceil_div(geometry.out_channels, width)
     (down, across), blocks = _axes(geometry), _blocks(geometry)
     lines, pixel_pitch = down.shape[1], base.round_up(geometry.in_channels, lanes)
-    bands, panel_parts = transforms.shares(geometry, panels, lines, across.shape[1], num_threads)
-    most = min(_BLOCK_TILES // across.shape[1], transforms.BLOCK_BYTES // _line_bytes(geometry))
-    block = max(1, min(base.ceil_div(lines, bands), most))
-
     reach = [_POINTS * blocks * dilation for dilation in geometry.dilation]
+    row_pitch = (int(across[0].max()) * blocks + reach[1]) * pixel_pitch
+    most = max(1, min(_BLOCK_TILES // across.shape[1], transforms.BLOCK_BYTES // _line_bytes(geometry)))
+
+    bands, panel_parts = transforms.shares(geometry, panels, lines, across.shape[1], num_threads)
+    # A band feeds a whole block, and more of them while it stays in cache.
+    line_bytes = row_pitch * itemsize * blocks * base.ceil_div(geometry.output_size[0], lines)
+    band_lines = max(most, base.BAND_BYTES // line_bytes)
+    bands = min(lines, base.round_up(base.ceil_div(lines, band_lines), bands))
+    block = min(base.ceil_div(lines, bands), most)
+
     ends = [lines * band // bands for band in range(bands + 1)]
     rows = max(int(down[0, end - 1] - down[0, start]) for start, end in pairwise(ends))
-    copied = (rows * blocks + reach[0]) * (int(across[0].max()) * blocks + reach[1]) * pixel_pitch
+    copied = (rows * blocks + reach[0]) * row_pitch
     tiles = block * base.round_up(across.shape[1], 2)
     chunks = base.ceil_div(pixel_pitch, _CHANNELS)
     transformed = tiles * _POINTS**2 * (blocks**2 * chunks * _CHANNELS + width)
