@@ -356,8 +356,9 @@ class Winograd(Algorithm):
     Kernels of more taps than their stride along an axis; long ones and those of a stride by blocks. Lavin and
     Gray, "Fast algorithms for convolutional neural networks", arXiv 1509.09308. Weights are transformed
     once, in float64. A non-finite input spreads over its whole tile. Few channels have winograd_rows.py,
-    narrow groups winograd_narrow.py, depthwise kernels of long rows winograd_depthwise.py, where it spreads
-    to neighbouring tiles, 1×1 kernels strassen.py, where it spreads to the pixel that its own is added to.
+    small images and strides of 2 winograd_half.py, narrow groups winograd_narrow.py, depthwise kernels of
+    long rows winograd_depthwise.py, where it spreads to neighbouring tiles, 1×1 kernels strassen.py, where it
+    spreads to the pixel that its own is added to.
     """
 
     name = "winograd"

@@ -27,7 +27,7 @@ _TRANSFORM = 44
 _PACKING = 60
 # Taps of a row that direct has tiles for, and how much longer others take it. A part of a vector, gathered
 # and scattered, takes as long as two whole ones; of the longest vectors, in which shorter ones are counted.
-_SIZED, _UNSIZED, _PART, _WIDEST_BYTES = (3, 5, 7), 3.0, 2, 64
+_SIZED, _UNSIZED, _PART = (3, 5, 7), 3.0, 2
 # Growth of the error over a direct sum of as many terms.
 _ERROR_GROWTH = 7.5
 
@@ -89,7 +89,7 @@ def saving(geometry: ConvGeometry, calls: int | None, _slowness: float) -> float
 
     Neither multiplies rows of padding; the direct sum leaves out its columns, too.
     """
-    rows, lanes = _met(geometry, 0), _WIDEST_BYTES // geometry.dtype.itemsize
+    rows, lanes = _met(geometry, 0), base.WIDEST // geometry.dtype.itemsize
     own = _tiles(geometry) * (rows * _products(geometry) + geometry.output_size[0] * _TRANSFORM)
     if calls is not None:
         weights = geometry.kernel_size[0] * _products(geometry)

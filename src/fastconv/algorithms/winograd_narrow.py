@@ -15,8 +15,6 @@ from fastconv.memory import aligned_empty, give_back
 _OUTPUTS, _TAPS, _POINTS = 4, 3, 6
 # Channels of a group: so many lanes of a vector find theirs by two shuffles.
 _GROUPS = (4, 8)
-# Every level's vectors are parts of the widest, in bytes.
-_WIDEST = 64
 # The definition's time over this form's, by channels of a group, where no column of a tile is computed in
 # vain and there are as many rows of input as of outputs.
 _GAIN = {4: 1.35, 8: 1.55}
@@ -30,7 +28,7 @@ def fits(geometry: ConvGeometry) -> bool:
     if geometry.spatial_rank != 2 or geometry.in_channels != geometry.out_channels or geometry.groups == 1:
         return False
     plain = geometry.stride == geometry.dilation == (1, 1) and geometry.kernel_size == (_TAPS, _TAPS)
-    whole = geometry.in_channels * geometry.dtype.itemsize % _WIDEST == 0
+    whole = geometry.in_channels * geometry.dtype.itemsize % base.WIDEST == 0
     return plain and whole and geometry.in_channels // geometry.groups in _GROUPS
 
 
@@ -81,7 +79,7 @@ def _blocking(geometry: ConvGeometry, num_threads: int, kernels: ModuleType) -> 
     stored = most * columns * lanes + base.scatter_slack(kernels, geometry.dtype, lanes)
     # As much is left free before the next thread's: rows that are read one after the other make the processor
     # fetch what would be the next ones, and with them what that thread writes.
-    return bands, 2 * base.round_up((most + _TAPS - 1) * row + stored, _WIDEST // geometry.dtype.itemsize)
+    return bands, 2 * base.round_up((most + _TAPS - 1) * row + stored, base.WIDEST // geometry.dtype.itemsize)
 
 
 def workspace_bytes(geometry: ConvGeometry, num_threads: int, kernels: ModuleType) -> int:

@@ -139,6 +139,17 @@ cdef inline Py_ssize_t padded_position(Py_ssize_t elements, const real *unused) 
     return ((elements + line - 1) // line | 1) * line
 
 
+cdef View copied_band(
+    const Problem *problem, const real *image, const Py_ssize_t *stride, Py_ssize_t height, Py_ssize_t width,
+    Py_ssize_t channels, Py_ssize_t top, Py_ssize_t rows, Py_ssize_t columns, Py_ssize_t pixel_pitch,
+    real *band
+) noexcept nogil:
+    """A copy of some rows of the padded input, from `top` on."""
+    gather_band(image, stride, height, width, channels, top - problem.pad_h, -problem.pad_w, rows, columns,
+                band, columns * pixel_pitch, pixel_pitch)
+    return View(top, 0, rows, columns, columns * pixel_pitch, pixel_pitch)
+
+
 cdef void winograd_inputs(
     const Tiling *tiling, const View *view, const real *image, const real *zeros, Py_ssize_t first,
     Py_ssize_t last, Py_ssize_t channels, real *v, Py_ssize_t position_stride, const real *coefficient_h,
@@ -425,12 +436,10 @@ def winograd(
         if not in_place:
             top = line_origin[first] * problem.stride_h
             in_rows = line_origin[last - 1] * problem.stride_h - top + reach_h
-            gather_band(
-                image, x_stride, x.shape[1], x.shape[2], x.shape[3], top - problem.pad_h, -problem.pad_w,
-                in_rows, in_columns, scratch, in_columns * pixel_pitch, pixel_pitch)
-            image = scratch
-            scratch = scratch + in_rows * in_columns * pixel_pitch
-            view = View(top, 0, in_rows, in_columns, in_columns * pixel_pitch, pixel_pitch)
+            view = copied_band(
+                &problem, image, x_stride, x.shape[1], x.shape[2], x.shape[3], top, in_rows, in_columns,
+                pixel_pitch, scratch)
+            image, scratch = scratch, scratch + in_rows * in_columns * pixel_pitch
         memset(scratch, 0, pixel_pitch * size)
         tiles, parts = (last - first) * tiling.across, ((last - first) * tiling.across + block - 1) // block
         for i in range(parts):

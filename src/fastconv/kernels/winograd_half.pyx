@@ -235,12 +235,10 @@ def winograd_half(
         if not in_place:
             top = lines[0, first] * problem.stride_h
             in_rows = (lines[0, last - 1] - lines[0, first]) * problem.stride_h + reach * problem.dilation_h
-            gather_band(
-                image, x_stride, x.shape[1], x.shape[2], x.shape[3], top - problem.pad_h, -problem.pad_w,
-                in_rows, in_columns, scratch, in_columns * pixel_pitch, pixel_pitch)
-            image = scratch
-            scratch = scratch + in_rows * in_columns * pixel_pitch
-            view = View(top, 0, in_rows, in_columns, in_columns * pixel_pitch, pixel_pitch)
+            view = copied_band(
+                &problem, image, x_stride, x.shape[1], x.shape[2], x.shape[3], top, in_rows, in_columns,
+                pixel_pitch, scratch)
+            image, scratch = scratch, scratch + in_rows * in_columns * pixel_pitch
         memset(scratch, 0, pixel_pitch * size)
         parts = (last - first + block - 1) // block
         for i in range(parts):
