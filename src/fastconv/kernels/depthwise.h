@@ -290,12 +290,22 @@ ALWAYS_INLINE int TYPED(narrow_abreast)(const struct narrow *s, ptrdiff_t rows)
     return s->kernel_w == 3 && far && TYPED(narrow_apart)(s, 512) ? NARROW_ABREAST : 1;
 }
 
+/* Whether each row of a strip at stride 2 reads its whole window, all vectors abreast: rows share one of three rows of
+ * input, which is less to read again than the sums to keep in memory, and from L3 that stream comes soonest. Where the
+ * channels are not whole vectors, two of them share a line. */
+ALWAYS_INLINE int TYPED(narrow_windows)(const struct narrow *s, ptrdiff_t rows)
+{
+    const ptrdiff_t bytes = rows * (s->a_step + s->y_row) * (ptrdiff_t)sizeof(REAL);
+    return s->kernel_w == 3 && s->stride_w == 2 && !s->accumulate && s->out_channels <= NARROW_ABREAST * LANES &&
+           !TYPED(narrow_apart)(s, 1024) && (bytes > NARROW_NEAR || s->out_channels % LANES > 0);
+}
+
 /* Whether a vector goes down all rows before the next one: what the rows share is then read from the L1 cache,
  * unless its lines fall into too few sets for it. */
 ALWAYS_INLINE int TYPED(narrow_in_strips)(const struct narrow *s)
 {
     return NARROW_PIXELS == 7 && s->pairs && s->mode == NARROW_PLAIN &&
-           (s->abreast > 1 || !TYPED(narrow_apart)(s, 1024));
+           (s->windows || s->abreast > 1 || !TYPED(narrow_apart)(s, 1024));
 }
 
 /* Where it pays, let the vectors of a run of rows begin on cache lines of the input, which lies at `a`: NumPy's
@@ -305,14 +315,15 @@ static void TYPED(narrow_align)(struct narrow *s, ptrdiff_t rows, const REAL *a)
 {
     const int whole = s->a_pixel % LANES == 0 && s->a_row % LANES == 0 && s->out_channels % LANES == 0 &&
                       (uintptr_t)a % sizeof(REAL) == 0;
+    s->windows = TYPED(narrow_windows)(s, rows);
     s->abreast = TYPED(narrow_abreast)(s, rows);
     const int strips = TYPED(narrow_in_strips)(s) && rows > 2;
     const int fits = s->a_pixel == s->out_channels && !s->accumulate;
     s->lead = s->wrapped = 0;
     if (NARROW_PIXELS == 7 && s->mode == NARROW_PLAIN && s->pairs && s->kernel_w == 3 && whole &&
-        s->out_channels >= 2 * LANES && (fits || !strips))
+        s->out_channels >= 2 * LANES && (fits || s->windows || !strips))
         s->lead = (uintptr_t)a / sizeof(REAL) % LANES;
-    s->wrapped = strips && s->lead > 0;
+    s->wrapped = strips && !s->windows && s->lead > 0;
     s->vectors = (s->out_channels + (s->wrapped ? 0 : s->lead) + LANES - 1) / LANES;
 }
 

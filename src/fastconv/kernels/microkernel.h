@@ -75,7 +75,8 @@ struct narrow {
     ptrdiff_t lead; /* channels by which vectors begin earlier, on cache lines of the input */
     const ptrdiff_t *base;
     int sized, pairs; /* whether tiles are made for this kernel, and tiles of two rows */
-    int abreast;      /* vectors that go down the rows of a strip together */
+    int windows;      /* whether each row of a strip reads its whole window */
+    int abreast;      /* else the vectors that go down the rows of a strip together */
     int wrapped;      /* whether the first vector has the last `lead` channels before its own, else it overlaps */
     int mode, rectified, accumulate;
 };

@@ -165,6 +165,62 @@ ALWAYS_INLINE void TYPED(strips_abreast)(
     }
 }
 
+/* One row of a strip's outputs of a vector at stride 2, from the whole of its window. While it reads the rows that the
+ * row before did not, it has the next row's lines fetched into the L1 cache. A sum below `floor` becomes 0. */
+ALWAYS_INLINE void TYPED(window_row)(
+    const int inner, const int pixels, const struct narrow *s, ptrdiff_t top, ptrdiff_t begin, ptrdiff_t end,
+    const REAL *a, const REAL *w, const REAL *bias, vec floor, REAL *y)
+{
+    const int taps = 3, step = 2;
+    const ptrdiff_t a_row = s->a_row, a_pixel = s->a_pixel;
+    vec sum[NARROW_PIXELS], weight[3];
+    _Pragma("GCC unroll 7") for (int p = 0; p < pixels; p++) sum[p] = TYPED(load)(bias);
+    _Pragma("GCC unroll 3") for (int i = 0; i < taps; i++)
+    {
+        if ((i == 0 && top < 0) || (i == taps - 1 && top + i >= s->height))
+            continue;
+        _Pragma("GCC unroll 3") for (int j = 0; j < taps; j++)
+            weight[j] = TYPED(load)(w + (i * taps + j) * s->w_stride);
+        const REAL *at = a + i * a_row;
+        _Pragma("GCC unroll 32") for (int q = 0; q < (pixels - 1) * step + taps; q++)
+        {
+            if (inner || COLUMN_IS_INSIDE(q)) {
+                vec v = TYPED(load)(at);
+                HOLD(v);
+                if (i >= taps - step)
+                    __builtin_prefetch(at + step * a_row);
+                _Pragma("GCC unroll 7") for (int p = 0; p < pixels; p++)
+                {
+                    const int j = q - p * step;
+                    if (j >= 0 && j < taps)
+                        sum[p] += v * weight[j];
+                }
+            }
+            at += a_pixel;
+            __asm__("" : "+r"(at));
+        }
+    }
+    _Pragma("GCC unroll 7") for (int p = 0; p < pixels; p++)
+        TYPED(store)(y + p * s->y_pixel, (vec)((vec_mask)sum[p] & ~(sum[p] < floor)));
+}
+
+/* All rows of a strip, all vectors of a row before the next one: their lines lie side by side, and are read and
+ * written as one stream. */
+ALWAYS_INLINE void TYPED(window_strip)(
+    const int inner, const int pixels, const struct narrow *s, ptrdiff_t rows, ptrdiff_t top, ptrdiff_t begin,
+    ptrdiff_t end, const REAL *a, const REAL *w, const REAL *bias, REAL *y)
+{
+    const vec floor = TYPED(broadcast)(s->rectified ? 0 : -INFINITY);
+    const ptrdiff_t last = s->out_channels - LANES;
+    for (ptrdiff_t n = 0; n < rows; n++, top += 2, a += 2 * s->a_row, y += s->y_row)
+        for (ptrdiff_t c = 0, next = LANES - s->lead;; next += LANES) {
+            TYPED(window_row)(inner, pixels, s, top, begin, end, a + c, w + c, bias + c, floor, y + c);
+            if (c == last)
+                break;
+            c = next < last ? next : last;
+        }
+}
+
 #define STRIP_CASE(wrapped, pixels, step)                                                          \
     case pixels:                                                                                   \
         TYPED(strip)(wrapped, pixels, step, s, rows, top, begin, end, a, w, bias, kept, y);        \
@@ -172,6 +228,13 @@ ALWAYS_INLINE void TYPED(strips_abreast)(
 #define ABREAST_CASE(name, pixels, step)                                                           \
     case pixels:                                                                                   \
         TYPED(strips_abreast)(pixels, step, s, v, end_v, rows, top, begin, end, a, w, bias, y);    \
+        break;
+#define WINDOW_CASE(arg, pixels, step)                                                             \
+    case pixels:                                                                                   \
+        if (begin <= 0 && end >= ((pixels) - 1) * (step) + 3)                                      \
+            TYPED(window_strip)(1, pixels, s, rows, top, begin, end, a, w, bias, y);               \
+        else                                                                                       \
+            TYPED(window_strip)(0, pixels, s, rows, top, begin, end, a, w, bias, y);               \
         break;
 #define STRIP_CASES(kind, arg, step)                                                               \
     kind(arg, 1, step) kind(arg, 2, step) kind(arg, 3, step) kind(arg, 4, step) kind(arg, 5, step) \
@@ -201,9 +264,18 @@ STRIP_RUN(wrapped_strip, 1, 1)
 STRIP_RUN(wrapped_strip, 1, 2)
 ABREAST_RUN(1)
 ABREAST_RUN(2)
+static void TYPED(window_strip_s2)(
+    const struct narrow *s, ptrdiff_t pixels, ptrdiff_t rows, ptrdiff_t top, ptrdiff_t begin, ptrdiff_t end,
+    const REAL *a, const REAL *w, const REAL *bias, REAL *y)
+{
+    switch (pixels) {
+        STRIP_CASES(WINDOW_CASE, , 2)
+    }
+}
 #undef ABREAST_RUN
 #undef STRIP_RUN
 #undef STRIP_CASES
+#undef WINDOW_CASE
 #undef ABREAST_CASE
 #undef STRIP_CASE
 
@@ -218,6 +290,10 @@ static void TYPED(strips)(
 {
     static TYPED(strip_run) *const runs[2][2] = {{TYPED(strip_s1), TYPED(wrapped_strip_s1)},
                                                  {TYPED(strip_s2), TYPED(wrapped_strip_s2)}};
+    if (s->windows) {
+        TYPED(window_strip_s2)(s, pixels, rows, top, begin, end, a, w, bias, y);
+        return;
+    }
     ptrdiff_t v = 0;
     for (; v < s->vectors && (s->abreast == 1 || (s->wrapped && v == 0)); v++) {
         const ptrdiff_t c = TYPED(narrow_start)(s, v), kept = TYPED(narrow_kept)(s, v);
