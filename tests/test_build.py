@@ -115,7 +115,7 @@ probe = types.ModuleType("fastconv.kernels._system")
 probe.cpu_features = lambda: frozenset({sorted(features)!r})
 probe.compiler = lambda: "none"
 probe.openmp_version = lambda: 0
-probe.openmp_cpus = probe.in_threads = probe.spread_threads = probe.past_cache_line = None
+probe.openmp_cpus = probe.in_threads = probe.past_cache_line = None
 sys.modules[probe.__name__] = probe
 """
     return python(stub + code, check=False, **environment)

@@ -55,6 +55,11 @@ class Pass(NamedTuple):
     first: bool = True
     last: bool = True
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether this pass reads all of an input and writes all of an output."""
+        return not (self.source or self.target or self.step)
+
     def on_whole(self, call: Call) -> Call:
         """A call for the parts this pass reads and writes as one for the whole input and output."""
 

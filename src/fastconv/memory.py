@@ -113,26 +113,30 @@ class Workspaces:
 
     def __init__(self, dtype: np.dtype = _BYTES) -> None:
         self._dtype = dtype
-        self._free: list[np.ndarray] = []
+        self._free: dict[int, list[np.ndarray]] = {}
+
+    def free(self, size: int) -> list[np.ndarray]:
+        """Those of a size that nobody has taken."""
+        return self._free.setdefault(size, [])
 
     def take(self, size: int) -> np.ndarray:
-        """At least so many elements, from a cache line on."""
+        """So many elements, from a cache line on."""
         try:
-            workspace = self._free.pop()
-        except IndexError:
+            return self._free[size].pop()
+        except (KeyError, IndexError):
             return aligned_empty((size,), self._dtype)
-        return workspace if workspace.size >= size else aligned_empty((size,), self._dtype)
 
     @property
     def nbytes(self) -> int:
         """Bytes that nobody has taken."""
-        return sum(workspace.nbytes for workspace in self._free.copy())
+        return sum(workspace.nbytes for free in self._free.copy().values() for workspace in free.copy())
 
     def give(self, workspace: np.ndarray) -> None:
         """Keep what :meth:`take` returned for a later call."""
-        self._free.append(workspace)
+        self.free(workspace.size).append(workspace)
 
     def give_back(self) -> None:
         """Nobody will call this plan again: leave its scratch memory to others."""
-        while self._free:
-            give_back(self._free.pop())
+        for free in self._free.values():
+            while free:
+                give_back(free.pop())

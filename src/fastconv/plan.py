@@ -84,10 +84,15 @@ def _passes(geometry: ConvGeometry, algorithm: Algorithm, level: ModuleType) -> 
 
 
 class _Bound(NamedTuple):
-    """The calls a plan makes for arrays of certain strides, and the elements of scratch memory they need."""
+    """The calls a plan makes for arrays of certain strides, and the elements of scratch memory they need.
+
+    ``whole`` is the call where there is but one, of a kernel on all of the arrays, ``shortcut`` the way to it.
+    """
 
     workspace: int
     steps: tuple[Call, ...]
+    whole: kernels.KernelCall | None = None
+    shortcut: kernels.Shortcut | None = None
 
 
 class Remade:
@@ -176,6 +181,7 @@ class Plan(Remade):
         self._edges = lowering.untouched(design.inner)
         self._packed: list[Packed] = []
         self._bound: dict[tuple, _Bound] = {}
+        self._shortcut: kernels.Shortcut | None = None
         self._team = min(self.num_threads, threads.worth(geometry.multiplications))
         self._workspaces = Workspaces(geometry.dtype)
         self._empty = allocator(self.output_shape, geometry.dtype)
@@ -228,6 +234,9 @@ class Plan(Remade):
         ndarray of ``output_shape``
             ``out`` where it was given; else a new array, channels-last in memory where ``x`` is.
         """
+        shortcut = None if accumulate or num_threads is not None else self._shortcut
+        if shortcut is not None and out is not None and shortcut(x, out):
+            return out
         dtype = self.geometry.dtype
         x = checks.planned_array("x", x, self.input_shape, dtype)
         if out is not None:
@@ -236,6 +245,8 @@ class Plan(Remade):
             raise ValueError("out must be given with accumulate=True, got None")
         else:
             result = self._new_output(x)
+            if shortcut is not None and shortcut(x, result):
+                return result
         count = 1
         if num_threads is not None or self._team > 1:
             # Resolved anew: in a forked child the plan's count is more than OpenMP can give.
@@ -248,10 +259,13 @@ class Plan(Remade):
         target = result
         if out is not None and np.may_share_memory(x, out):
             target = result.copy(order="K") if accumulate else np.empty_like(result)
-        bound = self._bound.get((x.strides, target.strides, accumulate, count))
+        key = x.strides, target.strides, accumulate, count
+        bound = self._bound.get(key)
         if bound is None or x.dtype is not dtype or not x.flags.aligned:
             x = checks.kernel_ready(x, dtype)
             bound = self._bind(x, target, accumulate, count)
+        elif num_threads is None and not accumulate and target is result:
+            self._shortcut = self._shorten(key, bound, x, target)
         self._run(bound, x, target, accumulate)
         if target is not result:
             result[...] = target
@@ -320,6 +334,7 @@ class Plan(Remade):
             packed = self._algorithm.pack(taps, bias, planar, self._kernels, self.num_threads, into)
             if into is not None and packed.finite != into.finite:
                 self._bound.clear()
+                self._shortcut = None
             self._packed.append(packed)
             bias = None
 
@@ -387,14 +402,31 @@ class Plan(Remade):
             source, target = part.read(x), part.write(out)
             call = self._algorithm.bind(packed, source, target, epilogue, num_threads)
             steps.append(call if source is x and target is out else part.on_whole(call))
-        return self._keep(key, tuple(steps), num_threads)
+        alone = len(steps) == 1 and part.is_whole and not self._edges and self.padding_mode == "zeros"
+        whole = call if alone and isinstance(call, kernels.KernelCall) else None
+        return self._keep(key, tuple(steps), num_threads, whole)
 
-    def _keep(self, key: tuple, steps: tuple[Call, ...], num_threads: int) -> _Bound:
+    def _keep(
+        self, key: tuple, steps: tuple[Call, ...], num_threads: int, whole: kernels.KernelCall | None = None
+    ) -> _Bound:
         if len(self._bound) == _MOST_BOUND:
             self._bound.clear()
         elements = -(-self._workspace_bytes(num_threads) // self.geometry.dtype.itemsize)
-        bound = self._bound[key] = _Bound(elements, steps)
+        bound = self._bound[key] = _Bound(elements, steps, whole)
         return bound
+
+    def _shorten(self, key: tuple, bound: _Bound, x: np.ndarray, out: np.ndarray) -> kernels.Shortcut | None:
+        """The short way to repeat a call for arrays like these, if there is one."""
+        if bound.shortcut is not None or bound.whole is None or {type(x), type(out)} != {np.ndarray}:
+            return bound.shortcut
+        axes = (0, 2, 3, 1) if self._channels_first else (0, 1, 2, 3)
+        if self.geometry.spatial_rank == 1:
+            axes = (0, -1, 2, 1) if self._channels_first else (0, -1, 1, 2)
+        shortcut = kernels.Shortcut(
+            bound.whole, x, out, axes, self._workspaces, bound.workspace, key[-1]
+        )
+        self._bound[key] = bound._replace(shortcut=shortcut)
+        return shortcut
 
     def _pad(self, x: np.ndarray) -> np.ndarray:
         pairs = [(0, 0), *self.geometry.padding]

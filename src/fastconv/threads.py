@@ -149,6 +149,7 @@ def _single_threaded_child() -> None:
     # GNU's OpenMP pool does not survive fork(): a child that opens a parallel region hangs.
     global _limit
     _limit = 1
+    kernels.limit_threads(1)
 
 
 if hasattr(os, "register_at_fork"):

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from fastconv.geometry import ConvGeometry
+from fastconv.kernels import KernelCall
 from fastconv.memory import aligned_empty
 
 # Bytes of input a thread copies with its halo at a time: a part of an L2 cache of 1–2 MiB, so that the
@@ -65,14 +66,9 @@ class Epilogue(NamedTuple):
 Call = Callable[[np.ndarray, np.ndarray, np.ndarray], None]
 
 
-def bound(kernel: Callable, dtype: np.dtype, before: tuple, after: tuple) -> Call:
+def bound(kernel: Callable, dtype: np.dtype, before: tuple, after: tuple) -> KernelCall:
     """A compiled function of x, what comes ``before`` out, out, workspace, and what comes ``after`` them."""
-    typed = kernel["double" if dtype.itemsize == 8 else "float"]
-
-    def call(x: np.ndarray, out: np.ndarray, workspace: np.ndarray) -> None:
-        typed(x, *before, out, workspace, *after)
-
-    return call
+    return KernelCall(kernel["double" if dtype.itemsize == 8 else "float"], before, after)
 
 
 class Algorithm(ABC):

@@ -17,7 +17,7 @@ import importlib
 import os
 from types import ModuleType
 
-from fastconv.kernels import _system, isa
+from fastconv.kernels import _calls, _system, isa
 
 cpu_features = _system.cpu_features()
 compiler = _system.compiler()
@@ -25,7 +25,10 @@ openmp_version = _system.openmp_version()
 openmp_cpus = _system.openmp_cpus
 in_threads = _system.in_threads
 past_cache_line = _system.past_cache_line
-spread_threads = _system.spread_threads
+spread_threads = _calls.spread_threads
+KernelCall = _calls.KernelCall
+Shortcut = _calls.Shortcut
+limit_threads = _calls.limit_threads
 
 
 def supported_levels() -> tuple[str, ...]:

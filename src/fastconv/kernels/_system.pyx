@@ -11,11 +11,6 @@ cdef extern from "team.h":
 
 cdef extern from *:
     """
-    #if defined(__linux__) && !defined(_GNU_SOURCE)
-    #define _GNU_SOURCE /* sched_getcpu, CPU_CLR */
-    #endif
-    #include <sched.h>
-
     /* __builtin_cpu_supports asks CPUID *and* XGETBV: a feature whose registers the operating
        system does not save counts as missing. It accepts string literals only. */
     #if defined(__x86_64__) && defined(__GNUC__)
@@ -43,35 +38,6 @@ cdef extern from *:
     #define FASTCONV_OPENMP 0
     #define FASTCONV_TEAM() 1
     #define FASTCONV_CPUS() 1
-    #endif
-
-    /* Keeps a team's threads off the CPU of the thread that calls them. A sleeping thread is often woken on
-       the CPU of its waker, which then spins, waiting for it, until the next tick of the scheduler: 4 ms.
-       The others' affinity is all that changes, and only when the caller has moved or its team has grown.
-       Whoever binds threads by OpenMP's own settings is left alone. */
-    #if defined(_OPENMP) && defined(__linux__)
-    static __thread int fastconv_caller_cpu = -1, fastconv_team_size;
-    static void fastconv_spread(int count)
-    {
-        const int cpu = sched_getcpu();
-        const int known = cpu == fastconv_caller_cpu && count <= fastconv_team_size;
-        fastconv_caller_cpu = cpu;
-        fastconv_team_size = count; /* a smaller team ends the others, which are new when it grows again */
-        if (known || cpu < 0)
-            return;
-        cpu_set_t others;
-        if (omp_get_proc_bind() != omp_proc_bind_false)
-            return;
-        if (sched_getaffinity(0, sizeof others, &others) != 0)
-            return;
-        if (CPU_COUNT(&others) >= count)
-            CPU_CLR(cpu, &others);
-        #pragma omp parallel num_threads(count)
-        if (omp_get_thread_num() != 0)
-            sched_setaffinity(0, sizeof others, &others);
-    }
-    #else
-    static void fastconv_spread(int count) { (void)count; }
     #endif
 
     typedef struct { const char *name; int present; } fastconv_feature;
@@ -102,7 +68,6 @@ cdef extern from *:
     int FASTCONV_OPENMP
     int FASTCONV_TEAM() nogil
     int FASTCONV_CPUS() nogil
-    void fastconv_spread(int count) nogil
     void fastconv_probe(fastconv_feature *feature)
 
 
@@ -135,12 +100,6 @@ def openmp_cpus():
     """How many CPUs OpenMP may use: those of the process also where it has bound this thread to one of them
     (``OMP_PROC_BIND``, ``OMP_PLACES``). 1 without OpenMP."""
     return FASTCONV_CPUS()
-
-
-def spread_threads(int count):
-    """Keep the other threads of this thread's teams of ``count`` off the CPU it runs on."""
-    with nogil:
-        fastconv_spread(count)
 
 
 def in_threads(work, int count):

@@ -297,7 +297,7 @@ ALWAYS_INLINE int TYPED(narrow_windows)(const struct narrow *s, ptrdiff_t rows)
 {
     const ptrdiff_t bytes = rows * (s->a_step + s->y_row) * (ptrdiff_t)sizeof(REAL);
     return s->kernel_w == 3 && s->stride_w == 2 && !s->accumulate && s->out_channels <= NARROW_ABREAST * LANES &&
-           !TYPED(narrow_apart)(s, 1024) && (bytes > NARROW_NEAR || s->out_channels % LANES > 0);
+           !TYPED(narrow_apart)(s, 1024) && (bytes > NARROW_NEAR || (s->out_channels % LANES > 0 && 2 * s->out_channels >= 3 * LANES));
 }
 
 /* Whether a vector goes down all rows before the next one: what the rows share is then read from the L1 cache,
@@ -321,9 +321,9 @@ static void TYPED(narrow_align)(struct narrow *s, ptrdiff_t rows, const REAL *a)
     const int fits = s->a_pixel == s->out_channels && !s->accumulate;
     s->lead = s->wrapped = 0;
     if (NARROW_PIXELS == 7 && s->mode == NARROW_PLAIN && s->pairs && s->kernel_w == 3 && whole &&
-        s->out_channels >= 2 * LANES && (fits || s->windows || !strips))
+        s->out_channels >= 2 * LANES && (fits || !strips) && !s->windows)
         s->lead = (uintptr_t)a / sizeof(REAL) % LANES;
-    s->wrapped = strips && !s->windows && s->lead > 0;
+    s->wrapped = strips && s->lead > 0;
     s->vectors = (s->out_channels + (s->wrapped ? 0 : s->lead) + LANES - 1) / LANES;
 }
 

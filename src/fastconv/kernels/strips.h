@@ -165,13 +165,13 @@ ALWAYS_INLINE void TYPED(strips_abreast)(
     }
 }
 
-/* One row of a strip's outputs of a vector at stride 2, from the whole of its window. While it reads the rows that the
- * row before did not, it has the next row's lines fetched into the L1 cache. A sum below `floor` becomes 0. */
+/* One row of a strip's outputs of a vector at stride 2, from the whole of its window, whose columns and vectors are
+ * `plain` where none is to be left out. A sum below `floor` becomes 0. */
 ALWAYS_INLINE void TYPED(window_row)(
-    const int inner, const int pixels, const struct narrow *s, ptrdiff_t top, ptrdiff_t begin, ptrdiff_t end,
+    const int plain, const int pixels, const struct narrow *s, ptrdiff_t top, ptrdiff_t begin, ptrdiff_t end,
     const REAL *a, const REAL *w, const REAL *bias, vec floor, REAL *y)
 {
-    const int taps = 3, step = 2;
+    const int taps = 3, step = 2, width = (pixels - 1) * step + taps;
     const ptrdiff_t a_row = s->a_row, a_pixel = s->a_pixel;
     vec sum[NARROW_PIXELS], weight[3];
     _Pragma("GCC unroll 7") for (int p = 0; p < pixels; p++) sum[p] = TYPED(load)(bias);
@@ -182,13 +182,17 @@ ALWAYS_INLINE void TYPED(window_row)(
         _Pragma("GCC unroll 3") for (int j = 0; j < taps; j++)
             weight[j] = TYPED(load)(w + (i * taps + j) * s->w_stride);
         const REAL *at = a + i * a_row;
-        _Pragma("GCC unroll 32") for (int q = 0; q < (pixels - 1) * step + taps; q++)
+        _Pragma("GCC unroll 32") for (int q = 0; q < width; q++)
         {
-            if (inner || COLUMN_IS_INSIDE(q)) {
+            if (plain || COLUMN_IS_INSIDE(q)) {
                 vec v = TYPED(load)(at);
                 HOLD(v);
-                if (i >= taps - step)
-                    __builtin_prefetch(at + step * a_row);
+                /* A third of the next window's two new rows with each row, so that no more are on their way at once
+                 * than need be. */
+                if (q < (2 - i) * width / 3)
+                    __builtin_prefetch(at + 3 * a_row);
+                else if (i > 0 && q >= (3 - i) * width / 3)
+                    __builtin_prefetch(at + 2 * a_row);
                 _Pragma("GCC unroll 7") for (int p = 0; p < pixels; p++)
                 {
                     const int j = q - p * step;
@@ -207,17 +211,16 @@ ALWAYS_INLINE void TYPED(window_row)(
 /* All rows of a strip, all vectors of a row before the next one: their lines lie side by side, and are read and
  * written as one stream. */
 ALWAYS_INLINE void TYPED(window_strip)(
-    const int inner, const int pixels, const struct narrow *s, ptrdiff_t rows, ptrdiff_t top, ptrdiff_t begin,
+    const int plain, const int pixels, const struct narrow *shared, ptrdiff_t rows, ptrdiff_t top, ptrdiff_t begin,
     ptrdiff_t end, const REAL *a, const REAL *w, const REAL *bias, REAL *y)
 {
+    const struct narrow own = *shared, *s = &own; /* GCC would load it again after each store */
     const vec floor = TYPED(broadcast)(s->rectified ? 0 : -INFINITY);
     const ptrdiff_t last = s->out_channels - LANES;
     for (ptrdiff_t n = 0; n < rows; n++, top += 2, a += 2 * s->a_row, y += s->y_row)
-        for (ptrdiff_t c = 0, next = LANES - s->lead;; next += LANES) {
-            TYPED(window_row)(inner, pixels, s, top, begin, end, a + c, w + c, bias + c, floor, y + c);
-            if (c == last)
-                break;
-            c = next < last ? next : last;
+        for (ptrdiff_t next = 0; plain ? next <= last : next < s->out_channels; next += LANES) {
+            const ptrdiff_t c = plain || next < last ? next : last;
+            TYPED(window_row)(plain, pixels, s, top, begin, end, a + c, w + c, bias + c, floor, y + c);
         }
 }
 
@@ -229,12 +232,9 @@ ALWAYS_INLINE void TYPED(window_strip)(
     case pixels:                                                                                   \
         TYPED(strips_abreast)(pixels, step, s, v, end_v, rows, top, begin, end, a, w, bias, y);    \
         break;
-#define WINDOW_CASE(arg, pixels, step)                                                             \
+#define WINDOW_CASE(plain, pixels, step)                                                           \
     case pixels:                                                                                   \
-        if (begin <= 0 && end >= ((pixels) - 1) * (step) + 3)                                      \
-            TYPED(window_strip)(1, pixels, s, rows, top, begin, end, a, w, bias, y);               \
-        else                                                                                       \
-            TYPED(window_strip)(0, pixels, s, rows, top, begin, end, a, w, bias, y);               \
+        TYPED(window_strip)(plain, pixels, s, rows, top, begin, end, a, w, bias, y);               \
         break;
 #define STRIP_CASES(kind, arg, step)                                                               \
     kind(arg, 1, step) kind(arg, 2, step) kind(arg, 3, step) kind(arg, 4, step) kind(arg, 5, step) \
@@ -264,15 +264,18 @@ STRIP_RUN(wrapped_strip, 1, 1)
 STRIP_RUN(wrapped_strip, 1, 2)
 ABREAST_RUN(1)
 ABREAST_RUN(2)
-static void TYPED(window_strip_s2)(
-    const struct narrow *s, ptrdiff_t pixels, ptrdiff_t rows, ptrdiff_t top, ptrdiff_t begin, ptrdiff_t end,
-    const REAL *a, const REAL *w, const REAL *bias, REAL *y)
-{
-    switch (pixels) {
-        STRIP_CASES(WINDOW_CASE, , 2)
+#define WINDOW_RUN(name, plain)                                                                    \
+    static void TYPED(name)(                                                                       \
+        const struct narrow *s, ptrdiff_t pixels, ptrdiff_t rows, ptrdiff_t top, ptrdiff_t begin,  \
+        ptrdiff_t end, const REAL *a, const REAL *w, const REAL *bias, REAL *y)                    \
+    {                                                                                              \
+        switch (pixels) {                                                                          \
+            STRIP_CASES(WINDOW_CASE, plain, 2)                                                     \
+        }                                                                                          \
     }
-}
-#undef ABREAST_RUN
+WINDOW_RUN(window_strip_any, 0)
+WINDOW_RUN(window_strip_plain, 1)
+#undef WINDOW_RUN
 #undef STRIP_RUN
 #undef STRIP_CASES
 #undef WINDOW_CASE
@@ -291,7 +294,8 @@ static void TYPED(strips)(
     static TYPED(strip_run) *const runs[2][2] = {{TYPED(strip_s1), TYPED(wrapped_strip_s1)},
                                                  {TYPED(strip_s2), TYPED(wrapped_strip_s2)}};
     if (s->windows) {
-        TYPED(window_strip_s2)(s, pixels, rows, top, begin, end, a, w, bias, y);
+        const int plain = begin <= 0 && end > 2 * pixels && s->out_channels % LANES == 0;
+        (plain ? TYPED(window_strip_plain) : TYPED(window_strip_any))(s, pixels, rows, top, begin, end, a, w, bias, y);
         return;
     }
     ptrdiff_t v = 0;
