@@ -177,10 +177,16 @@ ALWAYS_INLINE void TYPED(window_row)(
     _Pragma("GCC unroll 7") for (int p = 0; p < pixels; p++) sum[p] = TYPED(load)(bias);
     _Pragma("GCC unroll 3") for (int i = 0; i < taps; i++)
     {
-        if ((i == 0 && top < 0) || (i == taps - 1 && top + i >= s->height))
+        if ((i == 0 && top < 0) || (i == taps - 1 && top + i >= s->height)) {
+            w += taps * s->w_stride;
             continue;
+        }
         _Pragma("GCC unroll 3") for (int j = 0; j < taps; j++)
-            weight[j] = TYPED(load)(w + (i * taps + j) * s->w_stride);
+        {
+            weight[j] = TYPED(load)(w);
+            w += s->w_stride;
+            __asm__("" : "+r"(w));
+        }
         const REAL *at = a + i * a_row;
         _Pragma("GCC unroll 32") for (int q = 0; q < width; q++)
         {
@@ -205,7 +211,11 @@ ALWAYS_INLINE void TYPED(window_row)(
         }
     }
     _Pragma("GCC unroll 7") for (int p = 0; p < pixels; p++)
-        TYPED(store)(y + p * s->y_pixel, (vec)((vec_mask)sum[p] & ~(sum[p] < floor)));
+    {
+        TYPED(store)(y, (vec)((vec_mask)sum[p] & ~(sum[p] < floor)));
+        y += s->y_pixel;
+        __asm__("" : "+r"(y));
+    }
 }
 
 /* All rows of a strip, all vectors of a row before the next one: their lines lie side by side, and are read and
