@@ -21,10 +21,13 @@ _ALIASING_BYTES = 1024
 
 
 class Vectors(NamedTuple):
-    """Where the inputs of each vector of output channels are; see kernels/depthwise.pyx."""
+    """Where the inputs of each vector of output channels are; see kernels/depthwise.pyx.
 
-    base: np.ndarray
-    lanes: np.ndarray
+    Bytes, because a kernel has an array's only after 0.06 µs of each call.
+    """
+
+    base: bytes
+    lanes: bytes
 
 
 def _firsts(geometry: ConvGeometry, lanes: int) -> np.ndarray:
@@ -45,7 +48,7 @@ def vectors(geometry: ConvGeometry, kernels: ModuleType) -> Vectors:
     channel = (first[:, None] + np.arange(lanes)) // group_out * group_in - base[:, None]
     channel = channel[:, None, :] + np.arange(group_in)[:, None]
     index = np.dtype(f"i{geometry.dtype.itemsize}")
-    return Vectors(base.astype(np.intp), np.ascontiguousarray(channel, index).reshape(-1).view(np.uint8))
+    return Vectors(base.astype(np.intp).tobytes(), channel.astype(index).tobytes())
 
 
 @lru_cache(maxsize=1024)

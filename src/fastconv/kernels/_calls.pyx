@@ -2,7 +2,7 @@
 each time is kept in C. Compiled for the baseline CPU."""
 
 cimport cython
-from cpython.buffer cimport PyBUF_RECORDS_RO, PyBuffer_Release, PyObject_GetBuffer
+from cpython.buffer cimport PyBUF_STRIDED_RO, PyBuffer_Release, PyObject_GetBuffer
 from cpython.ref cimport PyObject
 from libc.stdint cimport uintptr_t
 
@@ -130,12 +130,12 @@ cdef class _Form:
     cdef Py_ssize_t itemsize, bytes, low, high
     cdef int ndim
     cdef char format
-    cdef object type
+    cdef object type, dtype
 
     def __cinit__(self, array, tuple axes):
         cdef Py_ssize_t i, reach
-        self.type, self.ndim, self.itemsize, self.bytes = type(array), array.ndim, array.itemsize, array.nbytes
-        self.format = ord(array.dtype.char)
+        self.type, self.dtype, self.format = type(array), array.dtype, ord(array.dtype.char)
+        self.ndim, self.itemsize, self.bytes = array.ndim, array.itemsize, array.nbytes
         self.low, self.high = 0, array.itemsize
         for i in range(self.ndim):
             self.shape[i], self.strides[i] = array.shape[i], array.strides[i]
@@ -152,12 +152,11 @@ cdef class _Form:
         cdef Py_buffer view
         cdef Pixels pixels
         cdef Py_ssize_t i
-        if type(array) is not self.type:
+        if type(array) is not self.type or array.dtype is not self.dtype:
             return None
-        PyObject_GetBuffer(array, &view, PyBUF_RECORDS_RO)
+        PyObject_GetBuffer(array, &view, PyBUF_STRIDED_RO)
         cdef bint same = (
-            view.ndim == self.ndim and view.itemsize == self.itemsize and view.format[0] == self.format
-            and view.format[1] == 0 and <uintptr_t>view.buf % self.itemsize == 0
+            view.ndim == self.ndim and <uintptr_t>view.buf % self.itemsize == 0
             and not (written and view.readonly)
         )
         for i in range(self.ndim):

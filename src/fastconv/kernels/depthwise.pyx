@@ -103,7 +103,7 @@ cdef void narrow_item(
 
 def depthwise(
     const real[:, :, :, :] x, const real[:, ::1] packed, const real[::1] bias, geometry,
-    const Py_ssize_t[::1] base, const unsigned char[::1] lanes, Py_ssize_t bands, bint copy_band,
+    bytes base, bytes lanes, Py_ssize_t bands, bint copy_band,
     bint rectified, bint accumulate, real[:, :, :, :] out, real[::1] workspace, Py_ssize_t per_thread,
     int num_threads
 ):
@@ -114,7 +114,7 @@ def depthwise(
     x : (N, H, W, C_in), IN
     packed : (k_h·C_in/groups·k_w, C_out in whole vectors), IN
     bias : (C_out in whole vectors), IN
-    base : (vectors), IN
+    base : bytes of an array of intp (vectors), IN
         The first of the input channels that each vector of output channels is made from.
     lanes : bytes of an integer array (vectors, C_in/groups, LANES), IN
         Which of those channels each lane reads; its items are as wide as those of x.
@@ -126,6 +126,8 @@ def depthwise(
     """
     cdef Problem problem = problem_of(geometry)
     cdef Py_ssize_t item, items = x.shape[0] * bands, size = sizeof(real), n, first, last
+    cdef const char *base_at = base
+    cdef const char *lanes_at = lanes
     # Bands of an even number of rows need no tile of one row.
     cdef Py_ssize_t unit = 1 if (out.shape[1] + 1) // 2 % bands else 2
     cdef Py_ssize_t units = (out.shape[1] + unit - 1) // unit
@@ -138,5 +140,5 @@ def depthwise(
         if first < last:
             narrow_item(
                 &problem, &x[n, 0, 0, 0], &x.shape[1], x_stride, &packed[0, 0], packed.shape[1], &bias[0],
-                &base[0], &lanes[0], copy_band, rectified, accumulate, first, last, &out[n, first, 0, 0],
+                <const Py_ssize_t *>base_at, lanes_at, copy_band, rectified, accumulate, first, last, &out[n, first, 0, 0],
                 &out.shape[1], out_stride, &workspace[threadid() * per_thread])

@@ -8,7 +8,7 @@ from cython.parallel cimport prange, threadid
 
 def separable(
     const real[:, :, :, :] x, const real[:, ::1] depthwise_weight, const real[::1] depthwise_bias,
-    depthwise_geometry, const Py_ssize_t[::1] base, const unsigned char[::1] lanes, bint copy_band,
+    depthwise_geometry, bytes base, bytes lanes, bint copy_band,
     bint depthwise_rectified, const real[:, :, :, ::1] weight, const real[::1] bias, geometry,
     const Py_ssize_t[::1] segments, Py_ssize_t chunks, Py_ssize_t depth, Py_ssize_t pitch, bint rectified,
     Py_ssize_t bands, Py_ssize_t band_mid, real[:, :, :, :] out, real[::1] workspace, Py_ssize_t per_thread,
@@ -46,6 +46,8 @@ def separable(
     cdef const Py_ssize_t *offset = chunk + chunks + 1
     cdef Py_ssize_t out_columns = one_row(out_stride, out.shape[1], columns)
     cdef bint in_place = out_stride[2] == 1 and out_columns == out.shape[1] * columns
+    cdef const char *base_at = base
+    cdef const char *lanes_at = lanes
     cdef Halving h
     cdef real *mid
     for item in prange(items, nogil=True, num_threads=num_threads, schedule="static"):
@@ -55,7 +57,7 @@ def separable(
         mid = &workspace[threadid() * per_thread]
         narrow_item(
             &first_problem, &x[n, 0, 0, 0], &x.shape[1], x_stride, &depthwise_weight[0, 0],
-            depthwise_weight.shape[1], &depthwise_bias[0], &base[0], &lanes[0], copy_band,
+            depthwise_weight.shape[1], &depthwise_bias[0], <const Py_ssize_t *>base_at, lanes_at, copy_band,
             depthwise_rectified, False, first, last, mid, mid_shape, mid_stride, mid + band_mid)
         if depth > 0:
             h = halving((last - first) * columns, channels, half, channels, pitch, depth, False, rectified)
