@@ -196,9 +196,9 @@ ALWAYS_INLINE void TYPED(window_row)(
                 /* A third of the next window's two new rows with each row, so that no more are on their way at once
                  * than need be. */
                 if (q < (2 - i) * width / 3)
-                    __builtin_prefetch(at + 3 * a_row);
+                    __builtin_prefetch(at + 3 * a_row, 0, 0);
                 else if (i > 0 && q >= (3 - i) * width / 3)
-                    __builtin_prefetch(at + 2 * a_row);
+                    __builtin_prefetch(at + 2 * a_row, 0, 0);
                 _Pragma("GCC unroll 7") for (int p = 0; p < pixels; p++)
                 {
                     const int j = q - p * step;
