@@ -181,7 +181,7 @@ class Plan(Remade):
         self._edges = lowering.untouched(design.inner)
         self._packed: list[Packed] = []
         self._bound: dict[tuple, _Bound] = {}
-        self._shortcut: kernels.Shortcut | None = None
+        self._repeat = kernels.never
         self._team = min(self.num_threads, threads.worth(geometry.multiplications))
         self._workspaces = Workspaces(geometry.dtype)
         self._empty = allocator(self.output_shape, geometry.dtype)
@@ -234,8 +234,7 @@ class Plan(Remade):
         ndarray of ``output_shape``
             ``out`` where it was given; else a new array, channels-last in memory where ``x`` is.
         """
-        shortcut = None if accumulate or num_threads is not None else self._shortcut
-        if shortcut is not None and out is not None and shortcut(x, out):
+        if out is not None and self._repeat(x, out, num_threads, accumulate):
             return out
         dtype = self.geometry.dtype
         x = checks.planned_array("x", x, self.input_shape, dtype)
@@ -245,7 +244,7 @@ class Plan(Remade):
             raise ValueError("out must be given with accumulate=True, got None")
         else:
             result = self._new_output(x)
-            if shortcut is not None and shortcut(x, result):
+            if self._repeat(x, result, num_threads, accumulate):
                 return result
         count = 1
         if num_threads is not None or self._team > 1:
@@ -265,7 +264,8 @@ class Plan(Remade):
             x = checks.kernel_ready(x, dtype)
             bound = self._bind(x, target, accumulate, count)
         elif num_threads is None and not accumulate and target is result:
-            self._shortcut = self._shorten(key, bound, x, target)
+            shortcut = self._shorten(key, bound, x, target)
+            self._repeat = kernels.never if shortcut is None else shortcut.repeat
         self._run(bound, x, target, accumulate)
         if target is not result:
             result[...] = target
@@ -334,7 +334,7 @@ class Plan(Remade):
             packed = self._algorithm.pack(taps, bias, planar, self._kernels, self.num_threads, into)
             if into is not None and packed.finite != into.finite:
                 self._bound.clear()
-                self._shortcut = None
+                self._repeat = kernels.never
             self._packed.append(packed)
             bias = None
 

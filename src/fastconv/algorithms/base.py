@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable
 from types import ModuleType
@@ -68,6 +69,8 @@ Call = Callable[[np.ndarray, np.ndarray, np.ndarray], None]
 
 def bound(kernel: Callable, dtype: np.dtype, before: tuple, after: tuple) -> KernelCall:
     """A compiled function of x, what comes ``before`` out, out, workspace, and what comes ``after`` them."""
+    held = sys.modules[kernel.__module__].held
+    before = tuple(held(value) if isinstance(value, np.ndarray) else value for value in before)
     return KernelCall(kernel["double" if dtype.itemsize == 8 else "float"], before, after)
 
 

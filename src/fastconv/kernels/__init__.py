@@ -28,6 +28,7 @@ past_cache_line = _system.past_cache_line
 spread_threads = _calls.spread_threads
 KernelCall = _calls.KernelCall
 Shortcut = _calls.Shortcut
+never = _calls.never
 limit_threads = _calls.limit_threads
 
 

@@ -175,6 +175,11 @@ cdef class _Form:
         return pixels
 
 
+def never(x, out, num_threads, accumulate):
+    """``repeat`` of no shortcut."""
+    return False
+
+
 @cython.final
 cdef class Shortcut:
     """A call that was made once, for arrays like those it was made with.
@@ -204,10 +209,11 @@ cdef class Shortcut:
         self.workspaces, self.elements, self.free = workspaces, elements, workspaces.free(elements)
         self.team = team
 
-    def __call__(self, x, out):
-        """Compute x → out, and tell whether that was done: not for arrays of another form, or that overlap."""
+    def repeat(self, x, out, num_threads, bint accumulate):
+        """Compute x → out, and tell whether that was done: not with options, nor for arrays of another form, or
+        that overlap."""
         cdef Pixels source, target
-        if self.team > most_threads:
+        if num_threads is not None or accumulate or self.team > most_threads:
             return False
         source = self.source.taken(x, False)
         if source is None:

@@ -126,6 +126,37 @@ def tile_rows():
     return TILE_ROWS
 
 
+ctypedef fused element:
+    float
+    double
+    Py_ssize_t
+
+
+def held(array):
+    """A C-contiguous array as what this level's kernels take without asking for its buffer at each call."""
+    return (held_1, held_2, held_3, held_4, held_5)[array.ndim - 1](array)
+
+
+def held_1(const element[::1] array):
+    return array
+
+
+def held_2(const element[:, ::1] array):
+    return array
+
+
+def held_3(const element[:, :, ::1] array):
+    return array
+
+
+def held_4(const element[:, :, :, ::1] array):
+    return array
+
+
+def held_5(const element[:, :, :, :, ::1] array):
+    return array
+
+
 cdef struct Problem:  # in the order of ConvGeometry.kernel_arguments
     Py_ssize_t stride_h, stride_w, dilation_h, dilation_w, pad_h, pad_w, kernel_h, kernel_w
     Py_ssize_t groups, group_in, group_out
