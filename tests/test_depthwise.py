@@ -114,11 +114,12 @@ def off_a_cache_line(array, by):
 def test_every_number_of_rows_and_columns(kernel, stride, level):
     """Tiles of any number of rows and columns, whole vectors and parts of them, as planes and as pixels.
 
-    128 float64 channels lie 1 KiB apart: their vectors do not go down the rows.
+    128 float64 channels lie 1 KiB apart: their vectors do not go down the rows. At stride 2, 25 channels do so side
+    by side.
     """
     rng = np.random.default_rng(2)
     for size in (1, 2, 3, 4, 5, 6, 7, 8, 13, 14, 17, 29, 33):
-        height, channels = (size * 7) % 18 + 1, 128 if size == 8 else 17
+        height, channels = (size * 7) % 18 + 1, 128 if size == 8 else 25 if size % 2 else 17
         case = strategies.Case(
             (1, channels, height, size), (channels, 1, kernel, kernel), groups=channels,
             stride=(stride, stride), padding=((kernel // 2, kernel // 2),) * 2,
@@ -133,6 +134,30 @@ def test_every_number_of_rows_and_columns(kernel, stride, level):
                             view, weight, bias, algorithm="direct", num_threads=threads, **case.keywords
                         )
                     np.testing.assert_array_equal(y, expected)
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("columns", [1, 3, 5, 8, 9, 11, 13, 14, 28, 76])
+def test_large_images_at_stride_2(columns, level):
+    """Beyond the L2 cache each row reads its whole window; half an image, which a thread has, may not be."""
+    rows = 720_000 // (columns * 384) // 2 * 2 + 1
+    for channels, padding in ((64, ((1, 1), (1, 1))), (96, ((2, 0), (0, 2))), (100, ((0, 1), (1, 0)))):
+        case = strategies.Case(
+            (1, channels, rows, columns + 2), (channels, 1, 3, 3), groups=channels, stride=(2, 2), padding=padding
+        )
+        x, weight, bias = case.integers(np.float32)
+        sums = expected_conv2d(case, x, weight, bias)
+        for activation, by in ((None, 0), ("relu", 4)):
+            expected = sums if activation is None else np.maximum(sums, 0)
+            inputs, out = (off_a_cache_line(array, by).transpose(0, 3, 1, 2) for array in (x, np.empty_like(sums, np.float32)))
+            with kernels.use(level):
+                plan = fc.plan_conv2d(
+                    x.shape, weight, bias, algorithm="direct", activation=activation, **case.keywords
+                )
+            for threads in (1, 2):
+                out[...] = np.nan
+                plan(inputs, out=out, num_threads=threads)
+                np.testing.assert_array_equal(out, expected)
 
 
 @pytest.mark.parametrize("level", LEVELS)

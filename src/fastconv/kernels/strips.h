@@ -177,7 +177,7 @@ ALWAYS_INLINE void TYPED(window_row)(
     _Pragma("GCC unroll 7") for (int p = 0; p < pixels; p++) sum[p] = TYPED(load)(bias);
     _Pragma("GCC unroll 3") for (int i = 0; i < taps; i++)
     {
-        if ((i == 0 && top < 0) || (i == taps - 1 && top + i >= s->height)) {
+        if (top + i < 0 || top + i >= s->height) {
             w += taps * s->w_stride;
             continue;
         }
