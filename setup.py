@@ -64,7 +64,11 @@ def extension(stem, flags=()):
 
 setup(
     ext_modules=cythonize(
-        [extension("_system"), extension("_calls"), *(extension(f"_{level.name}", level.flags) for level in ISA_LEVELS)],
+        [
+            extension("_system"),
+            extension("_calls"),
+            *(extension(f"_{level.name}", level.flags) for level in ISA_LEVELS),
+        ],
         build_dir="build/cython",
         compiler_directives={
             "language_level": 3,

@@ -114,8 +114,8 @@ def off_a_cache_line(array, by):
 def test_every_number_of_rows_and_columns(kernel, stride, level):
     """Tiles of any number of rows and columns, whole vectors and parts of them, as planes and as pixels.
 
-    128 float64 channels lie 1 KiB apart: their vectors do not go down the rows. At stride 2, 25 channels do so side
-    by side.
+    128 float64 channels lie 1 KiB apart: their vectors do not go down the rows. Those of 25
+    channels do so side by side at stride 2.
     """
     rng = np.random.default_rng(2)
     for size in (1, 2, 3, 4, 5, 6, 7, 8, 13, 14, 17, 29, 33):
@@ -143,13 +143,20 @@ def test_large_images_at_stride_2(columns, level):
     rows = 720_000 // (columns * 384) // 2 * 2 + 1
     for channels, padding in ((64, ((1, 1), (1, 1))), (96, ((2, 0), (0, 2))), (100, ((0, 1), (1, 0)))):
         case = strategies.Case(
-            (1, channels, rows, columns + 2), (channels, 1, 3, 3), groups=channels, stride=(2, 2), padding=padding
+            (1, channels, rows, columns + 2),
+            (channels, 1, 3, 3),
+            groups=channels,
+            stride=(2, 2),
+            padding=padding,
         )
         x, weight, bias = case.integers(np.float32)
         sums = expected_conv2d(case, x, weight, bias)
         for activation, by in ((None, 0), ("relu", 4)):
             expected = sums if activation is None else np.maximum(sums, 0)
-            inputs, out = (off_a_cache_line(array, by).transpose(0, 3, 1, 2) for array in (x, np.empty_like(sums, np.float32)))
+            inputs, out = (
+                off_a_cache_line(array, by).transpose(0, 3, 1, 2)
+                for array in (x, np.empty_like(sums, np.float32))
+            )
             with kernels.use(level):
                 plan = fc.plan_conv2d(
                     x.shape, weight, bias, algorithm="direct", activation=activation, **case.keywords

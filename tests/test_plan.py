@@ -75,7 +75,7 @@ def test_reuse_leaves_no_trace(algorithm):
     assert_same_bits(plan(strategies.MEMORY_LAYOUTS["channels_last"](x)), kept)
 
 
-# Conv2d of a kernel alone, of one that another kernel moves data for, of two passes, and 1-D.
+# One kernel, borders that none writes, padding that is copied, and other ranks.
 REPEATED = {
     "2-D": ((2, 24, 20, 21), (16, 24, 3, 3), {}),
     "depthwise": ((1, 24, 20, 21), (24, 1, 3, 3), {"groups": 24}),
@@ -84,8 +84,6 @@ REPEATED = {
     "1-D": ((2, 24, 40), (16, 24, 3), {"padding": 1}),
     "3-D": ((1, 8, 6, 7, 8), (8, 8, 3, 3, 3), {"padding": 1}),
 }
-
-
 FORMS = {
     "contiguous": np.ascontiguousarray,
     "channels last": lambda x: np.moveaxis(np.ascontiguousarray(np.moveaxis(x, 1, -1)), -1, 1),
@@ -97,7 +95,7 @@ FORMS = {
 @pytest.mark.parametrize("algorithm", ["auto", "direct", "im2col"])
 @pytest.mark.parametrize("name", REPEATED)
 def test_a_repeated_call_takes_any_arrays(name, algorithm):
-    """The second call for arrays of some form leaves out what the first one found; no later one may rely on it."""
+    """Calls after the first for arrays of some form leave out what it found, which others may not rely on."""
     shape, weight_shape, keywords = REPEATED[name]
     make_plan = {3: fc.plan_conv1d, 4: fc.plan_conv2d, 5: fc.plan_conv3d}[len(shape)]
     rng = np.random.default_rng(0)
@@ -116,22 +114,27 @@ def test_a_repeated_call_takes_any_arrays(name, algorithm):
 
 
 def test_a_repeated_call_is_checked_like_the_first():
-    shape, weight = (1, 16, 12, 12), np.random.default_rng(0).standard_normal((16, 16, 3, 3), dtype=np.float32)
-    plan = fc.plan_conv2d(shape, weight, padding=1)
-    x = np.random.default_rng(1).standard_normal(shape, dtype=np.float32)
+    rng = np.random.default_rng(0)
+    weight = rng.standard_normal((16, 16, 3, 3), dtype=np.float32)
+    x = rng.standard_normal((1, 16, 12, 12), dtype=np.float32)
+    plan = fc.plan_conv2d(x.shape, weight, padding=1)
     out = np.empty_like(x)
     expected = plan(x, out=out).copy()
     for _ in range(3):
         plan(x, out=out)
     read_only = np.empty_like(x)
     read_only.flags.writeable = False
-    for wrong, error in ((read_only, ValueError), (out.astype(np.float64), TypeError), (out[:, :8], ValueError)):
+    for wrong, error in (
+        (read_only, ValueError),
+        (out.astype(np.float64), TypeError),
+        (out[:, :8], ValueError),
+    ):
         with pytest.raises(error, match="^out "):
             plan(x, out=wrong)
     for wrong, error in ((x.astype(np.int32), TypeError), (x[:, :8], ValueError), (None, TypeError)):
         with pytest.raises(error, match="^x "):
             plan(wrong, out=out)
-    unaligned = np.empty(x.nbytes + 1, np.uint8)[1:].view(np.float32).reshape(shape)
+    unaligned = np.empty(x.nbytes + 1, np.uint8)[1:].view(np.float32).reshape(x.shape)
     unaligned[...] = x
     swapped = x.astype(x.dtype.newbyteorder())
     for same in (unaligned, swapped, x.view(type("Own", (np.ndarray,), {}))):

@@ -86,7 +86,8 @@ def _passes(geometry: ConvGeometry, algorithm: Algorithm, level: ModuleType) -> 
 class _Bound(NamedTuple):
     """The calls a plan makes for arrays of certain strides, and the elements of scratch memory they need.
 
-    ``whole`` is the call where there is but one, of a kernel on all of the arrays, ``shortcut`` the way to it.
+    ``whole`` is the call where there is but one, of a kernel on all of the arrays, and ``shortcut`` the short
+    way to it.
     """
 
     workspace: int
@@ -422,9 +423,7 @@ class Plan(Remade):
         axes = (0, 2, 3, 1) if self._channels_first else (0, 1, 2, 3)
         if self.geometry.spatial_rank == 1:
             axes = (0, -1, 2, 1) if self._channels_first else (0, -1, 1, 2)
-        shortcut = kernels.Shortcut(
-            bound.whole, x, out, axes, self._workspaces, bound.workspace, key[-1]
-        )
+        shortcut = kernels.Shortcut(bound.whole, x, out, axes, self._workspaces, bound.workspace, key[-1])
         self._bound[key] = bound._replace(shortcut=shortcut)
         return shortcut
 

@@ -58,7 +58,7 @@ cdef enum:
     AXES = 4
     ARGUMENTS = 32
 
-# What a forked child has: OpenMP's threads are not among it.
+# The largest team of a shortcut; see limit_threads.
 cdef int most_threads = 1 << 10
 
 
@@ -70,7 +70,7 @@ cpdef spread_threads(int count):
 
 
 def limit_threads(int count):
-    """From now on no shortcut for more than ``count`` threads is taken."""
+    """From now on no shortcut for more than ``count`` threads is taken: a forked child has but one."""
     global most_threads
     most_threads = count
 
@@ -165,7 +165,8 @@ cdef class _Form:
         if not same:
             return None
         pixels = Pixels.__new__(Pixels)
-        pixels.data, pixels.readonly, pixels.itemsize, pixels.bytes = view.buf, not written, self.itemsize, self.bytes
+        pixels.data, pixels.readonly = view.buf, not written
+        pixels.itemsize, pixels.bytes = self.itemsize, self.bytes
         pixels.format[0], pixels.format[1] = self.format, 0
         for i in range(AXES):
             if self.axis[i] < 0:
@@ -210,8 +211,7 @@ cdef class Shortcut:
         self.team = team
 
     def repeat(self, x, out, num_threads, bint accumulate):
-        """Compute x → out, and tell whether that was done: not with options, nor for arrays of another form, or
-        that overlap."""
+        """Compute x → out; False where it was not: with options, or for arrays of another form."""
         cdef Pixels source, target
         if num_threads is not None or accumulate or self.team > most_threads:
             return False
@@ -221,7 +221,7 @@ cdef class Shortcut:
         target = self.target.taken(out, True)
         if target is None:
             return False
-        if (
+        if (  # they overlap
             <char *>source.data + self.source.low < <char *>target.data + self.target.high
             and <char *>target.data + self.target.low < <char *>source.data + self.source.high
         ):

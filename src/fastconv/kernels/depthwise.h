@@ -296,8 +296,9 @@ ALWAYS_INLINE int TYPED(narrow_abreast)(const struct narrow *s, ptrdiff_t rows)
 ALWAYS_INLINE int TYPED(narrow_windows)(const struct narrow *s, ptrdiff_t rows)
 {
     const ptrdiff_t bytes = rows * (s->a_step + s->y_row) * (ptrdiff_t)sizeof(REAL);
+    const int shared = s->out_channels % LANES > 0 && 2 * s->out_channels >= 3 * LANES;
     return s->kernel_w == 3 && s->stride_w == 2 && !s->accumulate && s->out_channels <= NARROW_ABREAST * LANES &&
-           !TYPED(narrow_apart)(s, 1024) && (bytes > NARROW_NEAR || (s->out_channels % LANES > 0 && 2 * s->out_channels >= 3 * LANES));
+           !TYPED(narrow_apart)(s, 1024) && (bytes > NARROW_NEAR || shared);
 }
 
 /* Whether a vector goes down all rows before the next one: what the rows share is then read from the L1 cache,

@@ -140,5 +140,5 @@ def depthwise(
         if first < last:
             narrow_item(
                 &problem, &x[n, 0, 0, 0], &x.shape[1], x_stride, &packed[0, 0], packed.shape[1], &bias[0],
-                <const Py_ssize_t *>base_at, lanes_at, copy_band, rectified, accumulate, first, last, &out[n, first, 0, 0],
-                &out.shape[1], out_stride, &workspace[threadid() * per_thread])
+                <const Py_ssize_t *>base_at, lanes_at, copy_band, rectified, accumulate, first, last,
+                &out[n, first, 0, 0], &out.shape[1], out_stride, &workspace[threadid() * per_thread])
