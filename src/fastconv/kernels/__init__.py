@@ -8,6 +8,8 @@ instruction-set level (``_baseline.pyx``, ``_v3.pyx``, ``_v4.pyx``)::
        ▼
     _baseline  _v3  _v4   ──  the same functions, compiled for wider and wider vectors
        └────────┴────┴──►  active(): the best one this CPU and OS can run, or FASTCONV_ISA's
+
+``_system.pyx`` says what the machine has, and ``_calls.pyx`` is how plans call kernels.
 """
 
 from __future__ import annotations

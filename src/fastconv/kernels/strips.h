@@ -194,7 +194,7 @@ ALWAYS_INLINE void TYPED(window_row)(
                 vec v = TYPED(load)(at);
                 HOLD(v);
                 /* A third of the next window's two new rows with each row, so that no more are on their way at once
-                 * than need be. */
+                 * than need be. Few read them again: they are not to displace what lies in L2. */
                 if (q < (2 - i) * width / 3)
                     __builtin_prefetch(at + 3 * a_row, 0, 0);
                 else if (i > 0 && q >= (3 - i) * width / 3)
