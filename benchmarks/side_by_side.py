@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
+from statistics import median
 from typing import NamedTuple
 
 import numpy as np
@@ -120,6 +121,32 @@ def measure(layer: Layer, threads: int, repeats: int) -> tuple[Row, dict[str, st
     return Row(layer, auto, interleave(present, repeats, optional)), absent
 
 
+def measure_all(
+    layers: Sequence[Layer], threads: int, repeats: int, passes: int
+) -> tuple[list[Row], dict[str, str]]:
+    """All layers, pass after pass: what disturbs the machine for seconds meets a layer in one of them."""
+    found, absent = [], {}
+    for number in range(passes * len(layers)):
+        layer = layers[number % len(layers)]
+        print(f"\r{number + 1}/{passes * len(layers)} {layer.name:40}", end="", file=sys.stderr, flush=True)
+        row, missing = measure(layer, threads, repeats)
+        found.append(row)
+        absent |= {name: why for name, why in missing.items() if name in rival_names()}
+    print(file=sys.stderr)
+    return [middle(found[first :: len(layers)]) for first in range(len(layers))], absent
+
+
+def middle(rows: Sequence[Row]) -> Row:
+    """One row of a layer's rows of several passes: each contestant's median."""
+    timings = {
+        name: Timing(
+            median(row.timings[name].seconds for row in rows), min(row.timings[name].rounds for row in rows)
+        )
+        for name in rows[0].timings
+    }
+    return rows[0]._replace(timings=timings)
+
+
 def cells(row: Row, columns: Sequence[str]) -> list[str]:
     """One line of the table."""
     texts = [row.layer.name, str(row.layer)]
@@ -171,7 +198,7 @@ def version(distribution: str) -> str:
         return "not installed"
 
 
-def setting(threads: int, repeats: int, load: float, command: str) -> list[str]:
+def setting(threads: int, repeats: int, passes: int, load: float, command: str) -> list[str]:
     """What a reader needs to judge the figures."""
     import fastconv as fc
 
@@ -182,7 +209,7 @@ def setting(threads: int, repeats: int, load: float, command: str) -> list[str]:
         f"{fc.environment.processor()}, {os.cpu_count()} CPUs, load average {load:.1f} at the start,"
         f" {platform.platform()}",
         f"fastconv {fc.__version__}, instruction set {info['isa']}, {info['compiler']}; {versions}",
-        f"{threads} thread(s), {repeats} rounds; {command}",
+        f"{threads} thread(s), {passes} × {repeats} rounds; {command}",
     ]
 
 
@@ -220,6 +247,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--repeats", type=int, default=15, help="rounds, of which the median counts (default: 15)"
     )
+    parser.add_argument(
+        "--passes", type=int, default=1, help="times over the whole table, medians again (default: 1)"
+    )
     parser.add_argument("--batch", type=int, default=1, help="images per call (default: 1)")
     parser.add_argument("--markdown", type=Path, help="write the tables to this file too")
     parser.add_argument(
@@ -227,7 +257,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--list", action="store_true", help="print the registry and stop")
     options = parser.parse_args(arguments)
-    for name in ("threads", "repeats", "batch"):
+    for name in ("threads", "repeats", "passes", "batch"):
         if getattr(options, name) < 1:
             parser.error(f"--{name} must be at least 1, got {getattr(options, name)}")
     try:
@@ -253,13 +283,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.isa:
         rivals.RIVALS = {"torch": rivals.RIVALS["torch"]}
     columns = [*own_names(), NCHW_PLAN, NCHW_CALL, *rival_names()]
-    rows, absent = [], {}
-    for number, layer in enumerate(options.layers, 1):
-        print(f"\r{number}/{len(options.layers)} {layer.name:40}", end="", file=sys.stderr, flush=True)
-        row, missing = measure(layer, options.threads, options.repeats)
-        rows.append(row)
-        absent |= {name: why for name, why in missing.items() if name in rival_names()}
-    print(file=sys.stderr)
+    rows, absent = measure_all(options.layers, options.threads, options.repeats, options.passes)
 
     command = shlex.join(["python", "-m", "benchmarks.side_by_side", *words])
     header = ["layer", "shape", *columns, "best rival", *RATIOS]
@@ -269,7 +293,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         *summary_cells(rows),
     ]
     notes = [f"{name}: {reason}" for name, reason in absent.items()]
-    about = [*setting(options.threads, options.repeats, load, command), *notes]
+    about = [*setting(options.threads, options.repeats, options.passes, load, command), *notes]
     if options.markdown:
         lines = [*(f"- {line}" for line in about), "", LEGEND, "", *markdown(table), ""]
         choices = ["", *(f"- {line}" for line in choice_lines(rows))]
