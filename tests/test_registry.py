@@ -1,4 +1,4 @@
-"""The layers of real networks: well described, and computed right by whatever "auto" picks for them."""
+"""The layers of real networks: described, computed right by whatever "auto" picks for them, and tabled."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import pytest
 
 import fastconv as fc
 from benchmarks.registry import LAYERS, select
+from benchmarks.side_by_side import Row, middle
+from benchmarks.timing import Timing
 from fastconv.geometry import ConvGeometry
 
 
@@ -37,3 +39,11 @@ def test_auto_is_within_its_error_bound(layer):
     wide = (array.astype(np.float64) for array in (x, weight, bias))
     expected = fc.conv2d(*wide, **layer.keywords, algorithm="direct")
     assert np.abs(plan(x) - expected).max() <= plan.error_bound * np.abs(expected).max()
+
+
+def test_a_disturbed_pass_does_not_count():
+    passes = [
+        Row(LAYERS[0], "direct", {"direct": Timing(own, 5), "torch": Timing(rival, rounds)})
+        for own, rival, rounds in ((1.0, 2.0, 5), (9.0, 3.0, 0), (1.5, 8.0, 5))
+    ]
+    assert middle(passes).timings == {"direct": Timing(1.5, 5), "torch": Timing(3.0, 0)}
